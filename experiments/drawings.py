@@ -1,0 +1,145 @@
+"""The ArcLoss study's figures, made of a run's lines and kept arrays alone, so that any of them can be drawn again."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from experiments.folder import Arrays, Folder, Line
+from experiments.records import write_atomically
+from experiments.variants import Variant
+from jaxnets import figures
+from jaxnets.data import Dataset
+from jaxnets.epochs import Evaluation
+from jaxnets.separability import separability
+from jaxnets.train import TrainState
+
+
+def measure(dataset: Dataset) -> Callable[[TrainState, Evaluation], tuple[Line, Arrays]]:
+    """What the picture of an epoch says in numbers, and the arrays that it is drawn from."""
+    labels = np.asarray(dataset.test.labels)
+
+    def of_epoch(state: TrainState, evaluation: Evaluation) -> tuple[Line, Arrays]:
+        class_weights = np.asarray(state.params["head"]["class_weights"])
+        numbers = separability(evaluation.embeddings, class_weights, labels).as_dict()
+        line = {"verdict": numbers.pop("verdict"), "separability": numbers}
+        return line, {"embeddings": evaluation.embeddings, "class_weights": class_weights}
+
+    return of_epoch
+
+
+def draw_epoch(variant: Variant, dataset: Dataset) -> Callable[[Folder, Line], None]:
+    """An epoch's scatter and its unit circle, unless they are there already."""
+    labels = np.asarray(dataset.test.labels)
+
+    def of_epoch(folder: Folder, line: Line) -> None:
+        for kind, draw in (("scatter", figures.scatter), ("circle", figures.circle)):
+            path = folder.path / kind / f"epoch_{line['epoch']:04d}.png"
+            if not path.exists():
+                arrays = folder.arrays(line["epoch"])
+                title, subtitle = _titles(variant, line)
+                figure = draw(
+                    arrays["embeddings"],
+                    labels,
+                    arrays["class_weights"],
+                    classes=dataset.classes,
+                    title=title,
+                    subtitle=subtitle,
+                )
+                write_atomically(path, figures.to_png(figure))
+
+    return of_epoch
+
+
+def draw_run(variant: Variant, dataset: Dataset) -> Callable[[Folder, list[Line]], None]:
+    """What a whole run shows: curves, angles, confusion, and the scatter as it opened."""
+    labels = np.asarray(dataset.test.labels)
+
+    def of_run(folder: Folder, lines: list[Line]) -> None:
+        last = folder.arrays(lines[-1]["epoch"])
+        embeddings, class_weights = last["embeddings"], last["class_weights"]
+        title, subtitle = _titles(variant, lines[-1])
+        shared = {"title": title, "subtitle": subtitle}
+        pictures = {
+            "curves.png": figures.curves([_flat(line) for line in lines], title=variant.name),
+            "angles.png": figures.angle_histograms(embeddings, class_weights, labels, **shared),
+            "confusion.png": figures.confusion(
+                labels, nearest_class(embeddings, class_weights), classes=dataset.classes, **shared
+            ),
+        }
+        for name, figure in pictures.items():
+            write_atomically(folder.path / name, figures.to_png(figure))
+        frames = [(folder.arrays(line["epoch"]), line) for line in lines]
+        radius = max(figures.scatter_radius(arrays["embeddings"]) for arrays, _ in frames)
+        pixels = [
+            figures.to_pixels(
+                figures.scatter(
+                    arrays["embeddings"],
+                    labels,
+                    arrays["class_weights"],
+                    classes=dataset.classes,
+                    title=_titles(variant, line)[0],
+                    subtitle=_titles(variant, line)[1],
+                    radius=radius,
+                )
+            )
+            for arrays, line in frames
+        ]
+        write_atomically(folder.path / "scatter.gif", figures.animate(pixels))
+
+    return of_run
+
+
+def draw_sheet(path: Path, folders: Mapping[Variant, Path], dataset: Dataset) -> Path:
+    """The last epoch of each variant, side by side, with the study's verdict under ours; diverged ones say so."""
+    panels = []
+    for variant, place in folders.items():
+        folder = Folder(place)
+        lines = folder.lines()
+        if lines:
+            arrays = folder.arrays(lines[-1]["epoch"])
+            panels.append(
+                figures.Panel(
+                    name=variant.name,
+                    accuracy=lines[-1]["test_accuracy"],
+                    verdict=folder.summary().get("verdict", lines[-1]["verdict"]),
+                    author_verdict=variant.verdict,
+                    embeddings=arrays["embeddings"],
+                    labels=np.asarray(dataset.test.labels),
+                    class_weights=arrays["class_weights"],
+                )
+            )
+    write_atomically(path, figures.to_png(figures.sheet(panels, classes=dataset.classes)))
+    return path
+
+
+def closing_words(directory: Path, summary: Line) -> str:
+    last = summary["last"]
+    return (
+        f"{summary['verdict']}: test accuracy {last['test_accuracy']:.4f} after {summary['epochs']} epochs "
+        f"(best {summary['best']['test_accuracy']:.4f} after {summary['best']['epoch']}), "
+        f"gaps between classes {last['separability']['smallest_gap_degrees']:.1f}°"
+        f"–{last['separability']['largest_gap_degrees']:.1f}°\n"
+        f"see {directory / 'scatter.gif'}, {directory / 'scatter' / f'''epoch_{summary['epochs']:04d}.png'''} and beside them"
+    )
+
+
+def nearest_class(embeddings: np.ndarray, class_weights: np.ndarray) -> np.ndarray:
+    """The class whose direction each embedding is nearest to in angle."""
+    return np.argmax(embeddings @ (class_weights / np.linalg.norm(class_weights, axis=1, keepdims=True)).T, axis=1)
+
+
+def _titles(variant: Variant, line: Line) -> tuple[str, str]:
+    numbers = line["separability"]
+    return (
+        f"{variant.name} · epoch {line['epoch']}",
+        f"test accuracy {line['test_accuracy']:.2%} · smallest gap {_degrees(numbers['smallest_gap_degrees'])} · {line['verdict']}",
+    )
+
+
+def _degrees(angle: float | None) -> str:
+    return "–" if angle is None else f"{angle:.0f}°"
+
+
+def _flat(line: Line) -> Line:
+    return {**line, **{name: line["separability"][name] for name in ("smallest_gap_degrees", "largest_gap_degrees")}}

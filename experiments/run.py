@@ -1,0 +1,189 @@
+"""One loop for every experiment: epochs, progress, checkpoints, figures, resume."""
+
+import dataclasses
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from experiments.folder import Arrays, Folder, Line, Position
+from experiments.records import write_json
+from experiments.terminal import Diverged, Interrupted, ProgressBar, StopSignals, UserError
+from jaxnets.data import Split
+from jaxnets.epochs import Epoch, Evaluation, Totals, evaluate, mean_metrics, train_epoch_by_call
+from jaxnets.train import TrainState, is_finite
+
+SAVE_EVERY = 60.0  # seconds of training within an epoch that a kill may cost
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """What `run` needs to know.
+
+    `config` is all that decides the numbers: a run is never resumed with another. `measure` says what an epoch adds to
+    its line and which arrays to keep of it; `draw_epoch` and `draw_run` make figures of lines and kept arrays alone.
+    """
+
+    name: str
+    directory: Path
+    config: Mapping[str, Any]
+    epochs: int
+    cut: Epoch
+    state: TrainState
+    train: Split
+    test: Split
+    learning_rate: Callable[[int], float]
+    measure: Callable[[TrainState, Evaluation], tuple[Line, Arrays]]
+    draw_epoch: Callable[[Folder, Line], None]
+    draw_run: Callable[[Folder, list[Line]], None]
+    take: Callable[..., Any] | None = None  # stands in for the single-device `take_steps`
+
+
+def run(experiment: Experiment, *, fresh: bool, started: float) -> Line:
+    """Trains to the end, or on from where an earlier process stopped, and returns the summary.
+
+    Args:
+      experiment: what to run.
+      fresh: throws away what the run's folder holds.
+      started: `time.perf_counter()` when the command began, for the time to the first step.
+
+    Raises:
+      UserError: where the folder holds a run of another configuration, or one that is longer or has diverged.
+      Interrupted: after Ctrl-C or SIGTERM, with everything saved.
+      Diverged: where the loss is no longer finite; the summary says so too.
+    """
+    folder = Folder(experiment.directory)
+    folder.claim(experiment.config, fresh=fresh)
+    position, lines = folder.resume(experiment.state)
+    if position.epoch > experiment.epochs:
+        raise UserError(
+            f"{folder.path} holds {position.epoch} epochs already, more than the {experiment.epochs} asked for: "
+            "ask for as many, --fresh to start over, or another --out"
+        )
+    clock = _Clock(started)
+    with (
+        StopSignals() as signals,
+        ThreadPoolExecutor(max_workers=1) as artist,
+        ProgressBar(experiment.name, experiment.epochs * experiment.cut.examples) as bar,
+    ):
+        drawings = [artist.submit(experiment.draw_epoch, folder, line) for line in lines]
+        try:
+            while position.epoch < experiment.epochs:
+                position = _finish_epoch(experiment, folder, position, signals, bar, clock)
+                evaluation = evaluate(position.state, experiment.test)
+                more, arrays = experiment.measure(position.state, evaluation)
+                lines = [*lines, _line(experiment, position, evaluation) | more]
+                position = Position(position.state, Totals.zero(), position.epoch + 1)
+                folder.record(position, lines, arrays)
+                bar.say(_sentence(lines[-1], experiment.epochs))
+                drawings.append(artist.submit(experiment.draw_epoch, folder, lines[-1]))
+                _stop_if_told(signals, folder, position)
+            bar.describe("drawing")
+            _wait(drawings)
+            experiment.draw_run(folder, lines)
+        finally:
+            artist.shutdown(cancel_futures=True)  # what is not drawn now is drawn when the run goes on
+    return _summarise(folder, lines, clock)
+
+
+def _finish_epoch(
+    experiment: Experiment, folder: Folder, position: Position, signals: StopSignals, bar: ProgressBar, clock: "_Clock"
+) -> Position:
+    """The position at the end of the epoch's steps, saved on the way, or an exception."""
+    epoch, seconds = position.epoch, position.seconds
+    bar.describe(f"epoch {epoch + 1}/{experiment.epochs}")
+    bar.start_at(epoch * experiment.cut.examples + int(position.totals.examples))
+    before = saved = time.perf_counter()
+    for state, totals, done in train_epoch_by_call(
+        position.state,
+        experiment.train,
+        experiment.cut,
+        epoch,
+        done=position.done,
+        totals=position.totals,
+        take=experiment.take,
+    ):
+        bad_step = int(totals.bad_step)  # waits for the call to end
+        now = time.perf_counter()
+        clock.first_step(now)
+        position = Position(state, totals, epoch, done, seconds + now - before)
+        bar.advance_to(epoch * experiment.cut.examples + int(totals.examples))
+        told, due = signals.received is not None, now - saved > SAVE_EVERY
+        ends = done == experiment.cut.steps
+        if bad_step >= 0 or ((told or due or ends) and not is_finite(state)):
+            raise _diverged(experiment, folder, epoch, bad_step if bad_step >= 0 else int(state.step) - 1)
+        if (told or due) and not ends:
+            folder.save(position)
+            saved = time.perf_counter()
+            before += saved - now  # saving is not training
+            _stop_if_told(signals, folder, position)
+    return position
+
+
+def _stop_if_told(signals: StopSignals, folder: Folder, position: Position) -> None:
+    if signals.received is not None:
+        where = f"after {position.epoch} epochs" + (f" and {position.done} steps" if position.done else "")
+        raise Interrupted(
+            f"stopped {where}; all of it is saved in {folder.path}: the same command goes on from there", signals.received
+        )
+
+
+def _diverged(experiment: Experiment, folder: Folder, epoch: int, step: int) -> Diverged:
+    in_epoch = step - epoch * experiment.cut.steps + 1
+    write_json(folder.path / "summary.json", {"verdict": "diverged", "epoch": epoch + 1, "step": in_epoch})
+    return Diverged(
+        f"diverged: the loss was not finite at epoch {epoch + 1}, step {in_epoch}; the last good state is kept in "
+        f"{folder.path / 'checkpoints' / 'last'}; try a lower learning rate, scale or margin, with --fresh"
+    )
+
+
+def _line(experiment: Experiment, position: Position, evaluation: Evaluation) -> Line:
+    trained = mean_metrics(position.totals)
+    return {
+        "epoch": position.epoch + 1,
+        "train_loss": trained["loss"],
+        "test_loss": evaluation.loss,
+        "learning_rate": experiment.learning_rate(position.epoch),
+        "train_accuracy": trained["accuracy"],
+        "test_accuracy": evaluation.accuracy,
+        "seconds": round(position.seconds, 3),
+        "images_per_second": round(experiment.cut.examples / position.seconds, 1),
+    }
+
+
+def _sentence(line: Line, epochs: int) -> str:
+    return (
+        f"epoch {line['epoch']:>{len(str(epochs))}}/{epochs}  loss {line['train_loss']:.4f}  "
+        f"test accuracy {line['test_accuracy']:.4f}  {line.get('verdict', ''):<11}  {line['seconds']:.1f} s"
+    )
+
+
+def _summarise(folder: Folder, lines: list[Line], clock: "_Clock") -> Line:
+    best = max(lines, key=lambda line: line["test_accuracy"])
+    summary = {
+        "epochs": len(lines),
+        "last": lines[-1],
+        "best": {"epoch": best["epoch"], "test_accuracy": best["test_accuracy"]},
+        "verdict": lines[-1].get("verdict"),
+        "seconds_training": round(sum(line["seconds"] for line in lines), 3),
+        "seconds_to_first_step": clock.seconds_to_first_step,
+        "command_seconds": round(time.perf_counter() - clock.started, 3),
+    }
+    write_json(folder.path / "summary.json", summary)
+    return summary
+
+
+def _wait(drawings: list[Future[None]]) -> None:
+    for drawing in drawings:
+        drawing.result()
+
+
+@dataclasses.dataclass
+class _Clock:
+    started: float
+    seconds_to_first_step: float | None = None
+
+    def first_step(self, now: float) -> None:
+        if self.seconds_to_first_step is None:
+            self.seconds_to_first_step = round(now - self.started, 3)

@@ -1,0 +1,87 @@
+"""The study's networks and training step in PyTorch, as its document writes them: the peer of every comparison."""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from experiments.variants import Adam, Sgd, Variant
+from jaxnets.margins import ArcFace
+from jaxnets.models.conv_stack import BACKBONES, Backbone
+
+
+class ConvLayer(nn.Sequential):
+    def __init__(self, inputs: int, outputs: int, kernel_size: int, stride: int, padding: int) -> None:
+        super().__init__(
+            nn.Conv2d(inputs, outputs, kernel_size, stride, padding, bias=False), nn.BatchNorm2d(outputs), nn.PReLU()
+        )
+
+
+class Net(nn.Module):
+    """The study's module, its names included; `size` is the images' height and width."""
+
+    def __init__(self, backbone: Backbone, channels: int = 1, size: int = 28, outputs: int = 2) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for layer in backbone.layers:
+            if layer == "M":
+                layers.append(nn.MaxPool2d(2, 2))
+                size //= 2
+            else:
+                features, kernel_size, padding = layer
+                layers.append(ConvLayer(channels, features, kernel_size, 1, padding))
+                channels, size = features, size + 2 * padding - kernel_size + 1
+        self.hidden_layer = nn.Sequential(*layers)
+        linear = backbone.head == "linear"
+        self.fc = nn.Sequential(
+            nn.Linear(channels * size * size, outputs) if linear else nn.Conv2d(channels, outputs, 5, 1, 2)
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.hidden_layer(x)
+        return self.fc(x.flatten(1)) if isinstance(self.fc[0], nn.Linear) else self.fc(x).flatten(1)
+
+
+class ArcHead(nn.Module):
+    """ArcFace as its authors' code has it, class weights [D, C]."""
+
+    def __init__(self, margin: ArcFace, scale: float, outputs: int = 2, classes: int = 10) -> None:
+        super().__init__()
+        self.margin, self.scale = margin, scale
+        self.weight = nn.Parameter(torch.randn(outputs, classes))
+
+    def forward(self, embeddings: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        m = torch.tensor(self.margin.m)
+        cosines = F.normalize(embeddings, dim=1) @ F.normalize(self.weight, dim=0)
+        target = cosines.gather(1, labels[:, None])
+        sine = torch.sqrt((1 - target**2).clamp_min(1e-12))
+        past = target - m * torch.sin(m)
+        with_margin = torch.where(target > -torch.cos(m), target * torch.cos(m) - sine * torch.sin(m), past)
+        return F.cross_entropy(self.scale * cosines.scatter(1, labels[:, None], with_margin), labels)
+
+
+def build_optimizer(recipe: Adam | Sgd, module: nn.Module) -> torch.optim.Optimizer:
+    if isinstance(recipe, Adam):
+        return torch.optim.Adam(module.parameters(), recipe.learning_rate)
+    return torch.optim.SGD(module.parameters(), recipe.learning_rate, recipe.momentum)
+
+
+class Step:
+    """One training step of a variant, on images [N, 1, H, W] in channels-last memory; `compiled` for `torch.compile`."""
+
+    def __init__(self, variant: Variant, margin: ArcFace, scale: float, *, device: str, compiled: bool) -> None:
+        self.net = Net(BACKBONES[variant.name]).to(device, memory_format=torch.channels_last)
+        self.head = ArcHead(margin, scale).to(device)
+        self.optimizers = build_optimizer(variant.net, self.net), build_optimizer(variant.head, self.head)
+        self.loss = torch.compile(self._loss) if compiled else self._loss
+
+    def _loss(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        return self.head(self.net(images), labels)
+
+    def __call__(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        for optimizer in self.optimizers:
+            optimizer.zero_grad()
+        loss = self.loss(images, labels)
+        loss.backward()
+        for optimizer in self.optimizers:
+            optimizer.step()
+        return loss

@@ -1,0 +1,49 @@
+"""The JAX home of angular-margin learning: pure functions and Flax Linen modules."""
+
+import importlib.util as _util
+from pathlib import Path as _Path
+
+_spec = _util.find_spec("kernels")
+_places = list(_spec.submodule_search_locations or []) if _spec else []
+if not any((_Path(place) / "margin_softmax").is_dir() for place in _places):
+    raise ImportError(
+        f"the package `kernels` found at {_places[0] if _places else 'no place'} is not the one of jaxnets: another "
+        "distribution of that name hides it; uninstall that one (pip uninstall kernels) or use a virtual environment "
+        "without it",
+        name="kernels",
+    )
+
+from jaxnets.data import Dataset, Split, load
+from jaxnets.epochs import Evaluation, evaluate, train_epoch
+from jaxnets.heads import MarginHead
+from jaxnets.losses import adacos_scale, margin_softmax_loss
+from jaxnets.margins import ArcFace, Combined, CosFace, NormFace, SphereFace, Tutorial
+from jaxnets.models import create
+from jaxnets.optim import adam, sgd, step_lr
+from jaxnets.train import TrainState, create_train_state, eval_step, train_step
+
+__all__ = [
+    "ArcFace",
+    "Combined",
+    "CosFace",
+    "Dataset",
+    "Evaluation",
+    "MarginHead",
+    "NormFace",
+    "SphereFace",
+    "Split",
+    "TrainState",
+    "Tutorial",
+    "adacos_scale",
+    "adam",
+    "create",
+    "create_train_state",
+    "eval_step",
+    "evaluate",
+    "load",
+    "margin_softmax_loss",
+    "sgd",
+    "step_lr",
+    "train_epoch",
+    "train_step",
+]

@@ -1,0 +1,100 @@
+"""The one type that every data source gives and every experiment takes: labelled images, whole in memory."""
+
+import dataclasses
+import zlib
+
+import jax
+import numpy as np
+from jaxtyping import Int32, UInt8
+
+Array = np.ndarray | jax.Array
+
+
+class DataError(ValueError):
+    """A data set that cannot be used: one sentence with what is wrong, where, and what to do."""
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
+class Split:
+    """Labelled images, on the host (NumPy) or on a device (JAX); a pytree, so jitted functions take it whole.
+
+    Attributes:
+      images: [N, H, W, C] uint8, as stored: 0 to 255, not normalised.
+      labels: [N] int32, an index into `Dataset.classes`.
+    """
+
+    # A pytree is rebuilt with tracers for leaves, so the checks are in Dataset, which is no pytree.
+    images: UInt8[Array, "N H W C"]
+    labels: Int32[Array, " N"]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Dataset:
+    """A train and a test split that one network can take: same image shape, same classes.
+
+    Attributes:
+      train: images [N, H, W, C] uint8 and labels [N] int32.
+      test: the same with its own N.
+      classes: the name of each label; C is its length.
+      name: what `jaxnets.data.load` was called with.
+
+    Raises:
+      DataError: from the constructor, if a shape, a dtype or a label does not hold to the above, if images and
+        labels are not equally many, or if there are none. Label values are checked on host arrays only, since
+        reading a device array would wait for the device.
+    """
+
+    train: Split
+    test: Split
+    classes: tuple[str, ...]
+    name: str
+
+    def __post_init__(self) -> None:
+        if not self.classes:
+            raise DataError(f"{self.name}: classes is empty; name at least one class.")
+        _check_split(self.train, len(self.classes), f"{self.name}, train split")
+        _check_split(self.test, len(self.classes), f"{self.name}, test split")
+        train_shape, test_shape = self.train.images.shape[1:], self.test.images.shape[1:]
+        if train_shape != test_shape:
+            raise DataError(
+                f"{self.name}: train images are {train_shape} and test images {test_shape} (H, W, C); "
+                "bring both to one size."
+            )
+
+    def fingerprint(self) -> str:
+        """A checksum of every pixel and label: two sets that differ anywhere have different ones."""
+        crc = 0
+        for split in (self.train, self.test):
+            for array in (split.images, split.labels):
+                crc = zlib.crc32(np.ascontiguousarray(array).data, crc)
+        return f"{crc:08x}"
+
+    def to_device(self) -> "Dataset":
+        """The same data set with both splits as arrays on JAX's default device, still uint8."""
+        return dataclasses.replace(self, train=jax.device_put(self.train), test=jax.device_put(self.test))
+
+
+def _check_split(split: Split, num_classes: int, where: str) -> None:
+    images, labels = split.images, split.labels
+    if not isinstance(images, Array) or images.dtype != np.uint8 or images.ndim != 4:
+        raise DataError(f"{where}: images are {_describe(images)}; give a uint8 array [N, H, W, C].")
+    if not isinstance(labels, Array) or labels.dtype != np.int32 or labels.ndim != 1:
+        raise DataError(f"{where}: labels are {_describe(labels)}; give an int32 array [N].")
+    if len(images) != len(labels):
+        raise DataError(f"{where}: {len(images)} images but {len(labels)} labels; give one label for each image.")
+    if images.size == 0:
+        raise DataError(f"{where}: images are {_describe(images)}, which is empty; give at least one image.")
+    if isinstance(labels, np.ndarray):
+        outside = np.flatnonzero((labels < 0) | (labels >= num_classes))
+        if len(outside):
+            raise DataError(
+                f"{where}: label {labels[outside[0]]} of example {outside[0]} is outside 0 to {num_classes - 1}; "
+                f"correct it, or name more than {num_classes} classes."
+            )
+
+
+def _describe(value: object) -> str:
+    if isinstance(value, Array):
+        return f"{value.dtype} {list(value.shape)}"
+    return f"a {type(value).__name__}"

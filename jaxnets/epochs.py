@@ -1,0 +1,193 @@
+"""Whole epochs over a set that lives on the device as uint8, shuffled there, and evaluation over one."""
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from jaxnets.data import Split
+from jaxnets.train import Outputs, TrainState, eval_step, train_step
+
+
+class Totals(NamedTuple):
+    """Sums over the steps of an epoch so far; `bad_step` is the first whose loss was not finite, or −1."""
+
+    loss: Float[Array, ""]
+    correct: Int[Array, ""]
+    examples: Int[Array, ""]
+    bad_step: Int[Array, ""]
+
+    @classmethod
+    def zero(cls) -> "Totals":
+        return cls(jnp.zeros(()), jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32), jnp.full((), -1, jnp.int32))
+
+
+@partial(jax.jit, static_argnames="num_examples")
+def epoch_order(key: Array, epoch: int | Int[Array, ""], num_examples: int) -> Int[Array, "N"]:
+    """The order in which an epoch, counted from 0, sees the examples: a permutation that the state's key determines."""
+    order_key, _ = jax.random.split(key)
+    return jax.random.permutation(jax.random.fold_in(order_key, epoch), num_examples)
+
+
+def take_steps(
+    state: TrainState,
+    totals: Totals,
+    split: Split,
+    order: Int[Array, "N"],
+    start: int | Int[Array, ""],
+    *,
+    batch_size: int,
+    steps: int,
+    axis_name: str | None = None,
+) -> tuple[TrainState, Totals]:
+    """`steps` batches of `batch_size`, from position `start` of `order`, as one scan. Pure; `jax.jit` it, or shard it.
+
+    With `axis_name` every device holds the whole set and order, and takes its own share of each batch.
+    """
+    devices = 1 if axis_name is None else jax.lax.axis_size(axis_name)
+    share = batch_size // devices
+    offset = 0 if axis_name is None else share * jax.lax.axis_index(axis_name)
+
+    def one(carry: tuple[TrainState, Totals], i: Int[Array, ""]) -> tuple[tuple[TrainState, Totals], None]:
+        state, totals = carry
+        indices = jax.lax.dynamic_slice(order, (start + i * batch_size + offset,), (share,))
+        batch = Split(jnp.take(split.images, indices, axis=0), jnp.take(split.labels, indices, axis=0))
+        new_state, metrics = train_step(state, batch, axis_name)
+        is_bad = ~jnp.isfinite(metrics["loss"])
+        new_totals = Totals(
+            totals.loss + metrics["loss"].astype(totals.loss.dtype) * batch_size,
+            totals.correct + jnp.round(metrics["accuracy"] * batch_size).astype(jnp.int32),
+            totals.examples + batch_size,
+            jnp.where((totals.bad_step < 0) & is_bad, state.step, totals.bad_step),
+        )
+        return (new_state, new_totals), None
+
+    if steps == 1:
+        return one((state, totals), jnp.zeros((), jnp.int32))[0]
+    return jax.lax.scan(one, (state, totals), jnp.arange(steps, dtype=jnp.int32))[0]
+
+
+_take_steps_jitted = partial(
+    jax.jit, static_argnames=("batch_size", "steps", "axis_name"), donate_argnames=("state", "totals")
+)(take_steps)
+
+
+class Epoch(NamedTuple):
+    """How an epoch is cut: `steps` batches of `batch_size`, the last one of `last_batch_size`."""
+
+    batch_size: int
+    steps: int
+    last_batch_size: int
+
+    @classmethod
+    def of(cls, num_examples: int, batch_size: int, steps: int | None = None) -> "Epoch":
+        """All of the examples, a short last batch kept; or the first `steps` batches of each epoch's order."""
+        in_all = -(-num_examples // batch_size)
+        steps = in_all if steps is None else min(steps, in_all)
+        return cls(batch_size, steps, min(batch_size, num_examples - (steps - 1) * batch_size))
+
+    @property
+    def examples(self) -> int:
+        return (self.steps - 1) * self.batch_size + self.last_batch_size
+
+
+def steps_per_call() -> int | None:
+    """Steps in one jitted call: one on the CPU, None (all of an epoch's full batches) elsewhere.
+
+    On the CPU a scan gains nothing over a Python loop over the jitted step (`python -m experiments.bench epoch` measures
+    both), and a loop can show progress and stop between steps. On a GPU a step is shorter than its dispatch.
+    """
+    return 1 if jax.default_backend() == "cpu" else None
+
+
+def epoch_calls(epoch: Epoch, done: int, per_call: int | None) -> Iterator[tuple[int, int, int]]:
+    """The (first step, batch size, steps) of each call that finishes an epoch of which `done` steps are taken.
+
+    A full batch and the short last one never share a call, and calls lie on a fixed grid, so that an epoch interrupted
+    and resumed makes the very calls that an uninterrupted one makes.
+    """
+    full = epoch.steps if epoch.last_batch_size == epoch.batch_size else epoch.steps - 1
+    stride = per_call or max(full, 1)
+    for first in range(done, full, stride):
+        yield first, epoch.batch_size, min(stride, full - first)
+    if full < epoch.steps and done < epoch.steps:
+        yield full, epoch.last_batch_size, 1
+
+
+def train_epoch_by_call(
+    state: TrainState,
+    split: Split,
+    cut: Epoch,
+    epoch: int,
+    *,
+    done: int = 0,
+    totals: Totals | None = None,
+    take: Any = None,
+) -> Iterator[tuple[TrainState, Totals, int]]:
+    """Yields (state, totals so far, steps done) after each jitted call of an epoch, which may be resumed at `done`.
+
+    `state` is given up: its buffers are reused. `take` stands in for the jitted `take_steps` (see `jaxnets.parallel`).
+    """
+    take = take or _take_steps_jitted
+    totals = Totals.zero() if totals is None else totals
+    order = epoch_order(state.key, epoch, split.labels.shape[0])
+    for first, batch_size, steps in epoch_calls(cut, done, steps_per_call()):
+        start = np.int32(first * cut.batch_size)
+        state, totals = take(state, totals, split, order, start, batch_size=batch_size, steps=steps)
+        yield state, totals, first + steps
+
+
+def train_epoch(
+    state: TrainState, split: Split, batch_size: int, *, steps: int | None = None
+) -> tuple[TrainState, dict[str, float]]:
+    """One epoch over a set on the device, in an order of its own, a short last batch kept.
+
+    Args:
+      state: is given up; use the returned one.
+      split: uint8 images and labels, best on the device already (`Dataset.to_device`).
+      batch_size: examples a step.
+      steps: stop after so many; None takes all.
+
+    Returns:
+      The state, and the epoch's mean `loss` and margin-free `accuracy` over its batches as they were trained on.
+    """
+    cut = Epoch.of(split.labels.shape[0], batch_size, steps)
+    totals = Totals.zero()
+    for state, totals, _ in train_epoch_by_call(state, split, cut, int(state.step) // cut.steps):  # noqa: B020
+        pass
+    return state, mean_metrics(totals)
+
+
+def mean_metrics(totals: Totals) -> dict[str, float]:
+    examples = int(totals.examples)
+    return {"loss": float(totals.loss) / examples, "accuracy": int(totals.correct) / examples}
+
+
+class Evaluation(NamedTuple):
+    """Host arrays over a whole set [N], and their means; accuracy is margin-free."""
+
+    embeddings: np.ndarray
+    predictions: np.ndarray
+    loss: float
+    accuracy: float
+
+
+_eval_step = jax.jit(eval_step)
+
+
+def evaluate(state: TrainState, split: Split, batch_size: int = 1000) -> Evaluation:
+    """The network in inference over a whole set, in batches of one size, so that it compiles once."""
+    num_examples = split.labels.shape[0]
+    outputs: list[Outputs] = []
+    for start in range(0, num_examples, batch_size):
+        indices = np.minimum(np.arange(start, start + batch_size, dtype=np.int32), num_examples - 1)
+        outputs.append(_eval_step(state, Split(split.images[indices], split.labels[indices])))
+    embeddings, losses, predictions = (
+        np.concatenate([np.asarray(batch[field]) for batch in outputs])[:num_examples] for field in range(3)
+    )
+    accuracy = float(np.mean(predictions == np.asarray(split.labels)))
+    return Evaluation(embeddings, predictions, float(losses.mean(dtype=np.float64)), accuracy)

@@ -1,0 +1,63 @@
+"""Embeddings, class weights and labels in; a loss for each example out."""
+
+import math
+
+from jaxtyping import Array, Float, Int
+
+import kernels.margin_softmax as kernel
+from jaxnets.margins import Margin, Tutorial
+from kernels.margin_softmax.geometry import directions
+
+
+def adacos_scale(num_classes: int) -> float:
+    """s = √2·ln(C − 1): the fixed scale of AdaCos, at which a target at θ = 45° among C − 1 orthogonal others has p = ½.
+
+    Zhang et al., AdaCos: Adaptively Scaling Cosine Logits, 2019, arXiv:1905.00292, eq. 13.
+
+    Raises:
+      ValueError: for fewer than three classes, where it is zero or undefined.
+    """
+    if num_classes < 3:
+        raise ValueError(f"the AdaCos scale √2·ln(C − 1) needs three classes or more, not {num_classes}: state a scale")
+    return math.sqrt(2) * math.log(num_classes - 1)
+
+
+def cosines(embeddings: Float[Array, "N D"], class_weights: Float[Array, "C D"]) -> Float[Array, "N C"]:
+    """cos θ between each embedding and each class, free of any margin: what predictions are read from."""
+    return directions(embeddings) @ directions(class_weights).T
+
+
+def margin_softmax_loss(
+    embeddings: Float[Array, "N D"],
+    class_weights: Float[Array, "C D"],
+    labels: Int[Array, "N"],
+    *,
+    margin: Margin,
+    scale: float,
+    implementation: kernel.Implementation | None = None,
+) -> Float[Array, "N"]:
+    """The loss of ArcFace and its family: softmax cross-entropy over scaled cosines, with a margin on the target.
+
+    Pure, jittable and differentiable in embeddings and class weights; the gradient is exact and finite everywhere, at
+    θ = 0 and θ = π too. bfloat16 inputs are widened to float32, and so is the loss.
+
+    >>> x, w = jnp.array([[3.0, 0.0]]), jnp.array([[1.0, 0.0], [0.0, 1.0]])  # parallel to the first class
+    >>> margin_softmax_loss(x, w, jnp.array([0]), margin=NormFace(), scale=1.0)  # log(1 + e⁰/e¹)
+    Array([0.31326166], dtype=float32)
+
+    Args:
+      embeddings: [N, D], of any length.
+      class_weights: [C, D], of any length, a row a class.
+      labels: [N], integers in [0, C); −1 marks a row without a class: loss 0, no gradient. Others give NaN.
+      margin: one of `jaxnets.margins`, or any function (cos θ, sin θ) -> ψ of the target's angle.
+      scale: s. `adacos_scale(C)` is a good one where nothing is known.
+      implementation: of the kernel; a name is used or refused, None chooses.
+
+    Raises:
+      ValueError: for shapes or dtypes that do not fit.
+    """
+    if isinstance(margin, Tutorial):
+        scale = scale / margin.divisor
+    return kernel.margin_softmax(
+        embeddings, class_weights, labels, margin=margin, scale=scale, implementation=implementation
+    )

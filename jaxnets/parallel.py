@@ -1,0 +1,58 @@
+"""Devices: the only file that names them."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from jaxnets.epochs import take_steps
+
+AXIS = "data"
+
+
+def data_mesh(num_devices: int | None = None) -> Mesh:
+    """A mesh of one axis, "data", over the first `num_devices` devices; None takes all.
+
+    Raises:
+      ValueError: where this machine has fewer.
+    """
+    devices = jax.devices()
+    if num_devices is not None and not 1 <= num_devices <= len(devices):
+        kind = devices[0].platform
+        way_out = "; XLA_FLAGS=--xla_force_host_platform_device_count=N makes virtual ones" if kind == "cpu" else ""
+        raise ValueError(f"{num_devices} devices were asked for, and this machine has {len(devices)} ({kind}){way_out}")
+    return Mesh(np.array(devices[:num_devices]), (AXIS,))
+
+
+def replicate(tree: Any, mesh: Mesh) -> Any:
+    """A copy of every array on each device of the mesh."""
+    return jax.device_put(tree, NamedSharding(mesh, P()))
+
+
+def sharded_step(step: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
+    """`jaxnets.train_step` over a mesh: jitted, the state replicated, the batch split over the devices.
+
+    The batch size must be a multiple of the number of devices. The result is the step on the whole batch.
+    """
+    local = partial(step, axis_name=AXIS)
+    return jax.jit(jax.shard_map(local, mesh=mesh, in_specs=(P(), P(AXIS)), out_specs=(P(), P())))
+
+
+def sharded_take_steps(mesh: Mesh) -> Callable[..., Any]:
+    """`jaxnets.epochs.take_steps` over a mesh: everything replicated, every device taking its share of each batch.
+
+    A batch that does not divide by the devices (an epoch's last one, say) is computed whole by each of them: the same
+    numbers, no faster.
+    """
+
+    @partial(jax.jit, static_argnames=("batch_size", "steps"), donate_argnums=(0, 1))
+    def take(state: Any, totals: Any, split: Any, order: Any, start: Any, *, batch_size: int, steps: int) -> Any:
+        axis_name = AXIS if batch_size % mesh.size == 0 else None
+        local = partial(take_steps, batch_size=batch_size, steps=steps, axis_name=axis_name)
+        return jax.shard_map(local, mesh=mesh, in_specs=P(), out_specs=P())(state, totals, split, order, start)
+
+    return take

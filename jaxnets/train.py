@@ -1,0 +1,140 @@
+"""The state and the steps.
+
+A step is `(state, batch) -> (state, metrics)`: pure, so that it can be jitted, mapped over seeds, and, with
+`axis_name`, run by every device of `jax.pmap` or `jax.shard_map` on its share of the batch.
+"""
+
+from typing import Any, NamedTuple, Protocol, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+from flax import struct
+from jaxtyping import Array, Bool, Float, Int
+
+from jaxnets.data import Split
+
+Params: TypeAlias = dict[str, Any]
+
+
+class Head(Protocol):
+    """See `jaxnets.heads`."""
+
+    def init(self, key: Array, num_outputs: int) -> Params: ...
+    def loss(self, params: Params, outputs: Float[Array, "N D"], labels: Int[Array, "N"]) -> Float[Array, "N"]: ...
+    def predict(self, params: Params, outputs: Float[Array, "N D"]) -> Int[Array, "N"]: ...
+
+
+class TrainState(struct.PyTreeNode):
+    """All that changes in training, as one pytree; what does not change rides along as static metadata.
+
+    `params` is {"net": …, "head": …}: two groups, each with its own optimiser.
+    """
+
+    params: Params
+    batch_stats: Params
+    opt_state: optax.OptState
+    step: Int[Array, ""]
+    key: Array
+    model: nn.Module = struct.field(pytree_node=False)
+    head: Head = struct.field(pytree_node=False)
+    optimizer: optax.GradientTransformation = struct.field(pytree_node=False)
+
+
+def create_train_state(
+    key: Array,
+    model: nn.Module,
+    head: Head,
+    images: Array,
+    *,
+    net_optimizer: optax.GradientTransformation,
+    head_optimizer: optax.GradientTransformation,
+) -> TrainState:
+    """A fresh state. `images` [N, H, W, C] gives the shape alone; the same key gives the same state, bit for bit."""
+    optimizer = optax.partition({"net": net_optimizer, "head": head_optimizer}, {"net": "net", "head": "head"})
+
+    @jax.jit
+    def init(key: Array) -> tuple[Params, Params, optax.OptState, Array]:
+        net_key, head_key, state_key = jax.random.split(key, 3)
+        example = jnp.zeros((1, *images.shape[1:]))
+        outputs, variables = model.init_with_output(net_key, example, train=False)
+        params = {"net": variables["params"], "head": head.init(head_key, outputs.shape[1])}
+        return params, variables.get("batch_stats", {}), optimizer.init(params), state_key
+
+    params, batch_stats, opt_state, state_key = init(key)
+    return TrainState(params, batch_stats, opt_state, jnp.zeros((), jnp.int32), state_key, model, head, optimizer)
+
+
+def as_floats(images: Array, params: Params) -> Float[Array, "N H W C"]:
+    """Pixels 0…255 -> [0, 1], in the dtype of the parameters: PyTorch's `ToTensor`."""
+    dtype = jax.tree.leaves(params)[0].dtype
+    return images.astype(dtype) / 255
+
+
+def train_step(state: TrainState, batch: Split, axis_name: str | None = None) -> tuple[TrainState, dict[str, Array]]:
+    """One optimiser step on a batch of uint8 images; metrics are the batch's mean loss and margin-free accuracy.
+
+    With `axis_name`, `batch` is this device's share: BatchNorm's statistics, gradients and metrics are averaged over
+    that mapped axis, so that the step equals the one on the whole batch. Shares must be of equal size.
+    """
+    _, step_key = jax.random.split(state.key)
+    dropout_key = jax.random.fold_in(step_key, state.step)
+    params = state.params
+    if axis_name is not None:
+        dropout_key = jax.random.fold_in(dropout_key, jax.lax.axis_index(axis_name))
+        params = jax.lax.pcast(params, axis_name, to="varying")  # so that gradients are this device's own
+
+    def mean_loss(params: Params) -> tuple[Array, tuple[Array, Params]]:
+        outputs, updated = state.model.apply(
+            {"params": params["net"], "batch_stats": state.batch_stats},
+            as_floats(batch.images, params),
+            train=True,
+            axis_name=axis_name,
+            mutable=["batch_stats"],
+            rngs={"dropout": dropout_key},
+        )
+        losses = state.head.loss(params["head"], outputs, batch.labels)
+        return losses.mean(), (outputs, updated.get("batch_stats", {}))
+
+    (loss, (outputs, batch_stats)), grads = jax.value_and_grad(mean_loss, has_aux=True)(params)
+    correct = state.head.predict(params["head"], outputs) == batch.labels
+    metrics = {"loss": loss, "accuracy": correct.mean(dtype=loss.dtype)}
+    if axis_name is not None:
+        grads, batch_stats, metrics = jax.lax.pmean((grads, batch_stats, metrics), axis_name)
+    updates, opt_state = state.optimizer.update(grads, state.opt_state, state.params)
+    return (
+        state.replace(
+            params=optax.apply_updates(state.params, updates),
+            batch_stats=batch_stats,
+            opt_state=opt_state,
+            step=state.step + 1,
+        ),
+        metrics,
+    )
+
+
+class Outputs(NamedTuple):
+    """What a network makes of a batch, in inference: embeddings (or scores), losses and predicted classes."""
+
+    embeddings: Float[Array, "N D"]
+    losses: Float[Array, "N"]
+    predictions: Int[Array, "N"]
+
+
+def eval_step(state: TrainState, batch: Split) -> Outputs:
+    """The network in inference, with BatchNorm's running statistics; the loss has its margin, predictions do not."""
+    outputs = state.model.apply(
+        {"params": state.params["net"], "batch_stats": state.batch_stats},
+        as_floats(batch.images, state.params),
+        train=False,
+    )
+    head = state.params["head"]
+    return Outputs(outputs, state.head.loss(head, outputs, batch.labels), state.head.predict(head, outputs))
+
+
+@jax.jit
+def is_finite(state: TrainState) -> Bool[Array, ""]:
+    """Whether every parameter and running statistic is a finite number."""
+    leaves = jax.tree.leaves((state.params, state.batch_stats))
+    return jnp.stack([jnp.isfinite(leaf).all() for leaf in leaves]).all()

@@ -1,0 +1,1 @@
+"""What a compiler engineer reads: one folder an operation. Imports nothing of `jaxnets`."""

@@ -1,0 +1,106 @@
+"""The operation as its users call it: checks, padding, and the choice of an implementation."""
+
+from collections.abc import Callable
+from typing import Any, Literal, TypeAlias, get_args
+
+import jax
+from jax import lax
+from jaxtyping import Array, Float
+
+from kernels.conv2d import choice, dft, reference, tiled, toeplitz, xla
+
+Implementation: TypeAlias = Literal["reference", "xla", "dft", "toeplitz", "tiled"]
+Layout: TypeAlias = Literal["NHWC", "HWCN"]
+Padding: TypeAlias = int | tuple[tuple[int, int], tuple[int, int]] | Literal["SAME", "VALID"]
+
+_IMPLEMENTATIONS: dict[str, Callable[..., Array]] = {
+    "reference": reference.conv2d,
+    "xla": xla.conv2d,
+    "dft": dft.conv2d,
+    "toeplitz": toeplitz.conv2d,
+    "tiled": tiled.conv2d,
+}
+
+
+def conv2d(
+    x: Float[Array, "..."],
+    w: Float[Array, "k_h k_w c_in c_out"],
+    *,
+    stride: int = 1,
+    padding: Padding,
+    layout: Layout = "NHWC",
+    implementation: Implementation | None = None,
+) -> Float[Array, "..."]:
+    """Convolves images with a bank of filters, exactly as `lax.conv_general_dilated` does.
+
+    Differentiable in `x` and `w`; usable under jit, vmap, grad, pmap and shard_map. Every implementation gives the
+    same numbers up to rounding: about 1e-6 of the largest value in float32. The result has the dtype of the inputs.
+
+    Args:
+      x: [N, H, W, C_in], or [H, W, C_in, N] for layout "HWCN".
+      w: [k_h, k_w, C_in, C_out], of the dtype of x.
+      stride: of both axes.
+      padding: zeros on every side; or ((top, bottom), (left, right)); or "SAME" or "VALID".
+      layout: of x and of the result. "HWCN" (batch minor) is what the matrix-product implementations compute in.
+      implementation: a name is used or refused; None chooses by platform and shape (see `kernels.conv2d.choice`).
+
+    Returns:
+      [N, H', W', C_out] or [H', W', C_out, N], with H' = (H + top + bottom − k_h) // stride + 1, and likewise W'.
+
+    Raises:
+      ValueError: for arrays that do not fit together, or an unknown layout or implementation.
+      NotImplementedError: from a named implementation that cannot serve these arguments.
+    """
+    _check(x, w, stride, layout, implementation)
+    pads = _explicit(padding, x, w, stride, layout)
+    x, w = _vary_alike(x, w)
+    arguments: dict[str, Any] = {"stride": stride, "padding": pads, "layout": layout}
+    if implementation is not None:
+        return _IMPLEMENTATIONS[implementation](x, w, **arguments)
+    for name in choice.preferences(x, w, layout=layout, padding=pads):
+        try:
+            return _IMPLEMENTATIONS[name](x, w, **arguments)
+        except NotImplementedError:
+            continue
+    return xla.conv2d(x, w, **arguments)
+
+
+def _check(x: Array, w: Array, stride: int, layout: str, implementation: str | None) -> None:
+    if layout not in get_args(Layout):
+        raise ValueError(f"conv2d knows the layouts {', '.join(get_args(Layout))}, not {layout!r}")
+    if implementation not in (None, *_IMPLEMENTATIONS):
+        known = ", ".join(_IMPLEMENTATIONS)
+        raise ValueError(f"conv2d has no implementation {implementation!r}; there is {known}, or None to choose")
+    if x.ndim != 4 or w.ndim != 4:
+        raise ValueError(f"conv2d takes images [{layout}] and filters [HWIO], not x {x.shape} and w {w.shape}")
+    if x.shape[layout.index("C")] != w.shape[2]:
+        raise ValueError(f"x {x.shape} [{layout}] and w {w.shape} [HWIO] differ in their input channels")
+    if x.dtype != w.dtype:
+        raise ValueError(f"conv2d takes x and w of one dtype, not {x.dtype} and {w.dtype}")
+    if stride < 1:
+        raise ValueError(f"conv2d takes a stride of at least 1, not {stride}")
+
+
+def _explicit(padding: Padding, x: Array, w: Array, stride: int, layout: str) -> reference.Padding:
+    size = x.shape[layout.index("H")], x.shape[layout.index("W")]
+    if isinstance(padding, str):
+        rows, columns = lax.padtype_to_pads(size, w.shape[:2], (stride, stride), padding)
+    elif isinstance(padding, int):
+        rows = columns = (padding, padding)
+    else:
+        rows, columns = padding
+    for length, k, (low, high) in zip(size, w.shape[:2], (rows, columns), strict=True):
+        if length + low + high < k:
+            raise ValueError(f"filters {w.shape[:2]} do not fit in images {size} padded by {(rows, columns)}")
+    return (int(rows[0]), int(rows[1])), (int(columns[0]), int(columns[1]))
+
+
+def _vary_alike(*arrays: Array) -> list[Array]:
+    """Under shard_map, gives every array the mesh axes that any of them varies over.
+
+    A custom_vjp must return gradients that vary as its inputs do. Filters shared by all shards would break that:
+    cast to varying here, their gradients are summed over the shards by the cast's own transpose.
+    """
+    axes = frozenset[str]().union(*(jax.typeof(array).manual_axis_type.varying for array in arrays))
+    missing = [tuple(axes - jax.typeof(array).manual_axis_type.varying) for array in arrays]
+    return [lax.pcast(a, more, to="varying") if more else a for a, more in zip(arrays, missing, strict=True)]

@@ -1,0 +1,31 @@
+"""Which implementation serves which convolution on which platform, and which form of the DFT: the one place.
+
+The thresholds are read off `python -m kernels.conv2d.measure`, which times every implementation on the layers of this
+project's networks. Nothing is tuned while a program runs.
+"""
+
+import jax
+from jaxtyping import Array
+
+from kernels.conv2d.reference import Padding
+from kernels.conv2d.transforms import Plan
+
+
+def preferences(x: Array, w: Array, *, layout: str, padding: Padding) -> tuple[str, ...]:
+    """Names of implementations, the best first, on the default backend; those that refuse are to be passed over."""
+    if jax.default_backend() != "cpu":
+        return ("xla",)
+    if w.shape[0] == 1:  # a plain matrix product already
+        return ("xla",)
+    if w.shape[2] <= 4:
+        return ("toeplitz", "xla")
+    if max(x.shape[layout.index("H")], x.shape[layout.index("W")]) > 40:
+        return ("tiled", "xla")
+    return ("dft", "xla")
+
+
+def dft_plan(size: tuple[int, int], c_in: int, c_out: int) -> Plan:
+    """A dense transform while it is small; Gauss's trick once products over channels outweigh reads and writes."""
+    if max(size) <= 9:
+        return Plan(dense=True, gauss=min(c_in, c_out) >= 64)
+    return Plan(dense=False, gauss=min(c_in, c_out) >= 128)

@@ -1,0 +1,121 @@
+"""The operation as its users call it: checks, dtypes, and the choice of an implementation."""
+
+from collections.abc import Callable
+from typing import Any, Literal, TypeAlias, get_args
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+from kernels.norm_act_pool import fused, reference
+
+Implementation: TypeAlias = Literal["reference", "fused"]
+Layout: TypeAlias = Literal["NHWC", "HWCN"]
+
+_IMPLEMENTATIONS: dict[str, Callable[..., tuple[Array, Array, Array]]] = {
+    "reference": reference.norm_act_pool,
+    "fused": fused.norm_act_pool,
+}
+
+
+def norm_act_pool(
+    x: Float[Array, "..."],
+    scale: Float[Array, "C"],
+    bias: Float[Array, "C"],
+    slope: Float[Array, ""] | None,
+    *,
+    pool: bool,
+    layout: Layout = "NHWC",
+    axis_name: str | None = None,
+    epsilon: float = 1e-5,
+    implementation: Implementation | None = None,
+) -> tuple[Float[Array, "..."], Float[Array, "C"], Float[Array, "C"]]:
+    """BatchNorm by the batch's own statistics, PReLU, and max-pooling, in training.
+
+    y = max over 2×2 windows of PReLU(scale · (x − mean) / √(var + ε) + bias), as PyTorch's BatchNorm2d, PReLU and
+    MaxPool2d(2) give it one after the other. Of equal maxima the first in row-major order gets the gradient; a last
+    odd row or column is dropped. Ioffe & Szegedy 2015, arXiv:1502.03167; He et al. 2015, arXiv:1502.01852.
+
+    Usable under jit, vmap, grad, pmap and shard_map. It computes in float32, or in float64 if x is that.
+
+    Args:
+      x: [N, H, W, C], or [H, W, C, N] for layout "HWCN".
+      scale, bias: [C], BatchNorm's γ and β.
+      slope: PReLU's factor for negative numbers, of any size and sign; None leaves the activation out.
+      pool: whether to take the maximum over 2×2 windows, 2 apart.
+      layout: of x and y.
+      axis_name: a mapped axis (of pmap, shard_map or vmap) whose members share their statistics, so that the result
+        is that of one batch of all of them (SyncBatchNorm). Gradients of scale, bias and slope are each member's
+        own part, to be summed, as those of anything else.
+      epsilon: added to the variance.
+      implementation: a name is used or refused; None is "fused" on a CPU and else "reference".
+
+    Returns:
+      y, in the dtype of x, [N, H // 2, W // 2, C] with `pool`; mean and biased var of the batch, [C], for running
+      statistics. (PyTorch's running variance takes var · M / (M − 1), M = N·H·W.) Gradients go through y alone: mean
+      and var as outputs have none.
+
+    Raises:
+      ValueError: for shapes that do not fit, or an unknown layout or implementation.
+    """
+    _check(x, scale, bias, slope, pool, layout)
+    if implementation not in (None, *_IMPLEMENTATIONS):
+        known = ", ".join(_IMPLEMENTATIONS)
+        raise ValueError(f"norm_act_pool has no implementation {implementation!r}; there is {known}, or None to choose")
+    name = implementation or ("fused" if jax.default_backend() == "cpu" else "reference")
+    arguments = _vary_alike(_widened(x, x, scale, bias, slope))
+    y, mean, var = _IMPLEMENTATIONS[name](*arguments, pool=pool, layout=layout, axis_name=axis_name, epsilon=epsilon)
+    return y.astype(x.dtype), mean, var
+
+
+def norm_act_pool_inference(
+    x: Float[Array, "..."],
+    scale: Float[Array, "C"],
+    bias: Float[Array, "C"],
+    slope: Float[Array, ""] | None,
+    mean: Float[Array, "C"],
+    var: Float[Array, "C"],
+    *,
+    pool: bool,
+    layout: Layout = "NHWC",
+    epsilon: float = 1e-5,
+) -> Float[Array, "..."]:
+    """The same with given (running) statistics. See `norm_act_pool`; every image is then on its own."""
+    _check(x, scale, bias, slope, pool, layout)
+    y = fused.apply(*_widened(x, x, scale, bias, slope, mean, var), pool=pool, layout=layout, epsilon=epsilon)
+    return y.astype(x.dtype)
+
+
+def _check(x: Array, scale: Array, bias: Array, slope: Array | None, pool: bool, layout: str) -> None:
+    if layout not in get_args(Layout):
+        raise ValueError(f"norm_act_pool knows the layouts {', '.join(get_args(Layout))}, not {layout!r}")
+    if x.ndim != 4:
+        raise ValueError(f"norm_act_pool takes images [{layout}], not {x.shape}")
+    channels = (x.shape[layout.index("C")],)
+    if scale.shape != channels or bias.shape != channels:
+        raise ValueError(f"x {x.shape} [{layout}] takes scale and bias {channels}, not {scale.shape} and {bias.shape}")
+    if slope is not None and slope.shape != ():
+        raise ValueError(f"norm_act_pool takes one slope, a scalar array, not {slope.shape}")
+    if pool and min(x.shape[layout.index("H")], x.shape[layout.index("W")]) < 2:
+        raise ValueError(f"x {x.shape} [{layout}] is too small for 2×2 windows")
+
+
+def _widened(x: Array, *arrays: Array | None) -> list[Any]:
+    dtype = jnp.promote_types(x.dtype, jnp.float32)
+    return [None if array is None else array.astype(dtype) for array in arrays]
+
+
+def _vary_alike(arrays: list[Any]) -> list[Any]:
+    """Under shard_map, gives every array the mesh axes that any of them varies over.
+
+    A custom_vjp must return gradients that vary as its inputs do. Parameters shared by all shards would break that:
+    cast to varying here, their gradients are summed over the shards by the cast's own transpose.
+    """
+    varying = [frozenset() if a is None else jax.typeof(a).manual_axis_type.varying for a in arrays]
+    everywhere = frozenset[str]().union(*varying)
+    missing = [tuple(everywhere - axes) for axes in varying]
+    return [
+        lax.pcast(a, axes, to="varying") if a is not None and axes else a
+        for a, axes in zip(arrays, missing, strict=True)
+    ]

@@ -1,0 +1,196 @@
+"""The operation with a gradient of its own, for XLA:CPU.
+
+JAX's gradient of pooling is a scatter, and XLA:CPU is slow at that, and at sums over anything but arrays in memory.
+Here the gradient of the pool is a comparison of positions, sums read arrays that an optimisation barrier has put into
+memory, and nothing but x and the statistics is kept from the forward pass.
+"""
+
+import dataclasses
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float, Int8
+
+from kernels.norm_act_pool.reference import per_channel
+
+
+@dataclasses.dataclass(frozen=True)
+class _Static:
+    pool: bool
+    layout: str
+    axis_name: str | None
+    epsilon: float
+
+    def image_axis(self, name: str) -> int:
+        return self.layout.index(name)
+
+    def sum(self, x: Float[Array, "..."]) -> Float[Array, "C"]:
+        return x.sum([axis for axis, name in enumerate(self.layout) if name != "C"])
+
+    def over_devices(self, sums: Array) -> Array:
+        return sums if self.axis_name is None else lax.psum(sums, self.axis_name)
+
+    def count(self, x: Array) -> int:
+        """How many values each channel's statistics are taken of."""
+        devices = 1 if self.axis_name is None else lax.axis_size(self.axis_name)
+        return devices * math.prod(x.shape) // x.shape[self.layout.index("C")]
+
+
+def norm_act_pool(
+    x: Float[Array, "..."],
+    scale: Float[Array, "C"],
+    bias: Float[Array, "C"],
+    slope: Float[Array, ""] | None,
+    *,
+    pool: bool,
+    layout: str,
+    axis_name: str | None,
+    epsilon: float,
+) -> tuple[Float[Array, "..."], Float[Array, "C"], Float[Array, "C"]]:
+    """As `reference`."""
+    return _norm_act_pool(_Static(pool, layout, axis_name, epsilon), x, scale, bias, slope)
+
+
+def apply(
+    x: Float[Array, "..."],
+    scale: Float[Array, "C"],
+    bias: Float[Array, "C"],
+    slope: Float[Array, ""] | None,
+    mean: Float[Array, "C"],
+    var: Float[Array, "C"],
+    *,
+    pool: bool,
+    layout: str,
+    epsilon: float,
+) -> Float[Array, "..."]:
+    """As `reference.apply`."""
+    expand = functools.partial(per_channel, layout=layout)
+    gain = expand(scale * lax.rsqrt(var + epsilon))
+
+    def activate(x: Array) -> Array:
+        return _prelu((x - expand(mean)) * gain + expand(bias), slope)
+
+    if not pool:
+        return activate(x)
+    a, b, c, d = (activate(corner) for corner in _corners(x, layout))
+    return _first_max(_first_max(a, b), _first_max(c, d))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _norm_act_pool(
+    static: _Static, x: Array, scale: Array, bias: Array, slope: Array | None
+) -> tuple[Array, Array, Array]:
+    return _forward(static, x, scale, bias, slope)[0]
+
+
+def _forward(
+    static: _Static, x: Array, scale: Array, bias: Array, slope: Array | None
+) -> tuple[tuple[Array, Array, Array], tuple[Array | None, ...]]:
+    count = static.count(x)
+    mean = static.over_devices(static.sum(x)) / count
+    var = static.over_devices(static.sum(jnp.square(x - per_channel(mean, static.layout)))) / count
+    y = apply(x, scale, bias, slope, mean, var, pool=static.pool, layout=static.layout, epsilon=static.epsilon)
+    return (y, mean, var), (x, scale, bias, slope, mean, var)
+
+
+def _backward(
+    static: _Static, residuals: tuple[Array, Array, Array, Array | None, Array, Array], cotangents: tuple[Array, ...]
+) -> tuple[Array, Array, Array, Array | None]:
+    """With x̂ = (x − mean)/σ, z = scale·x̂ + bias and dz from dy through pool and PReLU, over the M values of a channel:
+
+    dbias = Σ dz,  dscale = Σ dz·x̂,  dslope = Σ dy·min(z, 0),  dx = scale/σ · (dz − dbias/M − x̂·dscale/M).
+    """
+    x, scale, bias, slope, mean, var = residuals
+    dy, _, _ = cotangents
+    expand = functools.partial(per_channel, layout=static.layout)
+    inverse_std = lax.rsqrt(var + static.epsilon)
+    gain = scale * inverse_std
+
+    # The gradient of the pool reaches a quarter of x, so sums are made over that quarter.
+    if static.pool:
+        winner, centred = lax.optimization_barrier(_pool_winners(x, mean, gain, bias, slope, static.layout))
+    else:
+        winner, centred = None, x - expand(mean)
+    if slope is None:
+        dz, dslope = dy, None
+        dbias, dgain = static.sum(dz), static.sum(dz * centred)
+    else:
+        is_positive = centred * expand(gain) + expand(bias) > 0
+        # dz = slope·dy + (1 − slope)·kept, so this one product with a mask is all that has to be in memory.
+        kept = lax.optimization_barrier(jnp.where(is_positive, dy, jnp.zeros_like(dy)))
+        sum_dy, sum_kept = static.sum(dy), static.sum(kept)
+        sum_dy_centred, sum_kept_centred = static.sum(dy * centred), static.sum(kept * centred)
+        dz = slope * dy + (1 - slope) * kept
+        dbias = slope * sum_dy + (1 - slope) * sum_kept
+        dgain = slope * sum_dy_centred + (1 - slope) * sum_kept_centred
+        dslope = jnp.sum(gain * (sum_dy_centred - sum_kept_centred) + bias * (sum_dy - sum_kept))
+    if winner is not None:
+        dz = _unpool(lax.optimization_barrier(dz), winner, x.shape, static.layout)
+
+    count = static.count(x)
+    dbias_mean = static.over_devices(dbias) / count
+    dgain_mean = static.over_devices(dgain) / count * inverse_std**2
+    dx = expand(gain) * (dz - expand(dbias_mean) - (x - expand(mean)) * expand(dgain_mean))
+    return dx, dgain * inverse_std, dbias, dslope
+
+
+_norm_act_pool.defvjp(_forward, _backward)
+
+
+def _prelu(z: Array, slope: Array | None) -> Array:
+    return z if slope is None else jnp.where(z > 0, z, slope * z)
+
+
+def _first_max(a: Array, b: Array) -> Array:
+    return jnp.where(a >= b, a, b)
+
+
+def _corners(x: Float[Array, "..."], layout: str) -> list[Float[Array, "..."]]:
+    """The four pixels of each 2×2 window, in row-major order; an odd last row or column is in none."""
+    rows, columns = layout.index("H"), layout.index("W")
+
+    def corner(row: int, column: int) -> Array:
+        start, stop, step = [0] * 4, list(x.shape), [1] * 4
+        for axis, offset in ((rows, row), (columns, column)):
+            start[axis], stop[axis], step[axis] = offset, x.shape[axis] // 2 * 2, 2
+        return lax.slice(x, start, stop, step)
+
+    return [corner(row, column) for row in (0, 1) for column in (0, 1)]
+
+
+def _pool_winners(
+    x: Array, mean: Array, gain: Array, bias: Array, slope: Array | None, layout: str
+) -> tuple[Int8[Array, "..."], Float[Array, "..."]]:
+    """For each window the place (0 … 3) of its first maximum after the activation, and x − mean there."""
+    expand = functools.partial(per_channel, layout=layout)
+    candidates = []
+    for place, corner in enumerate(_corners(x, layout)):
+        centred = corner - expand(mean)
+        candidates.append((_prelu(centred * expand(gain) + expand(bias), slope), place, centred))
+
+    def better(a: tuple, b: tuple) -> tuple:
+        first = a[0] >= b[0]
+        return tuple(jnp.where(first, of_a, of_b) for of_a, of_b in zip(a, b, strict=True))
+
+    _, winner, centred = better(better(*candidates[:2]), better(*candidates[2:]))
+    return winner.astype(jnp.int8), centred
+
+
+def _unpool(dy: Array, winner: Int8[Array, "..."], shape: tuple[int, ...], layout: str) -> Array:
+    """Spreads dy over the windows of an array of `shape`: to the winners, and 0 elsewhere."""
+    rows, columns = layout.index("H"), layout.index("W")
+
+    def spread(v: Array) -> Array:  # a window becomes two axes of 2, behind its own
+        v = jnp.expand_dims(v, (rows + 1, columns + 2))
+        return jnp.broadcast_to(v, [*v.shape[: rows + 1], 2, v.shape[columns + 1], 2, *v.shape[columns + 3 :]])
+
+    spread_dy = spread(dy)
+    row = lax.broadcasted_iota(jnp.int8, spread_dy.shape, rows + 1)
+    column = lax.broadcasted_iota(jnp.int8, spread_dy.shape, columns + 2)
+    is_winner = spread(winner) == 2 * row + column
+    pooled_shape = [size // 2 * 2 if name in "HW" else size for size, name in zip(shape, layout, strict=True)]
+    dx = jnp.where(is_winner, spread_dy, jnp.zeros_like(spread_dy)).reshape(pooled_shape)
+    return jnp.pad(dx, [(0, size - pooled) for size, pooled in zip(shape, pooled_shape, strict=True)])

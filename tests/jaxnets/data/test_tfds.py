@@ -1,0 +1,223 @@
+"""Each set here is prepared by TFDS itself, as ArrayRecord and without TensorFlow.
+
+TFDS asks TensorFlow for an encoder only when it is given an image as an array; bytes that are already PNG it stores
+as they are.
+"""
+
+import io
+import json
+import sys
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from PIL import Image
+
+from jaxnets.data import DataError, load
+
+RNG = np.random.default_rng(0)
+GREY = RNG.integers(0, 256, (6, 5, 4, 1), np.uint8)
+RGB = RNG.integers(0, 256, (6, 5, 4, 3), np.uint8)
+
+
+def encode(image, kind="PNG", **options):
+    if isinstance(image, np.ndarray):
+        image = Image.fromarray(image.squeeze())
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+def examples(images, **more):
+    return [{"image": encode(image), "label": index % 3, **more} for index, image in enumerate(images)]
+
+
+def prepare(folder, splits, *, features=None, name="shapes", image_shape=(None, None, 3)):
+    """Prepares a set of these splits in that folder; what is on disk is what any `tfds build` leaves."""
+    features = features or {
+        "image": tfds.features.Image(shape=image_shape),
+        "label": tfds.features.ClassLabel(names=["circle", "square", "star"]),
+    }
+    set_name = name
+
+    class Shapes(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+        __module__ = (
+            "shapes"  # for a dotted one TFDS imports importlib_resources, which it does not ask to be installed
+        )
+        name = set_name
+        VERSION = tfds.core.Version("3.0.1")
+
+        def _info(self):
+            return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+
+        def _split_generators(self, dl_manager):
+            return {split: self._generate_examples(rows) for split, rows in splits.items()}
+
+        def _generate_examples(self, rows):
+            yield from enumerate(rows)
+
+    Shapes(data_dir=folder, file_format="array_record").download_and_prepare()
+    return folder
+
+
+def in_order(split, images):
+    """The split's images and labels in the order of `images`: TFDS shuffles what it prepares."""
+    order = [next(i for i, stored in enumerate(split.images) if np.array_equal(stored, image)) for image in images]
+    return split.images[order], split.labels[order]
+
+
+@pytest.mark.parametrize(("images", "channels"), [(GREY, 1), (RGB, 3)])
+def test_a_prepared_set_comes_back_pixel_by_pixel_without_tensorflow(tmp_path, images, channels):
+    prepare(tmp_path, {"train": examples(images), "test": examples(images[:2])}, image_shape=(5, 4, channels))
+    dataset = load("tfds:shapes", data_dir=tmp_path)
+    assert dataset.name == "tfds:shapes" and dataset.classes == ("circle", "square", "star")
+    for split, expected in ((dataset.train, images), (dataset.test, images[:2])):
+        assert split.images.shape == expected.shape
+        stored_images, stored_labels = in_order(split, expected)
+        np.testing.assert_array_equal(stored_images, expected)
+        np.testing.assert_array_equal(stored_labels, np.arange(len(expected)) % 3)
+    assert "tensorflow" not in sys.modules
+
+
+@pytest.mark.parametrize("name", ["shapes:3.0.1", "shapes:3.*.*"])
+def test_a_version_may_be_named_and_the_folder_come_from_the_environment(tmp_path, monkeypatch, name):
+    prepare(tmp_path, {"train": examples(RGB), "test": examples(RGB)})
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    assert len(load(f"tfds:{name}").train.labels) == 6
+
+
+def test_a_set_that_tfds_itself_defines(tmp_path):
+    features = {"image": tfds.features.Image(shape=(5, 4, 1)), "label": tfds.features.ClassLabel(num_classes=10)}
+    prepare(tmp_path, {"train": examples(GREY), "test": examples(GREY)}, features=features, name="mnist")
+    assert load("tfds:mnist", data_dir=tmp_path).classes == tuple("0123456789")
+
+
+def test_validation_stands_in_for_a_missing_test_split_only(tmp_path):
+    three = {"train": examples(RGB), "validation": examples(RGB[:2]), "test": examples(RGB[:1])}
+    assert len(load("tfds:shapes", data_dir=prepare(tmp_path / "a", three)).test.labels) == 1
+    del three["test"]
+    assert len(load("tfds:shapes", data_dir=prepare(tmp_path / "b", three)).test.labels) == 2
+    del three["validation"]
+    with pytest.raises(DataError, match="tfds:shapes: has the splits train but needs train and one of test and "):
+        load("tfds:shapes", data_dir=prepare(tmp_path / "c", three))
+
+
+def test_palette_one_bit_and_jpeg_images_are_decoded_as_they_look(tmp_path):
+    checker = np.uint8(255) * (np.indices((5, 4)).sum(0) % 2).astype(np.uint8)
+    red = np.zeros((5, 4, 3), np.uint8) + np.uint8([200, 0, 0])
+    rows = [
+        {"image": encode(Image.fromarray(checker).convert("1")), "label": 0},
+        {"image": encode(Image.fromarray(red).convert("P", palette=Image.Palette.ADAPTIVE)), "label": 1},
+        {"image": encode(red, "JPEG", quality=100), "label": 2},
+    ]
+    train = load("tfds:shapes", data_dir=prepare(tmp_path, {"train": rows, "test": rows})).train
+    images = train.images[np.argsort(train.labels)].astype(int)
+    np.testing.assert_array_equal(images[0], np.repeat(checker[..., np.newaxis], 3, axis=-1))
+    np.testing.assert_array_equal(images[1], red)
+    np.testing.assert_allclose(images[2], red, atol=2)
+
+
+def test_other_features_are_left_alone(tmp_path):
+    features = {
+        "image": tfds.features.Image(shape=(5, 4, 3)),
+        "label": tfds.features.ClassLabel(num_classes=3),
+        "mask": tfds.features.Image(shape=(None, None, 1)),
+        "boxes": tfds.features.Sequence({"corner": tfds.features.Scalar(np.int64)}),
+        "caption": tfds.features.Text(),
+    }
+    rows = examples(RGB, mask=b"not an image", boxes=[{"corner": 1}, {"corner": 2}], caption="two")
+    dataset = load("tfds:shapes", data_dir=prepare(tmp_path, {"train": rows, "test": rows}, features=features))
+    np.testing.assert_array_equal(in_order(dataset.train, RGB)[0], RGB)
+
+
+def test_images_of_differing_sizes_are_refused(tmp_path):
+    rows = examples([RGB[0], RGB[1], RGB[2, :3]])
+    prepare(tmp_path, {"train": rows, "test": rows})
+    with pytest.raises(DataError, match=r"tfds:shapes, train split: images differ in size, .*\(5, 4, 3\)"):
+        load("tfds:shapes", data_dir=tmp_path)
+
+
+LABEL, IMAGE = tfds.features.ClassLabel(num_classes=3), tfds.features.Image(shape=(None, None, 3))
+
+
+@pytest.mark.parametrize(
+    ("features", "row", "message"),
+    [
+        ({"image": IMAGE}, {}, "'label' is None but must be a ClassLabel"),
+        ({"image": IMAGE, "label": tfds.features.Scalar(np.int64)}, {"label": 1}, "'label' is Scalar.* ClassLabel"),
+        ({"label": LABEL}, {"label": 1}, "'image' is None but must be an Image of uint8"),
+        (
+            {"image": tfds.features.Image(shape=(5, 4, 4)), "label": LABEL},
+            {"label": 1},
+            r"'image' is Image\(shape=\(5, 4, 4",
+        ),
+        (
+            {"image": tfds.features.Image(shape=(5, 4, 1), dtype=np.uint16), "label": LABEL},
+            {"label": 1},
+            "of uint8 with",
+        ),
+        ({"image": IMAGE, "label": LABEL}, {"label": -1}, "train split: label -1 of example 0 is outside 0 to 2"),
+    ],
+)
+def test_a_set_that_is_no_image_classification_is_refused(tmp_path, features, row, message):
+    rows = [row | ({"image": encode(RGB[0])} if "image" in features else {})]
+    prepare(tmp_path, {"train": rows, "test": rows}, features=features)
+    with pytest.raises(DataError, match=message):
+        load("tfds:shapes", data_dir=tmp_path)
+
+
+def test_a_set_prepared_as_tfrecord_says_how_to_prepare_it_again(tmp_path):
+    prepare(tmp_path, {"train": examples(RGB), "test": examples(RGB)})
+    folder = tmp_path / "shapes" / "3.0.1"
+    for file in folder.glob("*.array_record*"):  # only what the metadata says is looked at before the refusal
+        file.rename(folder / file.name.replace("array_record", "tfrecord"))
+    info = json.loads((folder / "dataset_info.json").read_text())
+    (folder / "dataset_info.json").write_text(json.dumps(info | {"fileFormat": "tfrecord"}))
+    with pytest.raises(DataError, match=f"prepared as tfrecord in {folder}, without random access; run `tfds build"):
+        load("tfds:shapes", data_dir=tmp_path)
+
+
+def test_a_known_set_that_is_not_prepared_says_how_to_prepare_it(tmp_path):
+    with pytest.raises(DataError, match=r"not prepared in .*; run `tfds build cifar10 --file_format=array_record`"):
+        load("tfds:cifar10", data_dir=tmp_path)
+    assert not list(tmp_path.iterdir()), "loading must not write to the folder of prepared sets"
+
+
+def test_an_unknown_name_gives_the_nearest_known_or_prepared(tmp_path):
+    with pytest.raises(DataError, match=r"tfds:cifar01: no such set .* the nearest is tfds:cifar10;"):
+        load("tfds:cifar01", data_dir=tmp_path)
+    prepare(tmp_path, {"train": examples(RGB), "test": examples(RGB)})
+    for name in ("shape", "shapes:9.9.9", "shapes/config"):
+        with pytest.raises(DataError, match="the nearest is tfds:shapes;"):
+            load(f"tfds:{name}", data_dir=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("mnist:9.9.9", "only: 3.0.1"),
+        ("mnist/large", "BuilderConfig large not found"),
+        ("my set", "Parsing builder name"),
+    ],
+)
+def test_a_name_that_tfds_refuses_is_passed_on_in_one_sentence(tmp_path, name, message):
+    with pytest.raises(DataError, match=f"tfds:{name}: TensorFlow Datasets refuses it .*{message}") as refusal:
+        load(f"tfds:{name}", data_dir=tmp_path)
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda shard: shard.unlink(), lambda shard: shard.write_bytes(shard.read_bytes()[:99])]
+)
+def test_a_damaged_or_missing_shard_is_refused(tmp_path, damage):
+    prepare(tmp_path, {"train": examples(RGB), "test": examples(RGB)})
+    damage(next(tmp_path.rglob("shapes-train*")))
+    with pytest.raises(DataError, match="tfds:shapes, train split: example 0 cannot be read"):
+        load("tfds:shapes", data_dir=tmp_path)
+
+
+def test_a_damaged_image_is_refused_by_its_place(tmp_path):
+    rows = [{"image": encode(RGB[0])[:-30], "label": 0}]
+    prepare(tmp_path, {"train": rows, "test": rows})
+    with pytest.raises(DataError, match="tfds:shapes, train split: example 0 cannot be read"):
+        load("tfds:shapes", data_dir=tmp_path)
