@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments.terminal import Diverged, OptionalFloat, OptionalInt, OptionalStr, UserError, main, parse
+from experiments.terminal import Diverged, OptionalFloat, OptionalInt, OptionalStr, UserError, main, parse, said_by_a_library
 from experiments.variants import VARIANTS, Adam, Sgd, Variant
 
 if TYPE_CHECKING:
@@ -76,9 +76,11 @@ def command(config: Config) -> None:
     from experiments.run import run
     from jaxnets import data
 
-    dataset = data.load(config.data)
+    with said_by_a_library(ValueError):
+        dataset = data.load(config.data)
     for name in names:
-        experiment = build(VARIANTS[name], config, dataset)
+        with said_by_a_library(ValueError):
+            experiment = build(VARIANTS[name], config, dataset)
         try:
             summary = run(experiment, fresh=config.fresh, started=STARTED)
             print(drawings.closing_words(experiment.directory, summary))
@@ -117,6 +119,7 @@ def build(variant: Variant, config: Config, dataset: "Dataset") -> "Experiment":
     from jaxnets.epochs import Epoch
     from jaxnets.heads import MarginHead
     from jaxnets.losses import adacos_scale
+    from jaxnets.margins import ArcFace
     from jaxnets.train import create_train_state
 
     margin = build_margin(config)
@@ -154,7 +157,7 @@ def build(variant: Variant, config: Config, dataset: "Dataset") -> "Experiment":
         learning_rate=learning_rate,
         measure=drawings.measure(dataset),
         draw_epoch=drawings.draw_epoch(variant, dataset),
-        draw_run=drawings.draw_run(variant, dataset),
+        draw_run=drawings.draw_run(variant, dataset, margin.m if isinstance(margin, ArcFace) else None),
         take=None if config.devices == 1 else parallel.sharded_take_steps(mesh),
     )
 

@@ -51,8 +51,8 @@ def draw_epoch(variant: Variant, dataset: Dataset) -> Callable[[Folder, Line], N
     return of_epoch
 
 
-def draw_run(variant: Variant, dataset: Dataset) -> Callable[[Folder, list[Line]], None]:
-    """What a whole run shows: curves, angles, confusion, and the scatter as it opened."""
+def draw_run(variant: Variant, dataset: Dataset, angle: float | None) -> Callable[[Folder, list[Line]], None]:
+    """What a whole run shows: curves, angles (with the margin, where it is an angle), confusion, and the scatter opening."""
     labels = np.asarray(dataset.test.labels)
 
     def of_run(folder: Folder, lines: list[Line]) -> None:
@@ -62,7 +62,7 @@ def draw_run(variant: Variant, dataset: Dataset) -> Callable[[Folder, list[Line]
         shared = {"title": title, "subtitle": subtitle}
         pictures = {
             "curves.png": figures.curves([_flat(line) for line in lines], title=variant.name),
-            "angles.png": figures.angle_histograms(embeddings, class_weights, labels, **shared),
+            "angles.png": figures.angle_histograms(embeddings, class_weights, labels, margin=angle, **shared),
             "confusion.png": figures.confusion(
                 labels, nearest_class(embeddings, class_weights), classes=dataset.classes, **shared
             ),
@@ -118,8 +118,7 @@ def closing_words(directory: Path, summary: Line) -> str:
     return (
         f"{summary['verdict']}: test accuracy {last['test_accuracy']:.4f} after {summary['epochs']} epochs "
         f"(best {summary['best']['test_accuracy']:.4f} after {summary['best']['epoch']}), "
-        f"gaps between classes {last['separability']['smallest_gap_degrees']:.1f}°"
-        f"–{last['separability']['largest_gap_degrees']:.1f}°\n"
+        f"gaps between classes {_gaps(last, 1)}\n"
         f"see {directory / 'scatter.gif'}, {directory / 'scatter' / f'''epoch_{summary['epochs']:04d}.png'''} and beside them"
     )
 
@@ -130,15 +129,16 @@ def nearest_class(embeddings: np.ndarray, class_weights: np.ndarray) -> np.ndarr
 
 
 def _titles(variant: Variant, line: Line) -> tuple[str, str]:
-    numbers = line["separability"]
     return (
         f"{variant.name} · epoch {line['epoch']}",
-        f"test accuracy {line['test_accuracy']:.2%} · smallest gap {_degrees(numbers['smallest_gap_degrees'])} · {line['verdict']}",
+        f"test accuracy {line['test_accuracy']:.2%} · gaps {_gaps(line, 0)} · {line['verdict']}",
     )
 
 
-def _degrees(angle: float | None) -> str:
-    return "–" if angle is None else f"{angle:.0f}°"
+def _gaps(line: Line, digits: int) -> str:
+    """The smallest and the largest angle between neighbouring classes; a diverged run has none."""
+    gaps = [line["separability"][f"{which}_gap_degrees"] for which in ("smallest", "largest")]
+    return "–".join("?" if gap is None else f"{gap:.{digits}f}°" for gap in gaps)
 
 
 def _flat(line: Line) -> Line:

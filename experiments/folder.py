@@ -111,5 +111,5 @@ class Folder:
 
 def _tree(position: Position) -> dict[str, Any]:
     state = {name: getattr(position.state, name) for name in SAVED}
-    at = {"epoch": np.int64(position.epoch), "done": np.int64(position.done), "seconds": np.float64(position.seconds)}
+    at = {"epoch": np.array(position.epoch), "done": np.array(position.done), "seconds": np.array(position.seconds)}
     return {**state, "totals": tuple(position.totals), "position": at}

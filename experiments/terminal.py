@@ -5,7 +5,7 @@ import io
 import re
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Annotated, TypeAlias, TypeVar
 
@@ -26,6 +26,15 @@ BAD_INPUT = 2  # the exit code for whatever the person can put right
 
 class UserError(Exception):
     """One sentence for the person: what was wrong, where, and what to do."""
+
+
+@contextlib.contextmanager
+def said_by_a_library(kind: type[Exception]) -> Iterator[None]:
+    """Where arguments come from the person, so does what a function documents that it raises about them."""
+    try:
+        yield
+    except kind as error:
+        raise UserError(str(error)) from error
 
 
 class Diverged(Exception):

@@ -52,10 +52,10 @@ def restore(directory: Path, like: Any) -> tuple[int, Any] | None:
         with _manager(directory, keep=None) as manager:
             try:
                 return number, manager.restore(number, args=ocp.args.StandardRestore(abstract))
-            except Exception:  # whatever a damaged file makes of itself: the one before it is whole
-                continue
+            except Exception as error:  # whatever a damaged file makes of itself: the one before it is whole
+                damage = error
     if found:
-        raise OSError(errno.EIO, "none of its checkpoints can be read", str(directory))
+        raise OSError(errno.EIO, "none of its checkpoints can be read", str(directory)) from damage
     return None
 
 

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any, Literal, TypeAlias, get_args
 
 import jax
+import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
@@ -51,6 +52,7 @@ def conv2d(
       ValueError: for arrays that do not fit together, or an unknown layout or implementation.
       NotImplementedError: from a named implementation that cannot serve these arguments.
     """
+    x, w = jnp.asarray(x), jnp.asarray(w)
     _check(x, w, stride, layout, implementation)
     pads = _explicit(padding, x, w, stride, layout)
     x, w = _vary_alike(x, w)

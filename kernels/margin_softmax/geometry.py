@@ -7,10 +7,10 @@ SHORTEST = 1e-12  # the length below which a vector has no direction; PyTorch's 
 
 
 def directions(vectors: Float[Array, "N D"]) -> Float[Array, "N D"]:
-    """Unit vectors [N, D]. A vector shorter than 1e-12 has no direction: it gives zeros, and no gradient."""
+    """Unit vectors [N, D]. A vector shorter than 1e-12 has no direction: it gives zeros, and no gradient. NaN stays NaN."""
     squares = jnp.sum(vectors**2, axis=1, keepdims=True)
-    has_direction = squares > SHORTEST**2
-    return jnp.where(has_direction, vectors / jnp.sqrt(jnp.where(has_direction, squares, 1)), 0)
+    too_short = squares <= SHORTEST**2
+    return jnp.where(too_short, 0, vectors / jnp.sqrt(jnp.where(too_short, 1, squares)))
 
 
 def cos_sin(a: Float[Array, "N D"], b: Float[Array, "N D"]) -> tuple[Float[Array, "N"], Float[Array, "N"]]:
@@ -25,5 +25,5 @@ def cos_sin(a: Float[Array, "N D"], b: Float[Array, "N D"]) -> tuple[Float[Array
 
 def _length(vectors: Float[Array, "N D"]) -> Float[Array, "N"]:
     squares = jnp.sum(vectors**2, axis=1)
-    positive = squares > 0
-    return jnp.where(positive, jnp.sqrt(jnp.where(positive, squares, 1)), 0)
+    vanishes = squares == 0
+    return jnp.where(vanishes, 0, jnp.sqrt(jnp.where(vanishes, 1, squares)))

@@ -82,6 +82,7 @@ def norm_act_pool_inference(
     epsilon: float = 1e-5,
 ) -> Float[Array, "..."]:
     """The same with given (running) statistics. See `norm_act_pool`; every image is then on its own."""
+    x = jnp.asarray(x)
     _check(x, scale, bias, slope, pool, layout)
     y = fused.apply(*_widened(x, x, scale, bias, slope, mean, var), pool=pool, layout=layout, epsilon=epsilon)
     return y.astype(x.dtype)
@@ -102,8 +103,8 @@ def _check(x: Array, scale: Array, bias: Array, slope: Array | None, pool: bool,
 
 
 def _widened(x: Array, *arrays: Array | None) -> list[Any]:
-    dtype = jnp.promote_types(x.dtype, jnp.float32)
-    return [None if array is None else array.astype(dtype) for array in arrays]
+    dtype = x.dtype if x.dtype == jnp.float64 else jnp.float32
+    return [None if array is None else jnp.asarray(array, dtype) for array in arrays]
 
 
 def _vary_alike(arrays: list[Any]) -> list[Any]:

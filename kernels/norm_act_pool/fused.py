@@ -24,11 +24,8 @@ class _Static:
     axis_name: str | None
     epsilon: float
 
-    def image_axis(self, name: str) -> int:
-        return self.layout.index(name)
-
     def sum(self, x: Float[Array, "..."]) -> Float[Array, "C"]:
-        return x.sum([axis for axis, name in enumerate(self.layout) if name != "C"])
+        return jnp.sum(x, [axis for axis, name in enumerate(self.layout) if name != "C"])
 
     def over_devices(self, sums: Array) -> Array:
         return sums if self.axis_name is None else lax.psum(sums, self.axis_name)
@@ -68,10 +65,11 @@ def apply(
 ) -> Float[Array, "..."]:
     """As `reference.apply`."""
     expand = functools.partial(per_channel, layout=layout)
-    gain = expand(scale * lax.rsqrt(var + epsilon))
+    gain = scale * lax.rsqrt(var + epsilon)
+    shift = bias - mean * gain
 
     def activate(x: Array) -> Array:
-        return _prelu((x - expand(mean)) * gain + expand(bias), slope)
+        return _prelu(x * expand(gain) + expand(shift), slope)
 
     if not pool:
         return activate(x)
@@ -102,39 +100,44 @@ def _backward(
     """With x̂ = (x − mean)/σ, z = scale·x̂ + bias and dz from dy through pool and PReLU, over the M values of a channel:
 
     dbias = Σ dz,  dscale = Σ dz·x̂,  dslope = Σ dy·min(z, 0),  dx = scale/σ · (dz − dbias/M − x̂·dscale/M).
+
+    The sums are made with x, and x̂'s from theirs: x − mean would first have to be written to memory. What that costs
+    in digits, |mean|/σ, x has itself lost already when it was rounded.
     """
     x, scale, bias, slope, mean, var = residuals
     dy, _, _ = cotangents
     expand = functools.partial(per_channel, layout=static.layout)
     inverse_std = lax.rsqrt(var + static.epsilon)
     gain = scale * inverse_std
+    shift = bias - mean * gain
 
     # The gradient of the pool reaches a quarter of x, so sums are made over that quarter.
+    winner, reached = None, x
     if static.pool:
-        winner, centred = lax.optimization_barrier(_pool_winners(x, mean, gain, bias, slope, static.layout))
-    else:
-        winner, centred = None, x - expand(mean)
+        winner, reached = lax.optimization_barrier(_pool_winners(x, gain, shift, slope, static.layout))
     if slope is None:
         dz, dslope = dy, None
-        dbias, dgain = static.sum(dz), static.sum(dz * centred)
+        sum_dz, sum_dz_x = static.sum(dy), static.sum(dy * reached)
     else:
-        is_positive = centred * expand(gain) + expand(bias) > 0
         # dz = slope·dy + (1 − slope)·kept, so this one product with a mask is all that has to be in memory.
+        is_positive = reached * expand(gain) + expand(shift) > 0
         kept = lax.optimization_barrier(jnp.where(is_positive, dy, jnp.zeros_like(dy)))
         sum_dy, sum_kept = static.sum(dy), static.sum(kept)
-        sum_dy_centred, sum_kept_centred = static.sum(dy * centred), static.sum(kept * centred)
+        sum_dy_x, sum_kept_x = static.sum(dy * reached), static.sum(kept * reached)
         dz = slope * dy + (1 - slope) * kept
-        dbias = slope * sum_dy + (1 - slope) * sum_kept
-        dgain = slope * sum_dy_centred + (1 - slope) * sum_kept_centred
-        dslope = jnp.sum(gain * (sum_dy_centred - sum_kept_centred) + bias * (sum_dy - sum_kept))
+        sum_dz = slope * sum_dy + (1 - slope) * sum_kept
+        sum_dz_x = slope * sum_dy_x + (1 - slope) * sum_kept_x
+        dslope = jnp.sum(gain * (sum_dy_x - sum_kept_x) + shift * (sum_dy - sum_kept))
     if winner is not None:
         dz = _unpool(lax.optimization_barrier(dz), winner, x.shape, static.layout)
 
+    dbias, dscale = sum_dz, (sum_dz_x - mean * sum_dz) * inverse_std
     count = static.count(x)
-    dbias_mean = static.over_devices(dbias) / count
-    dgain_mean = static.over_devices(dgain) / count * inverse_std**2
-    dx = expand(gain) * (dz - expand(dbias_mean) - (x - expand(mean)) * expand(dgain_mean))
-    return dx, dgain * inverse_std, dbias, dslope
+    per_x = gain * inverse_std * static.over_devices(dscale) / count
+    constant = gain * static.over_devices(dbias) / count - mean * per_x
+    dx = expand(gain) * dz - x * expand(per_x) - expand(constant)
+    # Or XLA computes dx anew inside each of its readers.
+    return lax.optimization_barrier(dx), dscale, dbias, dslope
 
 
 _norm_act_pool.defvjp(_forward, _backward)
@@ -162,21 +165,21 @@ def _corners(x: Float[Array, "..."], layout: str) -> list[Float[Array, "..."]]:
 
 
 def _pool_winners(
-    x: Array, mean: Array, gain: Array, bias: Array, slope: Array | None, layout: str
+    x: Array, gain: Array, shift: Array, slope: Array | None, layout: str
 ) -> tuple[Int8[Array, "..."], Float[Array, "..."]]:
-    """For each window the place (0 … 3) of its first maximum after the activation, and x − mean there."""
+    """For each window the place (0 … 3) of its first maximum after the activation, and x there."""
     expand = functools.partial(per_channel, layout=layout)
-    candidates = []
-    for place, corner in enumerate(_corners(x, layout)):
-        centred = corner - expand(mean)
-        candidates.append((_prelu(centred * expand(gain) + expand(bias), slope), place, centred))
+    candidates = [
+        (_prelu(corner * expand(gain) + expand(shift), slope), place, corner)
+        for place, corner in enumerate(_corners(x, layout))
+    ]
 
     def better(a: tuple, b: tuple) -> tuple:
         first = a[0] >= b[0]
         return tuple(jnp.where(first, of_a, of_b) for of_a, of_b in zip(a, b, strict=True))
 
-    _, winner, centred = better(better(*candidates[:2]), better(*candidates[2:]))
-    return winner.astype(jnp.int8), centred
+    _, winner, reached = better(better(*candidates[:2]), better(*candidates[2:]))
+    return winner.astype(jnp.int8), reached
 
 
 def _unpool(dy: Array, winner: Int8[Array, "..."], shape: tuple[int, ...], layout: str) -> Array:

@@ -1,5 +1,6 @@
 """The backbones of the study: sizes, PyTorch's behaviour of their layers, and the same numbers in either layout."""
 
+from functools import partial
 from pathlib import Path
 
 import chex
@@ -7,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import linen as nn
 
 from jaxnets.models import NAMES, create
 from jaxnets.models.conv_stack import Backbone, ConvStack
@@ -89,10 +89,11 @@ def test_conv_layer_equals_pytorchs(layout):
         y, updated = layer.apply({"params": params, "batch_stats": stats}, x, train=True, mutable=["batch_stats"])
         return (y * weights).sum(), (y, updated["batch_stats"])
 
+    step = jax.jit(jax.grad(loss, (0, 1), has_aux=True))
     for i in range(3):
         batch = {name: TORCH[f"pass{i}/{name}"] for name in ("x", "y", "weights", "dx")}
         batch = {name: value.transpose(order) for name, value in batch.items()}
-        gradients, (y, stats) = jax.grad(loss, (0, 1), has_aux=True)(params, batch["x"], batch["weights"], stats)
+        gradients, (y, stats) = step(params, batch["x"], batch["weights"], stats)
         np.testing.assert_allclose(y, batch["y"], **close)
         np.testing.assert_allclose(stats["mean"], TORCH[f"pass{i}/running_mean"], **close)
         np.testing.assert_allclose(stats["var"], TORCH[f"pass{i}/running_var"], **close)
@@ -112,19 +113,18 @@ def test_conv_layer_equals_pytorchs(layout):
 def test_either_layout_gives_the_same_network(head, train):
     thin = Backbone(((4, 5, 2), "M", (6, 3, 1), (5, 3, 0), "M"), head)
     images = jax.random.uniform(jax.random.key(0), (3, 13, 15, 2))
-    variables = ConvStack(thin, layout="NHWC").init(jax.random.key(1), images)
+    variables = jax.jit(ConvStack(thin, layout="NHWC").init)(jax.random.key(1), images)
     outputs = []
     for layout in ("NHWC", "HWCN"):
-        out, _ = ConvStack(thin, layout=layout).apply(variables, images, train=train, mutable=["batch_stats"])
-        outputs.append(out)
+        apply = partial(ConvStack(thin, layout=layout).apply, train=train, mutable=["batch_stats"])
+        outputs.append(jax.jit(apply)(variables, images)[0])
     np.testing.assert_allclose(*outputs, rtol=1e-4, atol=1e-5)
 
 
 def test_inference_leaves_no_trace_and_initialisation_none_either():
-    module: nn.Module = create("v0")
-    variables = module.init(jax.random.key(0), jnp.ones((2, 28, 28, 1)))
+    init = jax.jit(create("v0").init)
+    variables = init(jax.random.key(0), jnp.ones((2, 28, 28, 1)))
     for name, stats in variables["batch_stats"].items():
         np.testing.assert_array_equal(stats["mean"], 0, err_msg=name)
         np.testing.assert_array_equal(stats["var"], 1, err_msg=name)
-    again = module.init(jax.random.key(0), jnp.ones((2, 28, 28, 1)))
-    chex.assert_trees_all_equal(variables, again)
+    chex.assert_trees_all_equal(variables, init(jax.random.key(0), jnp.ones((2, 28, 28, 1))))

@@ -183,6 +183,14 @@ def test_vectors_without_direction(implementation):
     np.testing.assert_array_equal(dw[4], 0)
 
 
+def test_nan_is_not_hidden(implementation):
+    """A network that has diverged must be seen to have."""
+    x, w, labels = problem((3, 4, 5))
+    x[1] = np.nan
+    loss = margin_softmax(x, w, labels, margin=ArcFace(0.3), scale=5.0, implementation=implementation)
+    np.testing.assert_array_equal(np.isnan(loss), [False, True, False])
+
+
 def test_length_does_not_matter(implementation):
     x, w, labels = problem((6, 8, 5))
     args = {"margin": ArcFace(0.3), "scale": 8.0, "implementation": implementation}

@@ -1,0 +1,179 @@
+"""The command in this process: what a run leaves, what it refuses, and how it goes on."""
+
+import dataclasses
+import io
+import json
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from experiments import arcloss, terminal
+from experiments.arcloss import Config
+from experiments.variants import VARIANTS, Sgd
+
+FIGURES = ["curves.png", "angles.png", "confusion.png", "scatter.gif"]
+
+
+@pytest.fixture(scope="module")
+def run_once(digits, tmp_path_factory):
+    """Two epochs of v0, shared by the tests that only look."""
+    out = tmp_path_factory.mktemp("out")
+    arcloss.command(config(digits, out))
+    return out
+
+
+def config(digits, out, **changes):
+    return Config(**{"variant": "v0", "epochs": 2, "batch_size": 64, "data": f"idx:{digits}", "out": out} | changes)
+
+
+def said(capsys, argv):
+    """The exit code and what was said of a command line."""
+    with pytest.raises(SystemExit) as stop:
+        terminal.main(lambda: arcloss.command(terminal.parse(Config, "arcloss", [str(word) for word in argv])))
+    return stop.value.code, capsys.readouterr().err
+
+
+def test_a_run_leaves_all_that_it_promises(run_once, digits):
+    folder = run_once / "arcloss" / "v0" / "seed0"
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines] == [1, 2]
+    for line in lines:
+        for name in ("train_loss", "test_loss", "learning_rate", "train_accuracy", "test_accuracy", "seconds"):
+            assert np.isfinite(line[name]), name
+        assert line["verdict"] in ("separated", "overlapping", "collapsed")
+        assert line["separability"]["num_points"] == 100
+        assert line["images_per_second"] == pytest.approx(160 / line["seconds"], rel=0.01)
+    record = json.loads((folder / "config.json").read_text())
+    assert record["config"]["margin"] == {"name": "arcface", "m": 0.3, "beyond": "classic"}
+    assert record["config"]["scale"] == pytest.approx(2**0.5 * np.log(9))
+    assert record["environment"]["jax"] and record["environment"]["cpu_cores"]
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["epochs"] == 2 and summary["verdict"] == lines[-1]["verdict"]
+    assert summary["best"]["test_accuracy"] == max(line["test_accuracy"] for line in lines)
+    for name in [*FIGURES, *(f"{kind}/epoch_000{i}.png" for kind in ("scatter", "circle") for i in (1, 2))]:
+        with Image.open(io.BytesIO((folder / name).read_bytes())) as image:
+            image.load()
+            assert min(image.size) > 200, name
+    with Image.open(folder / "scatter.gif") as animation:
+        assert getattr(animation, "n_frames", 1) == 2
+    assert sorted(path.name for path in (folder / "checkpoints" / "last").iterdir()) == ["3", "6"]
+    assert len(list((folder / "checkpoints" / "best").iterdir())) == 1
+
+
+def test_a_finished_run_goes_no_further_and_a_longer_one_goes_on(digits, run_once, capsys):
+    folder = run_once / "arcloss" / "v0" / "seed0"
+    first = (folder / "metrics.jsonl").read_text()
+    arcloss.command(config(digits, run_once))
+    assert (folder / "metrics.jsonl").read_text() == first
+    arcloss.command(config(digits, run_once, epochs=3))
+    assert (folder / "metrics.jsonl").read_text().startswith(first)
+    assert len((folder / "metrics.jsonl").read_text().splitlines()) == 3
+    with pytest.raises(terminal.UserError, match="holds 3 epochs already, more than the 2 asked for"):
+        arcloss.command(config(digits, run_once))
+
+
+def test_another_configuration_is_refused_and_fresh_starts_over(digits, tmp_path):
+    arcloss.command(config(digits, tmp_path, epochs=1))
+    with pytest.raises(terminal.UserError, match=r"another configuration \(margin: .*scale: 3\.1\d+ → 64\.0\).*--fresh"):
+        arcloss.command(config(digits, tmp_path, epochs=1, margin="cosface", s=64.0))
+    arcloss.command(config(digits, tmp_path, epochs=1, margin="cosface", s=64.0, fresh=True))
+    record = json.loads((tmp_path / "arcloss" / "v0" / "seed0" / "config.json").read_text())
+    assert record["config"]["margin"] == {"name": "cosface", "m": 0.35}
+
+
+def test_a_damaged_checkpoint_is_skipped_for_the_one_before(digits, tmp_path):
+    arcloss.command(config(digits, tmp_path))
+    folder = tmp_path / "arcloss" / "v0" / "seed0"
+    whole = strip_times(folder)
+    for file in (folder / "checkpoints" / "last" / "6").rglob("*"):
+        if file.is_file():
+            file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    arcloss.command(config(digits, tmp_path))
+    assert strip_times(folder) == whole
+
+
+def strip_times(folder):
+    """metrics.jsonl without what no two runs share."""
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if name not in ("seconds", "images_per_second")} for line in lines]
+
+
+def test_a_diverged_run_says_where_and_keeps_the_last_good_state(digits, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(VARIANTS, "v0", dataclasses.replace(VARIANTS["v0"], net=Sgd(1e30)))
+    argv = ["--variant", "v0", "--batch-size", 64, "--data", f"idx:{digits}", "--out", tmp_path]
+    code, words = said(capsys, argv)
+    assert code == 1
+    assert "diverged: the loss was not finite at epoch 1, step " in words and "--fresh" in words
+    summary = json.loads((tmp_path / "arcloss" / "v0" / "seed0" / "summary.json").read_text())
+    assert summary["verdict"] == "diverged" and summary["epoch"] == 1
+    assert said(capsys, argv)[0] == 1  # the same again: it is deterministic
+
+
+def test_two_devices_train_as_one_does(digits, tmp_path):
+    for devices in (1, 2):
+        arcloss.command(config(digits, tmp_path / str(devices), epochs=1, devices=devices))
+    one, two = (strip_times(tmp_path / str(devices) / "arcloss" / "v0" / "seed0")[0] for devices in (1, 2))
+    assert one["train_loss"] == pytest.approx(two["train_loss"], rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["--variant", "v1_2_33"], "no variant 'v1_2_33'; did you mean 'v1_2_3'?"),
+        (["--margin", "arcfac"], "no margin 'arcfac'; did you mean 'arcface'?"),
+        (["--margin", "normface", "--m", "0.1"], "--margin normface takes no --m"),
+        (["--margin", "combined", "--m", "0.1"], "takes no --m; it takes --m1, --m2, --m3"),
+        (["--beyond", "upward"], "--beyond is classic or smooth, not 'upward'"),
+        (["--m", "-1"], "--m must be a finite number of 0 or more, not -1.0"),
+        (["--s", "0"], "--s must be a positive number, not 0.0"),
+        (["--s", "nan"], "--s must be a positive number, not nan"),
+        (["--epochs", "0"], "--epochs must be 1 or more, not 0"),
+        (["--epochs", "ten"], "parsing --epochs: invalid literal"),
+        (["--batch-size", "-3"], "--batch-size must be 1 or more, not -3"),
+        (["--seed", "-1"], "--seed must be in 0"),
+        (["--epoch", "3"], "nrecognized options: --epoch"),
+        (["--devices", "99"], "99 devices were asked for"),
+        (["--data", "imagenet"], "no such data set"),
+        (["--data", "idx:/nowhere"], "/nowhere"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_bad_input_gets_one_sentence_and_exit_code_2(argv, words, capsys, tmp_path):
+    code, error = said(capsys, [*argv, "--out", tmp_path])
+    assert code == 2
+    assert error.startswith("error: ") and words in error and error.count("\n") == 1
+
+
+def test_a_place_that_cannot_be_written(digits, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    argv = ["--variant", "v0", "--data", f"idx:{digits}", "--out", tmp_path / "file"]
+    code, error = said(capsys, argv)
+    assert code == 2 and "cannot read or write" in error and "Not a directory" in error and error.count("\n") == 1
+
+
+def test_list_and_help(capsys):
+    arcloss.command(Config(list=True))
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == list(VARIANTS)
+    assert lines[8].endswith("good: clearly separated, converges fast")
+    with pytest.raises(SystemExit) as stop:
+        terminal.parse(Config, "arcloss", ["--help"])
+    assert stop.value.code == 0
+
+
+def test_all_variants_share_a_sheet(digits, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(arcloss, "VARIANTS", {name: VARIANTS[name] for name in ("v0", "v1_2_2")})
+    arcloss.command(config(digits, tmp_path, variant="all", epochs=1))
+    with Image.open(tmp_path / "arcloss" / "sheet_seed0.png") as sheet:
+        assert sheet.width > sheet.height / 2
+    assert "the 2 of them side by side" in capsys.readouterr().out
+
+
+def test_what_is_printed_is_meant_for_people(digits, tmp_path, capsys):
+    arcloss.command(config(digits, tmp_path))
+    out = capsys.readouterr().out.splitlines()
+    assert out[0].startswith("epoch 1/2  loss ") and out[2].split(":")[0] in ("collapsed", "overlapping", "separated")
+    assert str(tmp_path) in out[3]
+    assert "jax" in sys.modules

@@ -1,0 +1,217 @@
+"""The step and whole epochs, on a network thin enough for quick tests and with everything the real ones have."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxnets import ArcFace, MarginHead, Split, adam, create_train_state, evaluate, load, sgd, train_epoch, train_step
+from jaxnets.epochs import Epoch, Totals, epoch_calls, epoch_order, take_steps, train_epoch_by_call
+from jaxnets.models.conv_stack import Backbone, ConvStack
+from jaxnets.parallel import data_mesh, replicate, sharded_step, sharded_take_steps
+from jaxnets.train import is_finite
+
+THIN = ConvStack(Backbone(((8, 5, 2), "M", (8, 3, 1), "M")))
+HEAD = MarginHead(10, ArcFace(0.3), 3.0)
+step = jax.jit(train_step)
+
+
+def new_state(seed=0, net=sgd(0.05, 0.9), head=sgd(0.5)):
+    images = np.zeros((1, 12, 12, 1), np.uint8)
+    return create_train_state(jax.random.key(seed), THIN, HEAD, images, net_optimizer=net, head_optimizer=head)
+
+
+@pytest.fixture(scope="module")
+def state():
+    return new_state()
+
+
+def copy(state):
+    """For functions that give their state up. (A new state would have a new optimiser, and compile everything anew.)"""
+    return jax.tree.map(jnp.copy, state)
+
+
+def made_up(count, seed=0):
+    rng = np.random.default_rng(seed)
+    return Split(rng.integers(0, 256, (count, 12, 12, 1), np.uint8), rng.integers(0, 10, count).astype(np.int32))
+
+
+def part(split, indices):
+    return Split(split.images[indices], split.labels[indices])
+
+
+def test_a_fresh_state_is_determined_by_its_key(state):
+    chex.assert_trees_all_equal(jax.tree.leaves(new_state().params), jax.tree.leaves(state.params))
+    chex.assert_shape(state.params["head"]["class_weights"], (10, 2))
+    assert float(jnp.abs(new_state(1).params["head"]["class_weights"] - state.params["head"]["class_weights"]).max()) > 0.1
+
+
+def test_class_weights_start_standard_normal():
+    weights = MarginHead(2000, ArcFace(0.3), 3.0).init(jax.random.key(0), 8)["class_weights"]
+    assert abs(float(weights.mean())) < 0.03 and float(weights.std()) == pytest.approx(1, abs=0.03)
+
+
+def test_each_group_follows_its_own_optimiser(state):
+    """The first step of SGD moves each parameter by −rate·gradient: recovered rates are 0.05 and 0.5."""
+    batch = made_up(16)
+
+    def mean_loss(params):
+        variables = {"params": params["net"], "batch_stats": state.batch_stats}
+        pixels = jnp.asarray(batch.images, jnp.float32) / 255
+        outputs, _ = THIN.apply(variables, pixels, train=True, mutable=["batch_stats"])
+        return HEAD.loss(params["head"], outputs, batch.labels).mean()
+
+    loss, gradients = jax.jit(jax.value_and_grad(mean_loss))(state.params)
+    after, metrics = step(state, batch)
+    np.testing.assert_allclose(metrics["loss"], loss, rtol=1e-5)
+    for group, rate in (("net", 0.05), ("head", 0.5)):
+        moved = jax.tree.map(lambda new, old: new - old, after.params[group], state.params[group])
+        expected = jax.tree.map(lambda gradient, rate=rate: -rate * gradient, gradients[group])
+        chex.assert_trees_all_close(moved, expected, rtol=1e-3, atol=1e-6)
+    assert int(after.step) == 1
+
+
+def test_the_loss_falls_on_one_batch(state):
+    batch, losses = made_up(32), []
+    for _ in range(30):
+        state, metrics = step(state, batch)
+        losses.append(float(metrics["loss"]))
+    assert losses[-1] < 0.8 * losses[0]
+
+
+def test_seeds_train_side_by_side_under_vmap(state):
+    batch = made_up(16)
+    states = [state, state.replace(params=new_state(1).params)]
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
+    mapped, _ = jax.jit(jax.vmap(train_step, in_axes=(0, None)))(stacked, batch)
+    for i, one in enumerate(states):
+        after, _ = step(one, batch)
+        chex.assert_trees_all_close(jax.tree.map(lambda leaf, i=i: leaf[i], mapped).params, after.params, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("how", ["pmap", "shard_map", "shard_map without check_vma", "sharded_step"])
+def test_eight_devices_equal_one_on_the_whole_batch(how, state):
+    """BatchNorm's statistics, gradients and metrics are those of all 32 images; differences are of rounding alone."""
+    batch, mesh = made_up(32), data_mesh(8)
+    whole, metrics = step(state, batch)
+    if how == "pmap":
+        shares = jax.tree.map(lambda leaf: leaf.reshape(8, 4, *leaf.shape[1:]), batch)
+        mapped = jax.pmap(train_step, axis_name="i", in_axes=(None, 0, None), static_broadcasted_argnums=2)
+        after, split_metrics = jax.tree.map(lambda leaf: leaf[5], mapped(state, shares, "i"))
+    elif how == "sharded_step":
+        after, split_metrics = sharded_step(train_step, mesh)(state, batch)
+    else:
+        specs = {"in_specs": (jax.P(), jax.P("data")), "out_specs": jax.P()}
+        mapped = jax.shard_map(
+            lambda state, batch: train_step(state, batch, "data"), mesh=mesh, check_vma="without" not in how, **specs
+        )
+        after, split_metrics = jax.jit(mapped)(state, batch)
+    for got, want in ((after.params, whole.params), (after.batch_stats, whole.batch_stats), (split_metrics, metrics)):
+        chex.assert_trees_all_close(jax.device_get(got), jax.device_get(want), rtol=1e-4, atol=2e-6)
+    assert int(after.step) == 1
+
+
+def test_a_sharded_epoch_equals_a_plain_one_with_its_short_last_batch(state):
+    """37 = 16 + 16 + 5: shares of 2 on 8 devices, and a last batch that does not divide, which each computes whole."""
+    mesh, data, cut, ends = data_mesh(8), made_up(37), Epoch.of(37, 16), []
+    for take, place in ((None, lambda tree: tree), (sharded_take_steps(mesh), lambda tree: replicate(tree, mesh))):
+        *_, (end, totals, done) = train_epoch_by_call(place(copy(state)), place(data), cut, 0, take=take)
+        assert done == 3 and int(totals.examples) == 37
+        ends.append(jax.device_get((end.params, end.batch_stats, totals)))
+    chex.assert_trees_all_close(*ends, rtol=1e-3, atol=2e-5)
+
+
+def test_more_devices_than_there_are():
+    with pytest.raises(ValueError, match=r"99 devices were asked for, and this machine has 8 \(cpu\); XLA_FLAGS"):
+        data_mesh(99)
+
+
+def test_an_epoch_sees_every_example_once_in_an_order_of_its_own():
+    key = jax.random.key(3)
+    orders = [np.asarray(epoch_order(key, epoch, 1000)) for epoch in (0, 1, 0)]
+    for order in orders:
+        np.testing.assert_array_equal(np.sort(order), np.arange(1000))
+    np.testing.assert_array_equal(orders[0], orders[2])
+    assert (orders[0] == orders[1]).mean() < 0.02 and (orders[0] == np.arange(1000)).mean() < 0.02
+
+
+def test_calls_cover_an_epoch_on_a_fixed_grid():
+    cut = Epoch.of(60_000, 256)
+    assert cut == Epoch(256, 235, 96) and cut.examples == 60_000
+    assert list(epoch_calls(cut, 0, None)) == [(0, 256, 234), (234, 96, 1)]
+    assert list(epoch_calls(cut, 234, None)) == [(234, 96, 1)]
+    assert list(epoch_calls(cut, 232, 1)) == [(232, 256, 1), (233, 256, 1), (234, 96, 1)]
+    assert list(epoch_calls(cut, 235, 1)) == []
+    assert Epoch.of(60_000, 256, 20) == Epoch(256, 20, 256) and Epoch.of(100, 256) == Epoch(100 + 156, 1, 100)
+    assert list(epoch_calls(Epoch.of(100, 256), 0, None)) == [(0, 100, 1)]
+
+
+def test_train_epoch_is_a_loop_of_steps_over_its_order(state):
+    data = made_up(40)
+    expected, losses = state, []
+    order = epoch_order(state.key, 0, 40)
+    for indices in (order[:16], order[16:32], order[32:]):
+        expected, metrics = step(expected, part(data, indices))
+        losses.append(float(metrics["loss"]) * len(indices))
+    after, metrics = train_epoch(copy(state), data, 16)
+    chex.assert_trees_all_close(after.params, expected.params, rtol=1e-4, atol=1e-6)
+    assert metrics["loss"] == pytest.approx(sum(losses) / 40, rel=1e-5)
+    assert int(after.step) == 3
+
+
+def test_one_scan_equals_one_step_at_a_time(state):
+    data = made_up(48)
+    order = epoch_order(state.key, 0, 48)
+    take = jax.jit(take_steps, static_argnames=("batch_size", "steps"))
+    scanned, totals = take(state, Totals.zero(), data, order, 0, batch_size=16, steps=3)
+    *_, (looped, loop_totals, _) = train_epoch_by_call(copy(state), data, Epoch.of(48, 16), 0)
+    chex.assert_trees_all_close(scanned.params, looped.params, rtol=1e-4, atol=1e-6)
+    chex.assert_trees_all_close(totals, loop_totals, rtol=1e-5)
+
+
+def test_an_epoch_resumed_in_its_middle_ends_in_the_same_bits(state):
+    data, cut = made_up(40), Epoch.of(40, 16)
+    *_, (whole, totals, _) = train_epoch_by_call(copy(state), data, cut, 0)
+    half, half_totals, done = next(train_epoch_by_call(copy(state), data, cut, 0))
+    *_, (resumed, resumed_totals, _) = train_epoch_by_call(half, data, cut, 0, done=done, totals=half_totals)
+    chex.assert_trees_all_equal(resumed.params, whole.params)
+    chex.assert_trees_all_equal(resumed_totals, totals)
+
+
+def test_the_first_bad_step_is_known(state):
+    broken = new_state(net=sgd(float("inf")))
+    *_, (end, totals, _) = train_epoch_by_call(broken, made_up(48), Epoch.of(48, 16), 0)
+    assert int(totals.bad_step) == 1 and not is_finite(end) and is_finite(state)
+
+
+def test_evaluation_of_a_set_that_no_batch_size_divides(state):
+    data = made_up(25)
+    whole, batched = evaluate(state, data, batch_size=25), evaluate(state, data, batch_size=10)
+    chex.assert_shape(batched.embeddings, (25, 2))
+    np.testing.assert_allclose(batched.embeddings, whole.embeddings, rtol=1e-4, atol=1e-6)
+    assert batched.loss == pytest.approx(whole.loss, rel=1e-5) and batched.accuracy == whole.accuracy
+    assert whole.accuracy == np.mean(whole.predictions == data.labels)
+
+
+def test_adam_drives_both_groups_too():
+    after, _ = step(new_state(net=adam(), head=adam()), made_up(16))
+    assert is_finite(after)
+
+
+def test_mnist_is_learnt_from_a_slice():
+    """Four epochs over 6,000 digits at 14×14: of 1,000 unseen ones over 60 % are nearest to their own direction in the plane."""
+    mnist = load("mnist")
+    train = Split(mnist.train.images[:6000, ::2, ::2], mnist.train.labels[:6000])
+    test = Split(mnist.test.images[:1000, ::2, ::2], mnist.test.labels[:1000])
+    state = create_train_state(
+        jax.random.key(0),
+        ConvStack(Backbone(((16, 5, 2), "M", (32, 5, 2), "M"))),
+        MarginHead(10, ArcFace(0.2), 2.0),
+        train.images,
+        net_optimizer=sgd(0.01, 0.9),
+        head_optimizer=sgd(0.5),
+    )
+    for _ in range(4):
+        state, _ = train_epoch(state, train, 32)
+    assert evaluate(state, test).accuracy > 0.6
