@@ -1,6 +1,6 @@
 """The ArcLoss study: twelve networks and optimisers that draw MNIST in the plane.
 
-    python -m experiments.arcloss --variant v1_2_3
+python -m experiments.arcloss --variant v1_2_3
 """
 
 import dataclasses
@@ -10,7 +10,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments.terminal import Diverged, OptionalFloat, OptionalInt, OptionalStr, UserError, main, parse, said_by_a_library
+from experiments.terminal import (
+    Diverged,
+    OptionalFloat,
+    OptionalInt,
+    OptionalStr,
+    UserError,
+    main,
+    parse,
+    said_by_a_library,
+)
 from experiments.variants import VARIANTS, Adam, Sgd, Variant
 
 if TYPE_CHECKING:

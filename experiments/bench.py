@@ -1,8 +1,8 @@
 """Every speed and memory figure, peers in the same run.
 
-    python -m experiments.bench step --variants v1_2_3 v1_1
-    python -m experiments.bench epoch
-    python -m experiments.bench start
+python -m experiments.bench step --variants v1_2_3 v1_1
+python -m experiments.bench epoch
+python -m experiments.bench start
 """
 
 import contextlib
@@ -76,7 +76,7 @@ def step(config: Step) -> dict[str, Any]:
     contenders = ["jaxnets"]
     if find_spec("torch"):
         contenders += ["torch", "torch.compile"] if config.compiled else ["torch"]
-    rows = []
+    rows: list[dict[str, Any]] = []
     for name in names:
         with contextlib.ExitStack() as stack:
             workers = {each: stack.enter_context(_Worker.start(each, name)) for each in contenders}
@@ -84,8 +84,10 @@ def step(config: Step) -> dict[str, Any]:
                 for worker in workers.values():
                     worker.step()
             rows.append({"variant": name} | {each: worker.result() for each, worker in workers.items()})
-            Console(stderr=True).print(_step_row(rows[-1]), highlight=False)
-    table = Table("variant", "contender", "step", "times PyTorch's rate", "first step", "peak memory", title="training step")
+            Console(stderr=True).print(_step_sentence(rows[-1]), highlight=False)
+    table = Table(
+        "variant", "contender", "step", "times PyTorch's rate", "first step", "peak memory", title="training step"
+    )
     for row in rows:
         for each in contenders:
             result = row[each]
@@ -102,7 +104,7 @@ def step(config: Step) -> dict[str, Any]:
     return {"rows": rows}
 
 
-def _step_row(row: dict[str, Any]) -> str:
+def _step_sentence(row: dict[str, Any]) -> str:
     return f"{row['variant']}: " + ", ".join(
         f"{each} {result['median_seconds'] * 1e3:.1f} ms" for each, result in row.items() if each != "variant"
     )
@@ -257,8 +259,14 @@ def _first_step(variant: str, out: Path, cache: Path) -> float:
     return wall - summary["command_seconds"] + summary["seconds_to_first_step"]
 
 
-def command(config: Any) -> None:
-    result = {Step: step, EpochCost: epoch, Start: start}[type(config)](config)
+def command(config: Step | EpochCost | Start) -> None:
+    match config:
+        case Step():
+            result = step(config)
+        case EpochCost():
+            result = epoch(config)
+        case _:
+            result = start(config)
     arguments = " ".join(sys.argv[1:])
     if config.out:
         record = {"command": f"python -m experiments.bench {arguments}", "environment": environment(), **result}

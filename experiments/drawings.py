@@ -52,7 +52,7 @@ def draw_epoch(variant: Variant, dataset: Dataset) -> Callable[[Folder, Line], N
 
 
 def draw_run(variant: Variant, dataset: Dataset, angle: float | None) -> Callable[[Folder, list[Line]], None]:
-    """What a whole run shows: curves, angles (with the margin, where it is an angle), confusion, and the scatter opening."""
+    """What a whole run shows: curves, angles (with the margin, if it is one), confusion, the scatter as it opened."""
     labels = np.asarray(dataset.test.labels)
 
     def of_run(folder: Folder, lines: list[Line]) -> None:
@@ -102,7 +102,7 @@ def draw_sheet(path: Path, folders: Mapping[Variant, Path], dataset: Dataset) ->
                 figures.Panel(
                     name=variant.name,
                     accuracy=lines[-1]["test_accuracy"],
-                    verdict=folder.summary().get("verdict", lines[-1]["verdict"]),
+                    verdict=folder.summary().get("verdict") or lines[-1]["verdict"],
                     author_verdict=variant.verdict,
                     embeddings=arrays["embeddings"],
                     labels=np.asarray(dataset.test.labels),
@@ -114,12 +114,12 @@ def draw_sheet(path: Path, folders: Mapping[Variant, Path], dataset: Dataset) ->
 
 
 def closing_words(directory: Path, summary: Line) -> str:
-    last = summary["last"]
+    last, last_picture = summary["last"], f"epoch_{summary['epochs']:04d}.png"
     return (
         f"{summary['verdict']}: test accuracy {last['test_accuracy']:.4f} after {summary['epochs']} epochs "
         f"(best {summary['best']['test_accuracy']:.4f} after {summary['best']['epoch']}), "
         f"gaps between classes {_gaps(last, 1)}\n"
-        f"see {directory / 'scatter.gif'}, {directory / 'scatter' / f'''epoch_{summary['epochs']:04d}.png'''} and beside them"
+        f"see {directory / 'scatter.gif'}, {directory / 'scatter' / last_picture} and beside them"
     )
 
 

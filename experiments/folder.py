@@ -22,7 +22,15 @@ from typing import Any
 
 import numpy as np
 
-from experiments.records import differences, environment, read_json, read_lines, write_atomically, write_json, write_lines
+from experiments.records import (
+    differences,
+    environment,
+    read_json,
+    read_lines,
+    write_atomically,
+    write_json,
+    write_lines,
+)
 from experiments.terminal import UserError
 from jaxnets import checkpoint
 from jaxnets.epochs import Totals
@@ -87,7 +95,7 @@ class Folder:
     def record(self, position: Position, lines: list[Line], arrays: Arrays) -> None:
         """An epoch that has just ended: `lines` ends with its own."""
         buffer = io.BytesIO()
-        np.savez(buffer, **arrays)
+        np.savez(buffer, **dict(arrays))  # type: ignore[arg-type]  # its stub takes the names for allow_pickle
         write_atomically(self.path / "epochs" / f"{position.epoch:04d}.npz", buffer.getvalue())
         write_lines(self.path / "metrics.jsonl", lines)
         if lines[-1]["test_accuracy"] > max((line["test_accuracy"] for line in lines[:-1]), default=-1.0):

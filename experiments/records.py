@@ -10,7 +10,7 @@ from typing import Any
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:
-    """Writes under another name, flushes to the disk, and renames: a killed process leaves the old file or the new one."""
+    """Writes under another name, flushes, and renames: a killed process leaves the old file or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
     with open(partial, "wb") as file:
@@ -53,7 +53,7 @@ def environment() -> dict[str, Any]:
     import jax
 
     devices = jax.devices()
-    packages = ("jaxnets", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+    packages = ("jaxnets", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "torch")
     return {
         "python": platform.python_version(),
         **{package: _version(package) for package in packages},

@@ -54,19 +54,19 @@ def run(experiment: Experiment, *, fresh: bool, started: float) -> Line:
       Diverged: where the loss is no longer finite; the summary says so too.
     """
     folder = Folder(experiment.directory)
-    folder.claim(experiment.config, fresh=fresh)
-    position, lines = folder.resume(experiment.state)
-    if position.epoch > experiment.epochs:
-        raise UserError(
-            f"{folder.path} holds {position.epoch} epochs already, more than the {experiment.epochs} asked for: "
-            "ask for as many, --fresh to start over, or another --out"
-        )
     clock = _Clock(started)
     with (
         StopSignals() as signals,
         ThreadPoolExecutor(max_workers=1) as artist,
         ProgressBar(experiment.name, experiment.epochs * experiment.cut.examples) as bar,
     ):
+        folder.claim(experiment.config, fresh=fresh)
+        position, lines = folder.resume(experiment.state)
+        if position.epoch > experiment.epochs:
+            raise UserError(
+                f"{folder.path} holds {position.epoch} epochs already, more than the {experiment.epochs} asked for: "
+                "ask for as many, --fresh to start over, or another --out"
+            )
         drawings = [artist.submit(experiment.draw_epoch, folder, line) for line in lines]
         try:
             while position.epoch < experiment.epochs:
@@ -125,7 +125,8 @@ def _stop_if_told(signals: StopSignals, folder: Folder, position: Position) -> N
     if signals.received is not None:
         where = f"after {position.epoch} epochs" + (f" and {position.done} steps" if position.done else "")
         raise Interrupted(
-            f"stopped {where}; all of it is saved in {folder.path}: the same command goes on from there", signals.received
+            f"stopped {where}; all of it is saved in {folder.path}: the same command goes on from there",
+            signals.received,
         )
 
 

@@ -7,14 +7,12 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from types import FrameType
-from typing import Annotated, TypeAlias, TypeVar
+from typing import Annotated, Any, TypeAlias
 
 import tyro
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskProgressColumn, TimeRemainingColumn
 from rich.text import Text
-
-Config = TypeVar("Config")
 
 # Options whose default is said in their help, and not as "None".
 OptionalInt: TypeAlias = Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")]
@@ -49,8 +47,8 @@ class Interrupted(Exception):
         self.exit_code = 128 + signal_number
 
 
-def parse(config: type[Config], prog: str, argv: list[str] | None = None) -> Config:
-    """A frozen dataclass from the command line; what does not fit is said in one sentence, with exit code 2."""
+def parse(config: Any, prog: str, argv: list[str] | None = None) -> Any:
+    """A frozen dataclass, or one of a union of them, from the command line; what does not fit is said in one sentence, with exit code 2."""
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):
@@ -81,6 +79,8 @@ def main(command: Callable[[], None]) -> None:
         if error.name != "kernels":
             raise
         sys.exit(_say(str(error), BAD_INPUT))
+    except KeyboardInterrupt:
+        sys.exit(_say("stopped before there was anything to save", 128 + signal.SIGINT, prefix=""))
     except Interrupted as stop:
         sys.exit(_say(str(stop), stop.exit_code, prefix=""))
     except OSError as error:

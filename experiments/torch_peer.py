@@ -66,7 +66,7 @@ def build_optimizer(recipe: Adam | Sgd, module: nn.Module) -> torch.optim.Optimi
 
 
 class Step:
-    """One training step of a variant, on images [N, 1, H, W] in channels-last memory; `compiled` for `torch.compile`."""
+    """One training step of a variant, on images [N, 1, H, W] in channels-last memory; `compiled`: `torch.compile`."""
 
     def __init__(self, variant: Variant, margin: ArcFace, scale: float, *, device: str, compiled: bool) -> None:
         self.net = Net(BACKBONES[variant.name]).to(device, memory_format=torch.channels_last)

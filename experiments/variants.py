@@ -37,7 +37,9 @@ class Variant:
 
 
 V0 = Variant("v0", "five 3×3 layers, Adam", "classes never fully split; mid-training the picture explodes")
-V1 = replace(V0, name="v1", change="deeper: nine 5×5 layers up to 512 wide", verdict="loss stops falling after ten-odd epochs")
+V1 = replace(
+    V0, name="v1", change="deeper: nine 5×5 layers up to 512 wide", verdict="loss stops falling after ten-odd epochs"
+)
 V1_1 = replace(
     V1,
     name="v1_1",
@@ -48,7 +50,10 @@ V1_1 = replace(
 )
 V1_1_2 = replace(V1_1, name="v1_1_2", change="narrower", verdict="good: clearly separated; slower to converge")
 V1_1_3 = replace(
-    V1_1_2, name="v1_1_3", change="linear head → convolution", verdict="some classes overlap; worse than the linear head"
+    V1_1_2,
+    name="v1_1_3",
+    change="linear head → convolution",
+    verdict="some classes overlap; worse than the linear head",
 )
 V1_1_4 = replace(
     V1_1,
@@ -78,6 +83,5 @@ V2_1 = replace(
 )
 
 VARIANTS = {
-    variant.name: variant
-    for variant in (V0, V1, V1_1, V1_1_2, V1_1_3, V1_1_4, V1_2, V1_2_2, V1_2_3, V1_2_4, V2, V2_1)
+    variant.name: variant for variant in (V0, V1, V1_1, V1_1_2, V1_1_3, V1_1_4, V1_2, V1_2_2, V1_2_3, V1_2_4, V2, V2_1)
 }

@@ -13,7 +13,6 @@ import jax
 import orbax.checkpoint as ocp
 
 
-
 def save(directory: Path, number: int, tree: Any, *, keep: int) -> None:
     """Saves `tree` as checkpoint `number`, replacing one of that number, and then drops all but the newest `keep`.
 

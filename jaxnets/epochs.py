@@ -98,8 +98,8 @@ class Epoch(NamedTuple):
 def steps_per_call() -> int | None:
     """Steps in one jitted call: one on the CPU, None (all of an epoch's full batches) elsewhere.
 
-    On the CPU a scan gains nothing over a Python loop over the jitted step (`python -m experiments.bench epoch` measures
-    both), and a loop can show progress and stop between steps. On a GPU a step is shorter than its dispatch.
+    On the CPU a scan gains nothing over a Python loop over the jitted step (`python -m experiments.bench epoch`
+    measures both), and a loop can show progress and stop between steps. On a GPU a step is shorter than its dispatch.
     """
     return 1 if jax.default_backend() == "cpu" else None
 
@@ -157,8 +157,7 @@ def train_epoch(
     """
     cut = Epoch.of(split.labels.shape[0], batch_size, steps)
     totals = Totals.zero()
-    for state, totals, _ in train_epoch_by_call(state, split, cut, int(state.step) // cut.steps):  # noqa: B020
-        pass
+    *_, (state, totals, _) = train_epoch_by_call(state, split, cut, int(state.step) // cut.steps)
     return state, mean_metrics(totals)
 
 

@@ -27,9 +27,7 @@ class MarginHead:
     def loss(
         self, params: dict[str, Array], embeddings: Float[Array, "N D"], labels: Int[Array, "N"]
     ) -> Float[Array, "N"]:
-        return margin_softmax_loss(
-            embeddings, params["class_weights"], labels, margin=self.margin, scale=self.scale
-        )
+        return margin_softmax_loss(embeddings, params["class_weights"], labels, margin=self.margin, scale=self.scale)
 
     def predict(self, params: dict[str, Array], embeddings: Float[Array, "N D"]) -> Int[Array, "N"]:
         return cosines(embeddings, params["class_weights"]).argmax(axis=1)

@@ -10,7 +10,7 @@ from kernels.margin_softmax.geometry import directions
 
 
 def adacos_scale(num_classes: int) -> float:
-    """s = √2·ln(C − 1): the fixed scale of AdaCos, at which a target at θ = 45° among C − 1 orthogonal others has p = ½.
+    """s = √2·ln(C − 1), AdaCos's fixed scale: a target at θ = 45° among C − 1 orthogonal others then has p = ½.
 
     Zhang et al., AdaCos: Adaptively Scaling Cosine Logits, 2019, arXiv:1905.00292, eq. 13.
 

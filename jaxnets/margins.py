@@ -103,10 +103,10 @@ class Combined:
 class Tutorial:
     """The form that many write-ups of ArcFace compute: every cosine is divided by ten before `acos`, and stays so.
 
-    Their logits are s·cos θ / 10 and, for the target, s·cos(θ' + m) with θ' = acos(cos θ / 10); the division was meant to
-    keep `acos` away from ±1. It makes the scale in force s / 10, and the margin acts at θ' ≈ π/2, where it is nearly the
-    constant −sin m. `margin_softmax_loss` divides its `scale` by `divisor`, so that `scale=s` gives exactly that loss;
-    here ψ = divisor·cos(θ' + m) is on the scale of the undivided cosines.
+    Their logits are s·cos θ / 10 and, for the target, s·cos(θ' + m) with θ' = acos(cos θ / 10); the division was meant
+    to keep `acos` away from ±1. It makes the scale in force s / 10, and the margin acts at θ' ≈ π/2, where it is nearly
+    the constant −sin m. `margin_softmax_loss` divides its `scale` by `divisor`, so that `scale=s` gives exactly that
+    loss; here ψ = divisor·cos(θ' + m) is on the scale of the undivided cosines.
     """
 
     m: float = 0.5

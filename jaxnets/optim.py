@@ -25,7 +25,7 @@ def sgd(learning_rate: float | Schedule, momentum: float = 0.0) -> optax.Gradien
 class AdamState(NamedTuple):
     """First and second moments, shaped as the parameters, and the number of steps taken."""
 
-    count: Int[Array, ""]
+    taken: Int[Array, ""]
     first: Any
     second: Any
 
@@ -33,7 +33,7 @@ class AdamState(NamedTuple):
 def adam(
     learning_rate: float | Schedule = 1e-3, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8
 ) -> optax.GradientTransformation:
-    """`torch.optim.Adam`, in its order of operations: parameter ← parameter − (rate / c1)·first / (√second / √c2 + eps).
+    """`torch.optim.Adam`: parameter ← parameter − learning_rate·(first / c1) / (√second / √c2 + eps).
 
     c1 = 1 − b1^t and c2 = 1 − b2^t correct the moments for their start at zero. `optax.scale_by_adam` means the same
     but rounds elsewhere, and does not pass strict dtype promotion.
@@ -46,17 +46,15 @@ def adam(
     def update(grads: Any, state: AdamState, params: Any = None) -> tuple[Any, AdamState]:
         first = jax.tree.map(lambda m, g: m + (1 - b1) * (g - m), state.first, grads)
         second = jax.tree.map(lambda v, g: b2 * v + (1 - b2) * g * g, state.second, grads)
-        t = (state.count + 1).astype(jnp.result_type(float))
+        t = (state.taken + 1).astype(jnp.result_type(float))
         c1, sqrt_c2 = 1 - b1**t, jnp.sqrt(1 - b2**t)
 
         def direction(m: Array, v: Array) -> Array:
             return m / c1.astype(m.dtype) / (jnp.sqrt(v) / sqrt_c2.astype(m.dtype) + eps)
 
-        return jax.tree.map(direction, first, second), AdamState(state.count + 1, first, second)
+        return jax.tree.map(direction, first, second), AdamState(state.taken + 1, first, second)
 
-    return optax.chain(
-        optax.GradientTransformation(init, update), optax.scale_by_learning_rate(learning_rate)
-    )
+    return optax.chain(optax.GradientTransformation(init, update), optax.scale_by_learning_rate(learning_rate))
 
 
 def step_lr(learning_rate: float, *, steps_per_epoch: int, step_size: int, gamma: float) -> Schedule:

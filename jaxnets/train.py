@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import linen as nn
 from flax import struct
@@ -46,7 +47,7 @@ def create_train_state(
     key: Array,
     model: nn.Module,
     head: Head,
-    images: Array,
+    images: Array | np.ndarray,
     *,
     net_optimizer: optax.GradientTransformation,
     head_optimizer: optax.GradientTransformation,
@@ -80,7 +81,7 @@ def train_step(state: TrainState, batch: Split, axis_name: str | None = None) ->
     """
     _, step_key = jax.random.split(state.key)
     dropout_key = jax.random.fold_in(step_key, state.step)
-    params = state.params
+    params, images, labels = state.params, jnp.asarray(batch.images), jnp.asarray(batch.labels)
     if axis_name is not None:
         dropout_key = jax.random.fold_in(dropout_key, jax.lax.axis_index(axis_name))
         params = jax.lax.pcast(params, axis_name, to="varying")  # so that gradients are this device's own
@@ -88,17 +89,17 @@ def train_step(state: TrainState, batch: Split, axis_name: str | None = None) ->
     def mean_loss(params: Params) -> tuple[Array, tuple[Array, Params]]:
         outputs, updated = state.model.apply(
             {"params": params["net"], "batch_stats": state.batch_stats},
-            as_floats(batch.images, params),
+            as_floats(images, params),
             train=True,
             axis_name=axis_name,
             mutable=["batch_stats"],
             rngs={"dropout": dropout_key},
         )
-        losses = state.head.loss(params["head"], outputs, batch.labels)
+        losses = state.head.loss(params["head"], outputs, labels)
         return losses.mean(), (outputs, updated.get("batch_stats", {}))
 
     (loss, (outputs, batch_stats)), grads = jax.value_and_grad(mean_loss, has_aux=True)(params)
-    correct = state.head.predict(params["head"], outputs) == batch.labels
+    correct = state.head.predict(params["head"], outputs) == labels
     metrics = {"loss": loss, "accuracy": correct.mean(dtype=loss.dtype)}
     if axis_name is not None:
         grads, batch_stats, metrics = jax.lax.pmean((grads, batch_stats, metrics), axis_name)
@@ -124,13 +125,14 @@ class Outputs(NamedTuple):
 
 def eval_step(state: TrainState, batch: Split) -> Outputs:
     """The network in inference, with BatchNorm's running statistics; the loss has its margin, predictions do not."""
+    images, labels = jnp.asarray(batch.images), jnp.asarray(batch.labels)
     outputs = state.model.apply(
         {"params": state.params["net"], "batch_stats": state.batch_stats},
-        as_floats(batch.images, state.params),
+        as_floats(images, state.params),
         train=False,
     )
     head = state.params["head"]
-    return Outputs(outputs, state.head.loss(head, outputs, batch.labels), state.head.predict(head, outputs))
+    return Outputs(outputs, state.head.loss(head, outputs, labels), state.head.predict(head, outputs))
 
 
 @jax.jit

@@ -9,13 +9,15 @@ import functools
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
 from kernels.conv2d import choice
 from kernels.conv2d.reference import Padding
 from kernels.conv2d.transforms import Transforms, transforms
+
+# Channels of a product from which XLA:CPU's routine for a·b is the faster.
+_PLAIN_PRODUCT = 128
 
 
 def conv2d(
@@ -54,16 +56,15 @@ def convolve(
 
 def _forward(maps: Transforms, x: Array, w: Array) -> tuple[Array, tuple[Array, Array]]:
     x_points = _stacked(maps.image.apply(x), maps)
-    w_points = _blocks(maps.kernel.apply(w), maps)
-    y_points = _contract("pio,pin->pon", w_points, x_points)
-    return maps.output.apply_transpose(_unstacked(y_points, maps)), (x_points, w_points)
+    y_points = _filtered(x_points, w, maps)
+    return maps.output.apply_transpose(_unstacked(y_points, maps)), (x_points, w)
 
 
-def _backward(maps: Transforms, points: tuple[Array, Array], dy: Array) -> tuple[Array, Array]:
-    x_points, w_points = points
+def _backward(maps: Transforms, residuals: tuple[Array, Array], dy: Array) -> tuple[Array, Array]:
+    x_points, w = residuals
     dy_points = _stacked(maps.output.apply(dy), maps)
-    dx_points = _contract("pio,pon->pin", w_points, dy_points)
-    dw_points = _contract("pin,pon->pio", x_points, dy_points)
+    dx_points = _filtered(dy_points, w, maps, transpose=True)
+    dw_points = _einsum("pin,pon->pio", x_points, dy_points)
     return (
         maps.image.apply_transpose(_unstacked(dx_points, maps)),
         maps.kernel.apply_transpose(_unblocked(dw_points, maps)),
@@ -71,6 +72,20 @@ def _backward(maps: Transforms, points: tuple[Array, Array], dy: Array) -> tuple
 
 
 convolve.defvjp(_forward, _backward)
+
+
+def _filtered(points: Float[Array, "P c n"], w: Array, maps: Transforms, *, transpose: bool = False) -> Array:
+    """Σ_i w[i, o]·points[i] at every point, or with `transpose` Σ_o w[i, o]·points[o].
+
+    The filters are transformed anew for either, which costs less than to keep them, or to multiply by them in the
+    order that does not suit: XLA:CPU has one routine for a·b and another for aᵀ·b, the faster for large and for small.
+    """
+    plain = min(w.shape[2:]) * (1 if maps.plan.gauss else 2) >= _PLAIN_PRODUCT
+    swap = plain != transpose
+    filters = maps.kernel.apply(w.swapaxes(2, 3) if swap else w)
+    if not maps.plan.gauss:
+        filters = _blocks(filters, conjugate=swap)
+    return _einsum("pab,pbn->pan" if plain else "pba,pbn->pan", filters, points)
 
 
 # Points are [points, c, n]. Without Gauss's trick they come in pairs (re, im), and a complex product is the real one
@@ -85,15 +100,11 @@ def _unstacked(points: Array, maps: Transforms) -> Float[Array, "P c n"]:
     return points if maps.plan.gauss else points.reshape(-1, points.shape[1] // 2, points.shape[2])
 
 
-def _blocks(points: Float[Array, "P c_in c_out"], maps: Transforms) -> Array:
-    if maps.plan.gauss:
-        return points
-    _, c_in, c_out = points.shape
-    re, im = (points[part::2, None, :, None] for part in (0, 1))  # [frequencies, 1, c_in, 1, c_out]
-    row = np.arange(2).reshape(1, 2, 1, 1, 1)
-    column = np.arange(2).reshape(1, 1, 1, 2, 1)
-    # A selection, which XLA fuses into one pass; it copies a concatenation slowly.
-    return jnp.where(row == column, re, jnp.where(row == 0, im, -im)).reshape(-1, 2 * c_in, 2 * c_out)
+def _blocks(points: Float[Array, "P a b"], *, conjugate: bool) -> Array:
+    re, im = points[0::2], points[1::2]
+    upper, lower = (-im, im) if conjugate else (im, -im)
+    rows = [jnp.stack([re, upper], axis=2), jnp.stack([lower, re], axis=2)]
+    return jnp.stack(rows, axis=1).reshape(-1, 2 * points.shape[1], 2 * points.shape[2])
 
 
 def _unblocked(blocks: Array, maps: Transforms) -> Float[Array, "P c_in c_out"]:
@@ -105,5 +116,5 @@ def _unblocked(blocks: Array, maps: Transforms) -> Float[Array, "P c_in c_out"]:
     return jnp.stack([re, im], axis=1).reshape(-1, c_in, c_out)
 
 
-def _contract(subscripts: str, a: Array, b: Array) -> Array:
+def _einsum(subscripts: str, a: Array, b: Array) -> Array:
     return jnp.einsum(subscripts, a, b, precision=lax.Precision.HIGHEST)

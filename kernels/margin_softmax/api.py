@@ -42,7 +42,9 @@ def margin_softmax(
     _check(embeddings, class_weights, labels)
     if implementation not in (None, *get_args(Implementation)):
         known = ", ".join(get_args(Implementation))
-        raise ValueError(f"margin_softmax has no implementation {implementation!r}; there is {known}, or None to choose")
+        raise ValueError(
+            f"margin_softmax has no implementation {implementation!r}; there is {known}, or None to choose"
+        )
 
     dtype = jnp.float64 if jnp.float64 in (embeddings.dtype, class_weights.dtype) else jnp.float32
     x, w = embeddings.astype(dtype), class_weights.astype(dtype)

@@ -7,7 +7,7 @@ SHORTEST = 1e-12  # the length below which a vector has no direction; PyTorch's 
 
 
 def directions(vectors: Float[Array, "N D"]) -> Float[Array, "N D"]:
-    """Unit vectors [N, D]. A vector shorter than 1e-12 has no direction: it gives zeros, and no gradient. NaN stays NaN."""
+    """Unit vectors [N, D]; NaN stays NaN. One shorter than 1e-12 has no direction: it gives zeros, and no gradient."""
     squares = jnp.sum(vectors**2, axis=1, keepdims=True)
     too_short = squares <= SHORTEST**2
     return jnp.where(too_short, 0, vectors / jnp.sqrt(jnp.where(too_short, 1, squares)))

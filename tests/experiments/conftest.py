@@ -10,7 +10,7 @@ from jaxnets import load
 
 @pytest.fixture(scope="session")
 def digits(tmp_path_factory):
-    """A folder in MNIST's format: 160 of its training and 100 of its test images, so that an epoch is three short steps."""
+    """A folder in MNIST's format: 160 of its training and 100 of its test images, so that an epoch is a few steps."""
     folder = tmp_path_factory.mktemp("digits")
     mnist = load("mnist")
     for name, split, count in (("train", mnist.train, 160), ("t10k", mnist.test, 100)):

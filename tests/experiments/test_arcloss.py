@@ -76,7 +76,9 @@ def test_a_finished_run_goes_no_further_and_a_longer_one_goes_on(digits, run_onc
 
 def test_another_configuration_is_refused_and_fresh_starts_over(digits, tmp_path):
     arcloss.command(config(digits, tmp_path, epochs=1))
-    with pytest.raises(terminal.UserError, match=r"another configuration \(margin: .*scale: 3\.1\d+ → 64\.0\).*--fresh"):
+    with pytest.raises(
+        terminal.UserError, match=r"another configuration \(margin: .*scale: 3\.1\d+ → 64\.0\).*--fresh"
+    ):
         arcloss.command(config(digits, tmp_path, epochs=1, margin="cosface", s=64.0))
     arcloss.command(config(digits, tmp_path, epochs=1, margin="cosface", s=64.0, fresh=True))
     record = json.loads((tmp_path / "arcloss" / "v0" / "seed0" / "config.json").read_text())
@@ -97,7 +99,9 @@ def test_a_damaged_checkpoint_is_skipped_for_the_one_before(digits, tmp_path):
 def strip_times(folder):
     """metrics.jsonl without what no two runs share."""
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in line.items() if name not in ("seconds", "images_per_second")} for line in lines]
+    return [
+        {name: value for name, value in line.items() if name not in ("seconds", "images_per_second")} for line in lines
+    ]
 
 
 def test_a_diverged_run_says_where_and_keeps_the_last_good_state(digits, tmp_path, monkeypatch, capsys):

@@ -35,7 +35,9 @@ def left_behind(out):
     folder = out / "arcloss" / "v0" / "seed0"
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     lines = [{k: v for k, v in line.items() if k not in ("seconds", "images_per_second")} for line in lines]
-    files = {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.suffix in (".png", ".gif", ".npz")}
+    files = {
+        str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.suffix in (".png", ".gif", ".npz")
+    }
     with ocp.CheckpointManager(folder / "checkpoints" / "last") as manager:
         state = manager.restore(manager.latest_step(), args=ocp.args.StandardRestore())
     leaves = [np.asarray(leaf) for name in ("params", "batch_stats", "opt_state") for leaf in _leaves(state[name])]
@@ -89,7 +91,18 @@ def test_killed_at_random_moments_and_told_to_stop(command, tmp_path):
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)], ids=["SIGTERM", "SIGINT"])
 def test_told_to_stop_in_the_first_epoch(number, code, digits, tmp_path):
     """In the middle of an epoch of 160 steps: what is done of it is saved, and goes on."""
-    arguments = ["--variant", "v0", "--epochs", "1", "--batch-size", "1", "--data", f"idx:{digits}", "--out", str(tmp_path)]
+    arguments = [
+        "--variant",
+        "v0",
+        "--epochs",
+        "1",
+        "--batch-size",
+        "1",
+        "--data",
+        f"idx:{digits}",
+        "--out",
+        str(tmp_path),
+    ]
     argv = [sys.executable, "-m", "experiments.arcloss", *arguments]
     config = tmp_path / "arcloss" / "v0" / "seed0" / "config.json"
     with subprocess.Popen(argv, cwd=REPOSITORY, stderr=subprocess.PIPE, text=True) as process:
@@ -120,5 +133,9 @@ def test_help_and_list_do_not_wait_for_jax(option):
     check = "import sys, experiments.arcloss; assert not {'jax', 'matplotlib', 'numpy'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", check], cwd=REPOSITORY, check=True)
     started = time.perf_counter()
-    subprocess.run([sys.executable, "-m", "experiments.arcloss", option], cwd=REPOSITORY, check=True, capture_output=True)
-    assert time.perf_counter() - started < 5  # 0.3 s on a quiet machine; a guard against a heavy import, not a measurement
+    subprocess.run(
+        [sys.executable, "-m", "experiments.arcloss", option], cwd=REPOSITORY, check=True, capture_output=True
+    )
+    assert (
+        time.perf_counter() - started < 5
+    )  # 0.3 s on a quiet machine; a guard against a heavy import, not a measurement

@@ -19,7 +19,15 @@ def psi(margin, theta=THETA):
 
 @pytest.mark.parametrize(
     "margin",
-    [NormFace(), CosFace(0.35), ArcFace(0.5), ArcFace(0.5, "smooth"), SphereFace(1.7), SphereFace(4), Combined(1.2, 0.3, 0.1)],
+    [
+        NormFace(),
+        CosFace(0.35),
+        ArcFace(0.5),
+        ArcFace(0.5, "smooth"),
+        SphereFace(1.7),
+        SphereFace(4),
+        Combined(1.2, 0.3, 0.1),
+    ],
     ids=repr,
 )
 def test_falls_with_the_angle_and_never_exceeds_the_cosine(margin):

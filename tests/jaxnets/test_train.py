@@ -17,9 +17,10 @@ HEAD = MarginHead(10, ArcFace(0.3), 3.0)
 step = jax.jit(train_step)
 
 
-def new_state(seed=0, net=sgd(0.05, 0.9), head=sgd(0.5)):
+def new_state(seed=0, net=None, head=None):
     images = np.zeros((1, 12, 12, 1), np.uint8)
-    return create_train_state(jax.random.key(seed), THIN, HEAD, images, net_optimizer=net, head_optimizer=head)
+    optimizers = {"net_optimizer": net or sgd(0.05, 0.9), "head_optimizer": head or sgd(0.5)}
+    return create_train_state(jax.random.key(seed), THIN, HEAD, images, **optimizers)
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +45,9 @@ def part(split, indices):
 def test_a_fresh_state_is_determined_by_its_key(state):
     chex.assert_trees_all_equal(jax.tree.leaves(new_state().params), jax.tree.leaves(state.params))
     chex.assert_shape(state.params["head"]["class_weights"], (10, 2))
-    assert float(jnp.abs(new_state(1).params["head"]["class_weights"] - state.params["head"]["class_weights"]).max()) > 0.1
+    assert (
+        float(jnp.abs(new_state(1).params["head"]["class_weights"] - state.params["head"]["class_weights"]).max()) > 0.1
+    )
 
 
 def test_class_weights_start_standard_normal():
@@ -87,7 +90,9 @@ def test_seeds_train_side_by_side_under_vmap(state):
     mapped, _ = jax.jit(jax.vmap(train_step, in_axes=(0, None)))(stacked, batch)
     for i, one in enumerate(states):
         after, _ = step(one, batch)
-        chex.assert_trees_all_close(jax.tree.map(lambda leaf, i=i: leaf[i], mapped).params, after.params, rtol=1e-4, atol=1e-5)
+        chex.assert_trees_all_close(
+            jax.tree.map(lambda leaf, i=i: leaf[i], mapped).params, after.params, rtol=1e-4, atol=1e-5
+        )
 
 
 @pytest.mark.parametrize("how", ["pmap", "shard_map", "shard_map without check_vma", "sharded_step"])
@@ -200,7 +205,7 @@ def test_adam_drives_both_groups_too():
 
 
 def test_mnist_is_learnt_from_a_slice():
-    """Four epochs over 6,000 digits at 14×14: of 1,000 unseen ones over 60 % are nearest to their own direction in the plane."""
+    """Four epochs over 6,000 digits at 14×14: over 60 % of 1,000 unseen ones are nearest to their own direction."""
     mnist = load("mnist")
     train = Split(mnist.train.images[:6000, ::2, ::2], mnist.train.labels[:6000])
     test = Split(mnist.test.images[:1000, ::2, ::2], mnist.test.labels[:1000])

@@ -126,10 +126,12 @@ class Contract:
             for a, axis in zip((x, w), axes, strict=True)
         )
         run = functools.partial(self.run, dy=dy, padding=1, layout="HWCN")
-        at = [jax.tree.map(lambda a, axis, i=i: np.take(a, i, axis), (x, w), axes, is_leaf=lambda a: a is None)
-              if None not in axes else
-              tuple(a if axis is None else np.take(a, i, axis) for a, axis in zip((x, w), axes, strict=True))
-              for i in range(3)]
+        at = [
+            jax.tree.map(lambda a, axis, i=i: np.take(a, i, axis), (x, w), axes, is_leaf=lambda a: a is None)
+            if None not in axes
+            else tuple(a if axis is None else np.take(a, i, axis) for a, axis in zip((x, w), axes, strict=True))
+            for i in range(3)
+        ]
         expected = [np.stack(column) for column in zip(*(run(*pair) for pair in at), strict=True)]
         assert_close(jax.vmap(run, axes)(x, w), expected, 2e-6)
 

@@ -136,7 +136,7 @@ def test_finite_where_the_sine_vanishes(implementation, margin, dtype):
 
 @pytest.mark.parametrize("theta", [1e-6, 3.35e-4, 1e-2, math.pi - 1e-2, math.pi - 3.35e-4])
 def test_gradient_is_exact_near_the_ends(implementation, theta):
-    """dψ/dθ = −sin(θ + m), also where √(1 − cos²θ) is 0 in float32. Two classes, the other one opposite or at right angles."""
+    """dψ/dθ = −sin(θ + m), also where √(1 − cos²θ) is 0 in float32. Two classes, at right angles."""
     m, scale = 0.5, 3.0
     w = np.array([[1.0, 0.0], [0.0, 1.0]], np.float32)
     x = np.array([[math.cos(theta), math.sin(theta)]], np.float32)
@@ -149,7 +149,9 @@ def test_gradient_is_exact_near_the_ends(implementation, theta):
     tangent = np.array([[-math.sin(exact), math.cos(exact)]])
     got = float((jax.grad(total)(x) * tangent).sum())
     past = exact + m > math.pi
-    psi, slope = (-2 - math.cos(exact + m), math.sin(exact + m)) if past else (math.cos(exact + m), -math.sin(exact + m))
+    psi, slope = (
+        (-2 - math.cos(exact + m), math.sin(exact + m)) if past else (math.cos(exact + m), -math.sin(exact + m))
+    )
     q = 1 / (1 + math.exp(scale * (psi - math.sin(exact))))
     assert got == pytest.approx(q * scale * (math.cos(exact) - slope), rel=2e-5)
 

@@ -188,9 +188,7 @@ class TestContract:
         else:
             halve = functools.partial(np.split, indices_or_sections=2, axis=3)
             (x, *parameters), halves = arguments, np.stack(halve(dy))
-            mapping = (
-                functools.partial(jax.pmap, devices=jax.devices()[:2]) if how == "pmap" else jax.vmap
-            )
+            mapping = functools.partial(jax.pmap, devices=jax.devices()[:2]) if how == "pmap" else jax.vmap
             mapped = mapping(summed, axis_name="data", in_axes=((0, None, None, None), 0))
             (y, *statistics), (dx, *gradients) = jax.device_get(mapped((np.stack(halve(x)), *parameters), halves))
             for of_both in (*statistics, *gradients):

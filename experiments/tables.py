@@ -1,0 +1,136 @@
+"""The README's tables, made of the results that are committed beside this file.
+
+python -m experiments.tables                       rewrites the tables
+python -m experiments.tables collect RUN [RUN …]   first makes results/default_run.json of finished runs
+"""
+
+import re
+import statistics
+import sys
+from pathlib import Path
+from typing import Any
+
+from experiments.records import read_json, read_lines, write_atomically, write_json
+from experiments.terminal import UserError, main
+
+RESULTS = Path(__file__).with_name("results")
+README = Path(__file__).parents[1] / "README.md"
+
+
+def collect(runs: list[Path]) -> dict[str, Any]:
+    """What finished runs of one configuration but for the seed gave, with how they were made."""
+    records = [read_json(run / "config.json") for run in runs]
+    configs = [{name: value for name, value in record["config"].items() if name != "seed"} for record in records]
+    if any(config != configs[0] for config in configs):
+        raise UserError("these runs differ in more than their seed")
+    seeds = [
+        {
+            "seed": record["config"]["seed"],
+            "test_accuracy": [line["test_accuracy"] for line in lines],
+            "smallest_gap_degrees": lines[-1]["separability"]["smallest_gap_degrees"],
+            "largest_gap_degrees": lines[-1]["separability"]["largest_gap_degrees"],
+            "verdict": lines[-1]["verdict"],
+            "seconds_per_epoch": round(statistics.median(line["seconds"] for line in lines), 2),
+        }
+        for record, lines in (
+            (record, read_lines(run / "metrics.jsonl")) for record, run in zip(records, runs, strict=True)
+        )
+    ]
+    return {
+        "command": [record["command"] for record in records],
+        "environment": records[0]["environment"],
+        "config": configs[0],
+        "seeds": seeds,
+    }
+
+
+def default_run_table(result: dict[str, Any]) -> str:
+    accuracies = [seed["test_accuracy"] for seed in result["seeds"]]
+    epochs = len(accuracies[0])
+    rows = [
+        "| seed | " + " | ".join(f"{epoch}" for epoch in range(1, epochs + 1)) + " | gaps at the end | verdict |",
+        "|---|" + "---|" * epochs + "---|---|",
+    ]
+    for seed, values in zip(result["seeds"], accuracies, strict=True):
+        gaps = f"{seed['smallest_gap_degrees']:.0f}°–{seed['largest_gap_degrees']:.0f}°"
+        cells = " | ".join(f"{value:.2%}".rstrip("%") for value in values)
+        rows.append(f"| {seed['seed']} | {cells} | {gaps} | {seed['verdict']} |")
+    best = [max(values) for values in accuracies]
+    last = [values[-1] for values in accuracies]
+    rows.append("")
+    rows.append(
+        f"Test accuracy in % after each epoch, n = {len(best)} seeds; the last {_mean(last)}, "
+        f"the best of a run {_mean(best)}. {_made_by(result)}"
+    )
+    return "\n".join(rows)
+
+
+def step_table(result: dict[str, Any]) -> str:
+    rows = [
+        "| variant | PyTorch | jaxnets | × PyTorch's rate | first step | memory, PyTorch | memory, jaxnets |",
+        "|---|" + "---|" * 6,
+    ]
+    for row in result["rows"]:
+        ours, theirs = row["jaxnets"], row["torch"]
+        rows.append(
+            f"| {row['variant']} | {theirs['median_seconds'] * 1e3:.0f} ms | {ours['median_seconds'] * 1e3:.0f} ms "
+            f"| {theirs['median_seconds'] / ours['median_seconds']:.2f} | {ours['first_step_seconds']:.1f} s "
+            f"| {theirs['peak_bytes'] / 2**20:.0f} MiB | {ours['peak_bytes'] / 2**20:.0f} MiB |"
+        )
+    rows.append("")
+    rows.append(f"A whole training step at the variant's batch size, contenders in turns, medians. {_made_by(result)}")
+    return "\n".join(rows)
+
+
+def start_table(result: dict[str, Any]) -> str:
+    none, kept = (row["median_seconds"] for row in result["rows"])
+    return (
+        f"From the command to its first training step: {none:.1f} s, and {kept:.1f} s from the second time on. "
+        f"{_made_by(result)}"
+    )
+
+
+def epoch_table(result: dict[str, Any]) -> str:
+    ratios = {row["way"]: row["ratio"] for row in result["rows"]}
+    return (
+        f"An epoch costs {ratios['train_epoch']:.3f} times the sum of its steps; as one jitted scan, "
+        f"{ratios['one scan']:.3f} times. {_made_by(result)}"
+    )
+
+
+TABLES = {"default_run": default_run_table, "step_cpu": step_table, "start_cpu": start_table, "epoch_cpu": epoch_table}
+
+
+def with_tables(readme: str) -> str:
+    """The README with each table between its marks made anew."""
+    for name, table in TABLES.items():
+        file = RESULTS / f"{name}.json"
+        marks = rf"(<!-- {name} -->\n).*?(<!-- end -->)"
+        if file.exists():
+            text = table(read_json(file)).replace("\\", r"\\")
+            readme = re.sub(marks, rf"\g<1>{text}\n\g<2>", readme, flags=re.DOTALL)
+    return readme
+
+
+def _mean(values: list[float]) -> str:
+    spread = f" ± {statistics.stdev(values) * 100:.2f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values) * 100:.2f}{spread} %"
+
+
+def _made_by(result: dict[str, Any]) -> str:
+    commands = result["command"] if isinstance(result["command"], list) else [result["command"]]
+    env = result["environment"]
+    peer = f", PyTorch {env['torch']}" if env.get("torch") else ""
+    return f"`{commands[0]}`; {env['cpu']}, {env['cpu_cores']} cores, Python {env['python']}, JAX {env['jax']}{peer}."
+
+
+def command(argv: list[str]) -> None:
+    if argv[:1] == ["collect"] and argv[1:]:
+        write_json(RESULTS / "default_run.json", collect([Path(word) for word in argv[1:]]))
+    elif argv:
+        raise UserError("usage: python -m experiments.tables [collect RUN [RUN …]]")
+    write_atomically(README, with_tables(README.read_text()))
+
+
+if __name__ == "__main__":
+    main(lambda: command(sys.argv[1:]))
