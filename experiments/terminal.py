@@ -48,7 +48,7 @@ class Interrupted(Exception):
 
 
 def parse(config: Any, prog: str, argv: list[str] | None = None) -> Any:
-    """A frozen dataclass, or one of a union of them, from the command line; what does not fit is said in one sentence, with exit code 2."""
+    """A frozen dataclass, or one of a union of them, from the command line; what does not fit raises UserError."""
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):
@@ -69,6 +69,7 @@ def _sentence(panel: str, prog: str) -> str:
 
 def main(command: Callable[[], None]) -> None:
     """Runs a command, and turns what a person can put right into a sentence and an exit code."""
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
         command()
     except UserError as error:

@@ -181,6 +181,7 @@ _eval_step = jax.jit(eval_step)
 def evaluate(state: TrainState, split: Split, batch_size: int = 1000) -> Evaluation:
     """The network in inference over a whole set, in batches of one size, so that it compiles once."""
     num_examples = split.labels.shape[0]
+    batch_size = min(batch_size, num_examples)
     outputs: list[Outputs] = []
     for start in range(0, num_examples, batch_size):
         indices = np.minimum(np.arange(start, start + batch_size, dtype=np.int32), num_examples - 1)

@@ -62,6 +62,8 @@ def _forward(maps: Transforms, x: Array, w: Array) -> tuple[Array, tuple[Array, 
 
 def _backward(maps: Transforms, residuals: tuple[Array, Array], dy: Array) -> tuple[Array, Array]:
     x_points, w = residuals
+    # A dependency that XLA cannot remove as it does a barrier; or it transforms the filters early and holds them.
+    w = w * jnp.where(jnp.isnan(dy[0, 0, 0, 0]), jnp.nan, 1).astype(w.dtype)
     dy_points = _stacked(maps.output.apply(dy), maps)
     dx_points = _filtered(dy_points, w, maps, transpose=True)
     dw_points = _einsum("pin,pon->pio", x_points, dy_points)

@@ -58,7 +58,7 @@ def _backward(padding: Padding, residuals: tuple[Array, Array], dy: Array) -> tu
     matrix, to_dw = jax.vjp(functools.partial(_filter_matrix, block=block), w)
     dy = jnp.pad(dy, ((0, 0), (0, count * block - width), (0, 0), (0, 0))).reshape(height * count, -1, x.shape[3])
     d_patches = jnp.einsum("qp,bqn->bpn", matrix, dy, precision=lax.Precision.HIGHEST)
-    d_matrix = jnp.einsum("bqn,bpn->bqp", dy, patches, precision=lax.Precision.HIGHEST).sum(0)
+    d_matrix = jnp.einsum("bpn,bqn->bpq", patches, dy, precision=lax.Precision.HIGHEST).sum(0).T
     return (*to_dx(d_patches), *to_dw(d_matrix))
 
 

@@ -119,12 +119,12 @@ def _backward(
         dz, dslope = dy, None
         sum_dz, sum_dz_x = static.sum(dy), static.sum(dy * reached)
     else:
-        # dz = slope·dy + (1 − slope)·kept, so this one product with a mask is all that has to be in memory.
+        # Σ dz = slope·Σ dy + (1 − slope)·Σ kept, so this one product with a mask is all that has to be in memory.
         is_positive = reached * expand(gain) + expand(shift) > 0
         kept = lax.optimization_barrier(jnp.where(is_positive, dy, jnp.zeros_like(dy)))
         sum_dy, sum_kept = static.sum(dy), static.sum(kept)
         sum_dy_x, sum_kept_x = static.sum(dy * reached), static.sum(kept * reached)
-        dz = slope * dy + (1 - slope) * kept
+        dz = jnp.where(is_positive, dy, slope * dy)
         sum_dz = slope * sum_dy + (1 - slope) * sum_kept
         sum_dz_x = slope * sum_dy_x + (1 - slope) * sum_kept_x
         dslope = jnp.sum(gain * (sum_dy_x - sum_kept_x) + shift * (sum_dy - sum_kept))
