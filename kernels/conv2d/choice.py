@@ -10,6 +10,8 @@ from jaxtyping import Array
 from kernels.conv2d.reference import Padding
 from kernels.conv2d.transforms import Plan
 
+TILE = 28  # Output pixels along a side of `tiled`'s tiles, at most.
+
 
 def preferences(x: Array, w: Array, *, layout: str, padding: Padding) -> tuple[str, ...]:
     """Names of implementations, the best first, on the default backend; those that refuse are to be passed over."""

@@ -117,14 +117,21 @@ def test_eight_devices_equal_one_on_the_whole_batch(how, state):
     assert int(after.step) == 1
 
 
-def test_a_sharded_epoch_equals_a_plain_one_with_its_short_last_batch(state):
-    """37 = 16 + 16 + 5: shares of 2 on 8 devices, and a last batch that does not divide, which each computes whole."""
+def test_a_sharded_epoch_equals_a_plain_one_with_its_short_last_batch():
+    """37 = 16 + 16 + 5: shares of 2 on 8 devices, and a last batch that does not divide, which each computes whole.
+
+    At small learning rates, since training amplifies rounding; so what is compared is how far each parameter moved.
+    """
     mesh, data, cut, ends = data_mesh(8), made_up(37), Epoch.of(37, 16), []
+    state = new_state(net=sgd(1e-5, 0.9), head=sgd(1e-4))
     for take, place in ((None, lambda tree: tree), (sharded_take_steps(mesh), lambda tree: replicate(tree, mesh))):
         *_, (end, totals, done) = train_epoch_by_call(place(copy(state)), place(data), cut, 0, take=take)
         assert done == 3 and int(totals.examples) == 37
-        ends.append(jax.device_get((end.params, end.batch_stats, totals)))
-    chex.assert_trees_all_close(*ends, rtol=1e-3, atol=2e-5)
+        moved = jax.tree.map(lambda new, old: new - old, jax.device_get(end.params), jax.device_get(state.params))
+        ends.append((moved, jax.device_get((end.batch_stats, totals))))
+    chex.assert_trees_all_close(ends[0][1], ends[1][1], rtol=1e-4, atol=1e-6)
+    for plain, sharded in zip(*(jax.tree.leaves(moved) for moved, _ in ends), strict=True):
+        np.testing.assert_allclose(sharded, plain, atol=0.02 * np.abs(plain).max())
 
 
 def test_more_devices_than_there_are():

@@ -202,6 +202,14 @@ class TestToeplitz(MatrixProducts):
             conv2d(x, w, padding=1, layout="HWCN", implementation="toeplitz")
 
 
+class TestTiled(MatrixProducts):
+    implementation = "tiled"
+
+    @pytest.fixture(autouse=True)
+    def small_tiles(self, monkeypatch):
+        monkeypatch.setattr(choice, "TILE", 4)
+
+
 @pytest.mark.parametrize("dense", [True, False], ids=["dense", "separable"])
 @pytest.mark.parametrize("gauss", [True, False], ids=["gauss", "pairs"])
 class TestDft(MatrixProducts):
