@@ -30,7 +30,6 @@ def collect(runs: list[Path]) -> dict[str, Any]:
             "smallest_gap_degrees": lines[-1]["separability"]["smallest_gap_degrees"],
             "largest_gap_degrees": lines[-1]["separability"]["largest_gap_degrees"],
             "verdict": lines[-1]["verdict"],
-            "seconds_per_epoch": round(statistics.median(line["seconds"] for line in lines), 2),
         }
         for record, lines in (
             (record, read_lines(run / "metrics.jsonl")) for record, run in zip(records, runs, strict=True)

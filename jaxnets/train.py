@@ -4,6 +4,7 @@ A step is `(state, batch) -> (state, metrics)`: pure, so that it can be jitted, 
 `axis_name`, run by every device of `jax.pmap` or `jax.shard_map` on its share of the batch.
 """
 
+from functools import partial
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import jax
@@ -55,7 +56,10 @@ def create_train_state(
     """A fresh state. `images` [N, H, W, C] gives the shape alone; the same key gives the same state, bit for bit."""
     optimizer = optax.partition({"net": net_optimizer, "head": head_optimizer}, {"net": "net", "head": "head"})
 
-    @jax.jit
+    # Optimising the random numbers' code would take seconds on a CPU, and it runs once.
+    quick = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
+
+    @partial(jax.jit, compiler_options=quick)
     def init(key: Array) -> tuple[Params, Params, optax.OptState, Array]:
         net_key, head_key, state_key = jax.random.split(key, 3)
         example = jnp.zeros((1, *images.shape[1:]))

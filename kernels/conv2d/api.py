@@ -59,7 +59,7 @@ def conv2d(
     arguments: dict[str, Any] = {"stride": stride, "padding": pads, "layout": layout}
     if implementation is not None:
         return _IMPLEMENTATIONS[implementation](x, w, **arguments)
-    for name in choice.preferences(x, w, layout=layout, padding=pads):
+    for name in choice.preferences(x, w, layout=layout):
         try:
             return _IMPLEMENTATIONS[name](x, w, **arguments)
         except NotImplementedError:

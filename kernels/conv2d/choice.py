@@ -7,27 +7,25 @@ project's networks. Nothing is tuned while a program runs.
 import jax
 from jaxtyping import Array
 
-from kernels.conv2d.reference import Padding
 from kernels.conv2d.transforms import Plan
 
 TILE = 28  # Output pixels along a side of `tiled`'s tiles, at most.
 
 
-def preferences(x: Array, w: Array, *, layout: str, padding: Padding) -> tuple[str, ...]:
+def preferences(x: Array, w: Array, *, layout: str) -> tuple[str, ...]:
     """Names of implementations, the best first, on the default backend; those that refuse are to be passed over."""
-    if jax.default_backend() != "cpu":
+    size = max(x.shape[layout.index("H")], x.shape[layout.index("W")])
+    if jax.default_backend() != "cpu" or w.shape[0] == 1:  # filters of one pixel are a matrix product already
         return ("xla",)
-    if w.shape[0] == 1:  # a plain matrix product already
-        return ("xla",)
-    if w.shape[2] <= 4:
-        return ("toeplitz", "xla")
-    if max(x.shape[layout.index("H")], x.shape[layout.index("W")]) > 40:
+    if size > 40:
         return ("tiled", "xla")
+    if x.shape[layout.index("N")] < 16:  # transforming the filters would take most of the time
+        return ("xla",)
+    if w.shape[2] == 1:
+        return ("toeplitz", "xla")
     return ("dft", "xla")
 
 
 def dft_plan(size: tuple[int, int], c_in: int, c_out: int) -> Plan:
     """A dense transform while it is small; Gauss's trick once products over channels outweigh reads and writes."""
-    if max(size) <= 9:
-        return Plan(dense=True, gauss=min(c_in, c_out) >= 64)
-    return Plan(dense=False, gauss=min(c_in, c_out) >= 128)
+    return Plan(dense=max(size) <= 9, gauss=min(c_in, c_out) >= 64)

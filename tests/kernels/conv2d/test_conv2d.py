@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from kernels.conv2d import choice, conv2d
+from kernels.conv2d import choice, conv2d, dft
 from kernels.conv2d.transforms import Plan
 
 # size, k, padding, c_in, c_out, batch
@@ -69,10 +69,9 @@ def assert_close(actual, expected, tolerance):
 
 
 class Contract:
-    """What every implementation must do; a subclass names it and the most input channels it takes."""
+    """What every implementation must do; a subclass names it, and what it refuses."""
 
-    implementation: str | None
-    max_channels = 4
+    implementation: str
     refuses: tuple[str, ...] = ()
 
     def run(self, x, w, dy, **arguments):
@@ -120,20 +119,20 @@ class Contract:
 
     @pytest.mark.parametrize("axes", [(0, None), (None, 0), (1, 3)], ids=str)
     def test_vmap(self, axes):
-        x, w, dy = make(*ODD_SHAPES["same"])
-        x, w = (
-            a if axis is None else np.stack([a, 2 * a, -a], axis).astype(np.float32)
-            for a, axis in zip((x, w), axes, strict=True)
-        )
+        *arrays, dy = make(*ODD_SHAPES["same"])
+        factors = (1, 2, -1)
+
+        def stacked(a, axis):
+            return a if axis is None else np.stack([factor * a for factor in factors], axis)
+
+        def times(a, axis, factor):
+            return a if axis is None else factor * a
+
         run = functools.partial(self.run, dy=dy, padding=1, layout="HWCN")
-        at = [
-            jax.tree.map(lambda a, axis, i=i: np.take(a, i, axis), (x, w), axes, is_leaf=lambda a: a is None)
-            if None not in axes
-            else tuple(a if axis is None else np.take(a, i, axis) for a, axis in zip((x, w), axes, strict=True))
-            for i in range(3)
-        ]
-        expected = [np.stack(column) for column in zip(*(run(*pair) for pair in at), strict=True)]
-        assert_close(jax.vmap(run, axes)(x, w), expected, 2e-6)
+        actual = jax.vmap(run, axes)(*map(stacked, arrays, axes))
+        for i, factor in enumerate(factors):
+            expected = by_definition(*(times(a, axis, factor) for a, axis in zip(arrays, axes, strict=True)), dy, 1)
+            assert_close([of_all[i] for of_all in actual], expected, 2e-6)
 
     @pytest.mark.parametrize("check_vma", [True, False])
     def test_gradients_under_shard_map(self, check_vma):
@@ -176,10 +175,6 @@ class TestXla(Contract):
     implementation = "xla"
 
 
-class TestAutomatic(Contract):
-    implementation = None
-
-
 class MatrixProducts(Contract):
     refuses = ("stride", "even_filter", "oblong_filter", "negative_padding", "bfloat16")
 
@@ -210,16 +205,21 @@ class TestTiled(MatrixProducts):
         monkeypatch.setattr(choice, "TILE", 4)
 
 
-@pytest.mark.parametrize("dense", [True, False], ids=["dense", "separable"])
-@pytest.mark.parametrize("gauss", [True, False], ids=["gauss", "pairs"])
 class TestDft(MatrixProducts):
-    """In all four forms, whichever of them the sizes would choose."""
-
     implementation = "dft"
 
-    @pytest.fixture(autouse=True)
-    def plan(self, monkeypatch, dense, gauss):
-        monkeypatch.setattr(choice, "dft_plan", lambda size, c_in, c_out: Plan(dense, gauss))
+
+@pytest.mark.parametrize("dense", [True, False], ids=["dense", "separable"])
+@pytest.mark.parametrize("gauss", [True, False], ids=["gauss", "pairs"])
+@pytest.mark.parametrize("case", ODD_SHAPES)
+def test_every_form_of_the_dft(monkeypatch, dense, gauss, case):
+    """Whichever form its size would choose, and with products in either order."""
+    monkeypatch.setattr(choice, "dft_plan", lambda size, c_in, c_out: Plan(dense, gauss))
+    monkeypatch.setattr(dft, "_PLAIN_PRODUCT", 0 if dense else 1000)
+    shape = ODD_SHAPES[case]
+    x, w, dy = make(*shape)
+    actual = jax.jit(functools.partial(y_dx_dw, padding=shape[2], layout="HWCN", implementation="dft"))(x, w, dy)
+    assert_close(actual, by_definition(x, w, dy, shape[2]), 2e-6)
 
 
 # Every distinct layer of the twelve ArcLoss variants: size, k, padding, c_in, c_out.
@@ -240,7 +240,8 @@ def test_accuracy_of_arcloss_layers(layer):
     """At most 2e-5 of the largest value in float32; measured: 1e-6 to 6e-6, growing with channels and pixels."""
     size, k, padding, c_in, c_out = layer
     x, w, dy = make((size, size), k, padding, c_in, c_out, 4)
-    convolve = jax.jit(functools.partial(y_dx_dw, padding=padding, layout="HWCN"))
+    implementation = "toeplitz" if c_in == 1 else "dft"  # as chosen for a batch of 256
+    convolve = jax.jit(functools.partial(y_dx_dw, padding=padding, layout="HWCN", implementation=implementation))
     assert_close(convolve(x, w, dy), by_definition(x, w, dy, padding), 2e-5)
 
 
@@ -267,8 +268,28 @@ def test_checks():
             conv2d(**{"x": x, "w": w, "padding": 1, **arguments})
 
 
-def test_choice_is_xla_off_the_cpu(monkeypatch):
-    x, w = jnp.ones((5, 5, 3, 2)), jnp.ones((3, 3, 3, 4))
-    assert choice.preferences(x, w, layout="HWCN", padding=((1, 1), (1, 1))) != ("xla",)
+def test_choice(monkeypatch):
+    def chosen(size, k, c_in, batch):
+        return choice.preferences(jnp.zeros((size, size, c_in, batch)), jnp.zeros((k, k, c_in, 4)), layout="HWCN")[0]
+
+    assert chosen(28, 5, 1, 16) == "toeplitz"
+    assert chosen(28, 5, 2, 16) == "dft"
+    assert chosen(28, 5, 2, 1) == "xla"
+    assert chosen(28, 1, 2, 16) == "xla"
+    assert chosen(56, 5, 2, 1) == "tiled"
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    assert choice.preferences(x, w, layout="HWCN", padding=((1, 1), (1, 1))) == ("xla",)
+    assert chosen(28, 5, 2, 16) == "xla"
+
+
+@pytest.mark.parametrize("shape", [(8, 3, 1, 1, 3, 16), (8, 3, 1, 2, 3, 16), (41, 3, 1, 2, 3, 1)], ids=str)
+def test_the_automatic_choice_is_right_too(shape):
+    size, *rest = shape
+    x, w, dy = make((size, size), *rest)
+    assert_close(y_dx_dw(x, w, dy, padding=1, layout="HWCN"), by_definition(x, w, dy, 1), 2e-6)
+
+
+def test_the_automatic_choice_falls_back():
+    """A stride is nothing for the DFT that this size and batch would have."""
+    x, w, _ = make((8, 8), 3, 1, 2, 3, 16)
+    y = conv2d(x, w, stride=2, padding=1, layout="HWCN")
+    np.testing.assert_allclose(y, conv2d(x, w, stride=2, padding=1, layout="HWCN", implementation="xla"))
