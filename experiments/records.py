@@ -61,6 +61,7 @@ def environment() -> dict[str, Any]:
         "device": devices[0].device_kind,
         "devices": len(devices),
         "cpu": _cpu_model(),
+        "glibc_tunables": os.environ.get("GLIBC_TUNABLES"),
         "cpu_cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
     }
 

@@ -6,11 +6,15 @@ before it.
 """
 
 import errno
+import shutil
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
+
+SPARE = 2**20  # bytes that a checkpoint takes beyond its arrays, and more
 
 
 def save(directory: Path, number: int, tree: Any, *, keep: int) -> None:
@@ -19,6 +23,11 @@ def save(directory: Path, number: int, tree: Any, *, keep: int) -> None:
     Raises:
       OSError: where it could not be written.
     """
+    directory.mkdir(parents=True, exist_ok=True)
+    size = sum(leaf.nbytes for leaf in jax.tree.leaves(tree) if isinstance(leaf, (jax.Array, np.ndarray)))
+    # Asked before, since a disk that fills up meanwhile makes Orbax's threads print pages of tracebacks.
+    if shutil.disk_usage(directory).free < size + SPARE:
+        raise OSError(errno.ENOSPC, "No space left on device", str(directory))
     try:
         with _manager(directory, keep) as manager:
             if number in manager.all_steps():

@@ -49,7 +49,6 @@ def create_train_state(
     model: nn.Module,
     head: Head,
     images: Array | np.ndarray,
-    *,
     net_optimizer: optax.GradientTransformation,
     head_optimizer: optax.GradientTransformation,
 ) -> TrainState:

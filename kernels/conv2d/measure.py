@@ -74,15 +74,15 @@ def _times(layer: tuple[int, ...], repeats: int) -> dict[str, float]:
 
         compiled[form] = jax.jit(with_plan).lower(x, w).compile()
 
-    for step in compiled.values():
-        jax.block_until_ready(step(x, w))
-    times: dict[str, list[float]] = {name: [] for name in compiled}
+    for run in compiled.values():
+        jax.block_until_ready(run(x, w))
+    times: dict[str, list[float]] = {label: [] for label in compiled}
     for _ in range(repeats):
-        for name, step in compiled.items():
+        for label, run in compiled.items():
             start = time.perf_counter()
-            jax.block_until_ready(step(x, w))
-            times[name].append(time.perf_counter() - start)
-    return {name: statistics.median(of_name) for name, of_name in times.items()}
+            jax.block_until_ready(run(x, w))
+            times[label].append(time.perf_counter() - start)
+    return {label: statistics.median(of_label) for label, of_label in times.items()}
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import json
+import shutil
 import sys
 
 import numpy as np
@@ -155,6 +156,13 @@ def test_a_place_that_cannot_be_written(digits, tmp_path, capsys):
     argv = ["--variant", "v0", "--data", f"idx:{digits}", "--out", tmp_path / "file"]
     code, error = said(capsys, argv)
     assert code == 2 and "cannot read or write" in error and "Not a directory" in error and error.count("\n") == 1
+
+
+def test_a_full_disk(digits, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9 - 10, 10))
+    code, error = said(capsys, ["--variant", "v0", "--data", f"idx:{digits}", "--batch-size", 80, "--out", tmp_path])
+    assert code == 2 and error.count("\n") == 1
+    assert "cannot read or write" in error and "checkpoints" in error and "No space left on device" in error
 
 
 def test_list_and_help(capsys):

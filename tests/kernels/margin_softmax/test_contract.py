@@ -103,6 +103,26 @@ def test_gradients_are_the_finite_differences_of_float64(implementation, margin,
             np.testing.assert_allclose(float((gradient * step).sum()), slope, rtol=2e-4, atol=2e-4 * scale)
 
 
+def test_gradients_are_the_autodiff_of_the_textbook_in_float64(implementation):
+    """acos, add the margin, cos, log-softmax: safe in float64 away from the ends."""
+    x, w, labels = problem((9, 5, 6), seed=3)
+
+    def textbook(x, w):
+        x, w = (v / jnp.linalg.norm(v, axis=1, keepdims=True) for v in (x, w))
+        theta = jnp.arccos(x @ w.T)
+        is_target = labels[:, None] == jnp.arange(6)[None, :]
+        logits = 7.0 * jnp.cos(theta + 0.1 * is_target.astype(theta.dtype))
+        return -(jax.nn.log_softmax(logits, axis=1) * is_target.astype(theta.dtype)).sum()
+
+    with jax.enable_x64(True):
+        want = jax.jit(jax.grad(textbook, (0, 1)))(jnp.asarray(x, jnp.float64), jnp.asarray(w, jnp.float64))
+        want = [np.asarray(gradient) for gradient in want]
+    loss = jitted(margin=ArcFace(0.1), scale=7.0, implementation=implementation)
+    got = jax.jit(jax.grad(lambda x, w: loss(x, w, labels).sum(), (0, 1)))(x, w)
+    for gradient, exact in zip(got, want, strict=True):
+        np.testing.assert_allclose(gradient, exact, rtol=1e-4, atol=1e-5 * np.abs(exact).max())
+
+
 def test_by_hand(implementation):
     """Two orthogonal classes and an embedding on the first: cos = (1, 0), so the loss is log(1 + e^(0 − s·ψ))."""
     x, w, labels = jnp.array([[3.0, 0.0]]), jnp.array([[2.0, 0.0], [0.0, 5.0]]), jnp.array([0])
