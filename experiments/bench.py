@@ -160,6 +160,9 @@ class _Worker:
 
 def epoch(config: EpochCost) -> dict[str, Any]:
     """Three ways to take the same steps, in turns; the same state all along, so that their work is the same."""
+    from experiments.session import prepare
+
+    prepare()
     import jax
     import numpy as np
 

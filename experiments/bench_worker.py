@@ -26,6 +26,9 @@ def batch_of(size: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def jaxnets_step(name: str, batch_size: int) -> Callable[[], Any]:
+    from experiments.session import keep_freed_memory
+
+    keep_freed_memory()  # as every command of this project does
     import jax
 
     from experiments.arcloss import build_optimizer

@@ -56,8 +56,10 @@ class Position:
 class Folder:
     path: Path
 
-    def claim(self, config: Mapping[str, Any], *, fresh: bool) -> None:
-        """Makes the folder this run's, or throws away what it holds if `fresh`.
+    def claim(self, config: Mapping[str, Any], *, fresh: bool) -> str | None:
+        """Makes the folder this run's, throwing away what it holds if `fresh`.
+
+        Returns a note where the run was begun with other versions or hardware, which may round otherwise.
 
         Raises:
           UserError: where it holds a run of another configuration, naming what differs.
@@ -66,15 +68,23 @@ class Folder:
             shutil.rmtree(self.path)
         file = self.path / "config.json"
         if file.exists():
-            changed = differences(read_json(file)["config"], config)
+            begun = read_json(file)
+            changed = differences(begun["config"], config)
             if changed:
                 raise UserError(
                     f"{self.path} holds a run with another configuration ({'; '.join(changed)}): "
                     "give the same one to go on with it, --fresh to start over, or another --out"
                 )
+            moved = differences(begun["environment"], environment())
+            return (
+                f"note: begun elsewhere, so the last bits may differ from here on ({'; '.join(moved)})"
+                if moved
+                else None
+            )
         else:
             command = shlex.join(["python", "-m", f"experiments.{Path(sys.argv[0]).stem}", *sys.argv[1:]])
             write_json(file, {"config": config, "environment": environment(), "command": command})
+            return None
 
     def resume(self, fresh_state: TrainState) -> tuple[Position, list[Line]]:
         """The newest position saved here and the lines that belong to it; `fresh_state` where there is none."""

@@ -60,8 +60,11 @@ def run(experiment: Experiment, *, fresh: bool, started: float) -> Line:
         ThreadPoolExecutor(max_workers=1) as artist,
         ProgressBar(experiment.name, experiment.epochs * experiment.cut.examples) as bar,
     ):
-        folder.claim(experiment.config, fresh=fresh)
+        note = folder.claim(experiment.config, fresh=fresh)
+        if note:
+            bar.say(note)
         position, lines = folder.resume(experiment.state)
+        bar.start_at(position.epoch * experiment.cut.examples + int(position.totals.examples))
         if position.epoch > experiment.epochs:
             raise UserError(
                 f"{folder.path} holds {position.epoch} epochs already, more than the {experiment.epochs} asked for: "
@@ -93,7 +96,6 @@ def _finish_epoch(
     """The position at the end of the epoch's steps, saved on the way, or an exception."""
     epoch, seconds = position.epoch, position.seconds
     bar.describe(f"epoch {epoch + 1}/{experiment.epochs}")
-    bar.start_at(epoch * experiment.cut.examples + int(position.totals.examples))
     before = saved = time.perf_counter()
     for state, totals, done in train_epoch_by_call(
         position.state,
