@@ -11,7 +11,7 @@ from typing import Annotated, Any, TypeAlias
 
 import tyro
 from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskProgressColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 # Options whose default is said in their help, and not as "None".
@@ -118,7 +118,7 @@ class ProgressBar:
 
     def __init__(self, name: str, images: int) -> None:
         self._name = name
-        columns = ("[progress.description]{task.description}", BarColumn(), TaskProgressColumn(), _ImagesPerSecond())
+        columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), _ImagesPerSecond())
         console = Console(stderr=True)
         self._progress = Progress(
             *columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal, speed_estimate_period=60
