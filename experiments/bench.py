@@ -122,17 +122,16 @@ class _Worker:
     @contextlib.contextmanager
     def start(cls, contender: str, variant: str) -> Iterator["_Worker"]:
         arguments = [contender, variant, str(VARIANTS[variant].batch_size)]
-        process = subprocess.Popen(
+        with subprocess.Popen(
             [sys.executable, "-m", "experiments.bench_worker", *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-        )
-        try:
-            yield cls(process)
-        finally:
-            process.kill()
-            process.wait()
+        ) as process:
+            try:
+                yield cls(process)
+            finally:
+                process.kill()
 
     def step(self) -> None:
         assert self._process.stdin

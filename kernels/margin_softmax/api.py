@@ -47,7 +47,7 @@ def margin_softmax(
         )
 
     dtype = jnp.float64 if jnp.float64 in (embeddings.dtype, class_weights.dtype) else jnp.float32
-    x, w = embeddings.astype(dtype), class_weights.astype(dtype)
+    x, w, labels = embeddings.astype(dtype), class_weights.astype(dtype), labels.astype(jnp.int32)
     loss = reference.margin_softmax(x, w, labels, margin=margin, scale=scale)
     is_class = (labels >= 0) & (labels < class_weights.shape[0])
     return jnp.where(is_class, loss, jnp.where(labels == -1, 0, jnp.nan).astype(dtype))

@@ -19,7 +19,7 @@ def margin_softmax(
 ) -> Float[Array, "N"]:
     """With x̂ and ŵ of unit length: loss_i = log(1 + exp(L_i − scale·ψ_i)), L_i = log Σ_{j≠y_i} exp(scale·x̂_i·ŵ_j)."""
     x, w = directions(embeddings), directions(class_weights)
-    is_target = labels[:, None] == jnp.arange(w.shape[0])[None, :]
+    is_target = labels[:, None] == jnp.arange(w.shape[0], dtype=labels.dtype)[None, :]
     others = jax.nn.logsumexp(jnp.where(is_target, -jnp.inf, scale * (x @ w.T)), axis=1)
     target = scale * margin(*cos_sin(x, jnp.take(w, labels, axis=0, mode="clip")))
     return jax.nn.softplus(others - target)

@@ -60,7 +60,7 @@ def test_killed_at_random_moments_and_told_to_stop(command, tmp_path):
     took = time.perf_counter() - started
 
     moments = random.Random(0)
-    for _ in range(4):
+    for _ in range(3):
         with command(tmp_path / "killed") as process:
             time.sleep(moments.uniform(0.3, 1.0) * took)
             process.kill()
