@@ -128,7 +128,7 @@ def separability(
 
     ideal = 2 * math.pi / num_classes
     separated = (
-        accuracy >= SEPARATED_ACCURACY and overlaps.max() <= SEPARATED_OVERLAP and gaps.min() >= SEPARATED_GAP * ideal
+        accuracy >= SEPARATED_ACCURACY and np.max(overlaps) <= SEPARATED_OVERLAP and gaps.min() >= SEPARATED_GAP * ideal
     )
     verdict: Verdict = "separated" if separated else "overlapping"
     if in_use <= COLLAPSED_DIRECTIONS * present.sum():
@@ -143,7 +143,7 @@ def separability(
         mean_spread_degrees=math.degrees(spread[present].mean()),
         largest_spread_degrees=math.degrees(spread[present].max()),
         overlap=float(overlapping.mean()),
-        largest_overlap=float(overlaps.max()),
+        largest_overlap=float(np.max(overlaps)),
         fisher_ratio=_fisher_ratio(points, means, labels, counts),
         num_points=num_points,
         num_classes=num_classes,

@@ -187,7 +187,7 @@ def spread_apart(angles: Float[np.ndarray, "C"], separation: float) -> Float[np.
         following = np.roll(placed, -1)
         following[-1] += 2 * math.pi
         push = np.maximum(separation - (following - placed), 0) / 2
-        if push.max() < 1e-4:
+        if np.max(push) < 1e-4:
             break
         placed += np.roll(push, 1) - push
     result = np.empty_like(placed)

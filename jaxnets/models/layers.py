@@ -7,6 +7,7 @@ elsewhere. A network enters it with `from_nhwc`, leaves it with `flatten`, and n
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,7 @@ from jaxtyping import Array, Float
 from kernels.conv2d import Layout, conv2d
 from kernels.norm_act_pool import norm_act_pool, norm_act_pool_inference
 
-Initializer = Callable[[Array, tuple[int, ...], jnp.dtype], Array]
+Initializer = Callable[..., Array]
 
 
 def native_layout() -> Layout:
@@ -37,7 +38,7 @@ def uniform_fan_in(fan_in: int) -> Initializer:
     """U(−b, b) with b = 1/√fan_in: what PyTorch's default for weights, kaiming-uniform with a = √5, comes to."""
     bound = 1 / math.sqrt(fan_in)
 
-    def init(key: Array, shape: tuple[int, ...], dtype: jnp.dtype = jnp.float32) -> Array:
+    def init(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
         return jax.random.uniform(key, shape, dtype, -bound, bound)
 
     return init
