@@ -24,7 +24,7 @@ def keep_freed_memory() -> None:
     """Tells glibc to reuse large buffers and not give them back to the system after each use.
 
     A training step on the CPU allocates its activations anew; given back, each of their pages costs a fault and a
-    clearing when it is next touched, which is a quarter of the step. It has to be said before threads start.
+    clearing when it is next touched. It has to be said before threads start.
     """
     if not sys.platform.startswith("linux"):
         return
