@@ -149,7 +149,9 @@ def build(variant: Variant, config: Config, dataset: "Dataset") -> "Experiment":
         name=variant.name,
         directory=folder_of(config, variant.name),
         config={
-            "variant": dataclasses.asdict(variant),
+            "variant": variant.name,
+            "net_optimizer": {"name": type(variant.net).__name__, **dataclasses.asdict(variant.net)},
+            "head_optimizer": {"name": type(variant.head).__name__, **dataclasses.asdict(variant.head)},
             "seed": config.seed,
             "margin": {"name": config.margin, **dataclasses.asdict(margin)},
             "scale": scale,

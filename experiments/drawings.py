@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 
 from experiments.folder import Arrays, Folder, Line
@@ -11,6 +12,7 @@ from experiments.variants import Variant
 from jaxnets import figures
 from jaxnets.data import Dataset
 from jaxnets.epochs import Evaluation
+from jaxnets.losses import cosines
 from jaxnets.separability import separability
 from jaxnets.train import TrainState
 
@@ -58,14 +60,13 @@ def draw_run(variant: Variant, dataset: Dataset, angle: float | None) -> Callabl
     def of_run(folder: Folder, lines: list[Line]) -> None:
         last = folder.arrays(lines[-1]["epoch"])
         embeddings, class_weights = last["embeddings"], last["class_weights"]
+        predictions = np.asarray(cosines(jnp.asarray(embeddings), jnp.asarray(class_weights)).argmax(axis=1))
         title, subtitle = _titles(variant, lines[-1])
         shared = {"title": title, "subtitle": subtitle}
         pictures = {
             "curves.png": figures.curves([_flat(line) for line in lines], title=variant.name),
             "angles.png": figures.angle_histograms(embeddings, class_weights, labels, margin=angle, **shared),
-            "confusion.png": figures.confusion(
-                labels, nearest_class(embeddings, class_weights), classes=dataset.classes, **shared
-            ),
+            "confusion.png": figures.confusion(labels, predictions, classes=dataset.classes, **shared),
         }
         for name, figure in pictures.items():
             write_atomically(folder.path / name, figures.to_png(figure))
@@ -91,7 +92,10 @@ def draw_run(variant: Variant, dataset: Dataset, angle: float | None) -> Callabl
 
 
 def draw_sheet(path: Path, folders: Mapping[Variant, Path], dataset: Dataset) -> Path:
-    """The last epoch of each variant, side by side, with the study's verdict under ours; diverged ones say so."""
+    """The last recorded epoch of each variant, side by side, with our verdict and the study's.
+
+    One that diverged says so; one that did in its first epoch has nothing to show, and is left out.
+    """
     panels = []
     for variant, place in folders.items():
         folder = Folder(place)
@@ -121,11 +125,6 @@ def closing_words(directory: Path, summary: Line) -> str:
         f"gaps between classes {_gaps(last, 1)}\n"
         f"see {directory / 'scatter.gif'}, {directory / 'scatter' / last_picture} and beside them"
     )
-
-
-def nearest_class(embeddings: np.ndarray, class_weights: np.ndarray) -> np.ndarray:
-    """The class whose direction each embedding is nearest to in angle."""
-    return np.argmax(embeddings @ (class_weights / np.linalg.norm(class_weights, axis=1, keepdims=True)).T, axis=1)
 
 
 def _titles(variant: Variant, line: Line) -> tuple[str, str]:

@@ -49,7 +49,7 @@ def run(experiment: Experiment, *, fresh: bool, started: float) -> Line:
       started: `time.perf_counter()` when the command began, for the time to the first step.
 
     Raises:
-      UserError: where the folder holds a run of another configuration, or one that is longer or has diverged.
+      UserError: where the folder holds a run of another configuration, or a longer one.
       Interrupted: after Ctrl-C or SIGTERM, with everything saved.
       Diverged: where the loss is no longer finite; the summary says so too.
     """
