@@ -1,7 +1,7 @@
 """The README's tables, made of the results that are committed beside this file.
 
-python -m experiments.tables                       rewrites the tables
-python -m experiments.tables collect RUN [RUN …]   first makes results/default_run.json of finished runs
+python -m experiments.tables                            rewrites the tables
+python -m experiments.tables collect NAME RUN [RUN …]   first makes results/NAME.json of finished runs
 """
 
 import re
@@ -58,7 +58,7 @@ def default_run_table(result: dict[str, Any]) -> str:
     last = [values[-1] for values in accuracies]
     rows.append("")
     rows.append(
-        f"Test accuracy in % after each epoch, n = {len(best)} seeds; the last {_mean(last)}, "
+        f"Test accuracy in % after each epoch, n = {len(best)}; the last {_mean(last)}, "
         f"the best of a run {_mean(best)}. {_made_by(result)}"
     )
     return "\n".join(rows)
@@ -97,7 +97,13 @@ def epoch_table(result: dict[str, Any]) -> str:
     )
 
 
-TABLES = {"default_run": default_run_table, "step_cpu": step_table, "start_cpu": start_table, "epoch_cpu": epoch_table}
+TABLES = {
+    "default_run": default_run_table,
+    "default_run_jax_0_10": default_run_table,
+    "step_cpu": step_table,
+    "start_cpu": start_table,
+    "epoch_cpu": epoch_table,
+}
 
 
 def with_tables(readme: str) -> str:
@@ -124,10 +130,10 @@ def _made_by(result: dict[str, Any]) -> str:
 
 
 def command(argv: list[str]) -> None:
-    if argv[:1] == ["collect"] and argv[1:]:
-        write_json(RESULTS / "default_run.json", collect([Path(word) for word in argv[1:]]))
+    if argv[:1] == ["collect"] and argv[2:]:
+        write_json(RESULTS / f"{argv[1]}.json", collect([Path(word) for word in argv[2:]]))
     elif argv:
-        raise UserError("usage: python -m experiments.tables [collect RUN [RUN …]]")
+        raise UserError("usage: python -m experiments.tables [collect NAME RUN [RUN …]]")
     write_atomically(README, with_tables(README.read_text()))
 
 

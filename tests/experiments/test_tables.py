@@ -47,7 +47,7 @@ def test_runs_are_collected_into_a_table(tmp_path):
     runs = [finished_run(tmp_path / str(seed), seed) for seed in (0, 1)]
     text = tables.default_run_table(tables.collect(runs))
     assert "| 0 | 90.00 | 96.00 | 30°–40° | separated |" in text
-    assert "n = 2 seeds; the last 96.50 ± 0.71 %" in text and "a CPU, 2 cores, Python 3.11, JAX 0.10.2" in text
+    assert "n = 2; the last 96.50 ± 0.71 %" in text and "a CPU, 2 cores, Python 3.11, JAX 0.10.2" in text
     with pytest.raises(UserError, match="differ in more than their seed"):
         tables.collect([*runs, finished_run(tmp_path / "other", 2, margin={"name": "cosface"})])
 
