@@ -65,19 +65,27 @@ def default_run_table(result: dict[str, Any]) -> str:
 
 
 def step_table(result: dict[str, Any]) -> str:
-    rows = [
-        "| variant | PyTorch | jaxnets | × PyTorch's rate | first step | memory, PyTorch | memory, jaxnets |",
-        "|---|" + "---|" * 6,
+    contenders = [name for name in result["rows"][0] if name != "name"]
+    peers = [name for name in contenders if name != "jaxnets"]
+    columns = [
+        "of",
+        *(f"{_CALLED[name]}" for name in contenders),
+        *(f"× {_CALLED[name]}'s rate" for name in peers),
+        "compilation",
+        *(f"memory, {_CALLED[name]}" for name in contenders if name != "torch.compile"),
     ]
+    rows = ["| " + " | ".join(columns) + " |", "|---|" + "---|" * (len(columns) - 1)]
     for row in result["rows"]:
-        ours, theirs = row["jaxnets"], row["torch"]
-        rows.append(
-            f"| {row['variant']} | {theirs['median_seconds'] * 1e3:.0f} ms | {ours['median_seconds'] * 1e3:.0f} ms "
-            f"| {theirs['median_seconds'] / ours['median_seconds']:.2f} | {ours['first_step_seconds']:.1f} s "
-            f"| {theirs['peak_bytes'] / 2**20:.0f} MiB | {ours['peak_bytes'] / 2**20:.0f} MiB |"
-        )
-    rows.append("")
-    rows.append(f"A whole training step at the variant's batch size, contenders in turns, medians. {_made_by(result)}")
+        seconds = {name: row[name]["median_seconds"] for name in contenders}
+        cells = [
+            row["name"],
+            *(_duration(seconds[name]) for name in contenders),
+            *(f"{seconds[name] / seconds['jaxnets']:.2f}" for name in peers),
+            f"{row['jaxnets']['compile_seconds']:.1f} s",
+            *(f"{row[name]['peak_bytes'] / 2**20:.0f} MiB" for name in contenders if name != "torch.compile"),
+        ]
+        rows.append("| " + " | ".join(cells) + " |")
+    rows += ["", f"Contenders in turns, medians. {_made_by(result)}"]
     return "\n".join(rows)
 
 
@@ -101,6 +109,7 @@ TABLES = {
     "default_run": default_run_table,
     "default_run_jax_0_10": default_run_table,
     "step_cpu": step_table,
+    "inference_cpu": step_table,
     "start_cpu": start_table,
     "epoch_cpu": epoch_table,
 }
@@ -115,6 +124,13 @@ def with_tables(readme: str) -> str:
             text = table(read_json(file)).replace("\\", r"\\")
             readme = re.sub(marks, rf"\g<1>{text}\n\g<2>", readme, flags=re.DOTALL)
     return readme
+
+
+_CALLED = {"jaxnets": "jaxnets", "torch": "PyTorch", "torch.compile": "torch.compile"}
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.2f} s" if seconds >= 1 else f"{seconds * 1e3:.0f} ms"
 
 
 def _mean(values: list[float]) -> str:

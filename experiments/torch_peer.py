@@ -1,5 +1,7 @@
 """The study's networks and training step in PyTorch, as its document writes them: the peer of every comparison."""
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -50,12 +52,12 @@ class ArcHead(nn.Module):
         self.weight = nn.Parameter(torch.randn(outputs, classes))
 
     def forward(self, embeddings: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        m = torch.tensor(self.margin.m)
+        cos_m, sin_m = math.cos(self.margin.m), math.sin(self.margin.m)
         cosines = F.normalize(embeddings, dim=1) @ F.normalize(self.weight, dim=0)
         target = cosines.gather(1, labels[:, None])
         sine = torch.sqrt((1 - target**2).clamp_min(1e-12))
-        past = target - m * torch.sin(m)
-        with_margin = torch.where(target > -torch.cos(m), target * torch.cos(m) - sine * torch.sin(m), past)
+        past = target - self.margin.m * sin_m
+        with_margin = torch.where(target > -cos_m, target * cos_m - sine * sin_m, past)
         return F.cross_entropy(self.scale * cosines.scatter(1, labels[:, None], with_margin), labels)
 
 
@@ -65,14 +67,50 @@ def build_optimizer(recipe: Adam | Sgd, module: nn.Module) -> torch.optim.Optimi
     return torch.optim.SGD(module.parameters(), recipe.learning_rate, recipe.momentum)
 
 
+class Mynn(nn.Module):
+    """The gender study's network, its names included."""
+
+    def __init__(self, size: int = 224, outputs: int = 2) -> None:
+        super().__init__()
+        self.model1 = nn.Sequential(
+            nn.Conv2d(3, 32, 5, 1, 2),
+            nn.MaxPool2d(2),
+            nn.Conv2d(32, 32, 5, 1, 2),
+            nn.MaxPool2d(2),
+            nn.Conv2d(32, 64, 5, 1, 2),
+            nn.MaxPool2d(2),
+            nn.Flatten(),
+            nn.Linear(64 * (size // 8) ** 2, 64),
+            nn.Linear(64, outputs),
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.model1(x)
+
+
+class ScoresHead(nn.Module):
+    """Cross-entropy of the network's own scores: no parameters."""
+
+    def forward(self, scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        return F.cross_entropy(scores, labels)
+
+
 class Step:
-    """One training step of a variant, on images [N, 1, H, W] in channels-last memory; `compiled`: `torch.compile`."""
+    """One training step of a variant or of Mynn, on images [N, C, H, W] in channels-last memory.
+
+    `compiled`: with `torch.compile`.
+    """
 
     def __init__(self, variant: Variant, margin: ArcFace, scale: float, *, device: str, compiled: bool) -> None:
-        self.net = Net(BACKBONES[variant.name]).to(device, memory_format=torch.channels_last)
-        self.head = ArcHead(margin, scale).to(device)
-        self.optimizers = build_optimizer(variant.net, self.net), build_optimizer(variant.head, self.head)
+        is_mynn = variant.name == "mynn"
+        net = Mynn() if is_mynn else Net(BACKBONES[variant.name])
+        self.net = net.to(device, memory_format=torch.channels_last)
+        self.head = ScoresHead() if is_mynn else ArcHead(margin, scale).to(device)
+        self.optimizers = [build_optimizer(variant.net, self.net)]
+        if not is_mynn:
+            self.optimizers.append(build_optimizer(variant.head, self.head))
         self.loss = torch.compile(self._loss) if compiled else self._loss
+        self.embed = torch.compile(self.net) if compiled else self.net
 
     def _loss(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         return self.head(self.net(images), labels)

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from experiments import bench, tables
+from experiments import tables
 from experiments.terminal import UserError
 
 
@@ -50,21 +50,3 @@ def test_runs_are_collected_into_a_table(tmp_path):
     assert "n = 2; the last 96.50 ± 0.71 %" in text and "a CPU, 2 cores, Python 3.11, JAX 0.10.2" in text
     with pytest.raises(UserError, match="differ in more than their seed"):
         tables.collect([*runs, finished_run(tmp_path / "other", 2, margin={"name": "cosface"})])
-
-
-def test_a_step_is_timed_in_a_process_of_its_own(capsys):
-    result = bench.step(bench.Step(variants=("v0",), rounds=2))
-    row = result["rows"][0]
-    assert row["variant"] == "v0" and len(row["jaxnets"]["seconds"]) == 2
-    assert 0 < row["jaxnets"]["median_seconds"] < row["jaxnets"]["first_step_seconds"]
-    assert row["jaxnets"]["peak_bytes"] > 0
-    assert "v0" in capsys.readouterr().out
-    with pytest.raises(UserError, match="no variant 'v9'"):
-        bench.step(bench.Step(variants=("v9",)))
-
-
-def test_an_epoch_is_timed_three_ways(capsys):
-    result = bench.epoch(bench.EpochCost(variant="v0", steps=2, rounds=1))
-    assert [row["way"] for row in result["rows"]] == ["steps alone", "train_epoch", "one scan"]
-    assert all(row["median_seconds"] > 0 for row in result["rows"])
-    assert "2 steps of v0" in capsys.readouterr().out

@@ -1,0 +1,38 @@
+"""python -m experiments.bench step --variants v1_2_3 mynn
+python -m experiments.bench inference
+python -m experiments.bench products
+python -m experiments.bench epoch
+python -m experiments.bench start
+"""
+
+import sys
+from typing import Annotated
+
+import tyro
+
+from experiments.bench.epoch import EpochCost
+from experiments.bench.products import Products
+from experiments.bench.start import Start
+from experiments.bench.step import Inference, Step
+from experiments.records import environment, write_json
+from experiments.terminal import main, parse
+
+Command = (
+    Annotated[Step, tyro.conf.subcommand("step")]
+    | Annotated[Inference, tyro.conf.subcommand("inference")]
+    | Annotated[Products, tyro.conf.subcommand("products")]
+    | Annotated[EpochCost, tyro.conf.subcommand("epoch")]
+    | Annotated[Start, tyro.conf.subcommand("start")]
+)
+
+
+def command(config: Step | Inference | Products | EpochCost | Start) -> None:
+    result = config.measure()
+    if config.out:
+        line = f"python -m experiments.bench {' '.join(sys.argv[1:])}"
+        write_json(config.out, {"command": line, "environment": environment(), **result})
+        print(f"written to {config.out}")
+
+
+if __name__ == "__main__":
+    main(lambda: command(parse(Command, "python -m experiments.bench")))
