@@ -8,12 +8,13 @@ import math
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from experiments.terminal import (
     Diverged,
     OptionalFloat,
     OptionalInt,
+    OptionalScale,
     OptionalStr,
     UserError,
     main,
@@ -27,7 +28,8 @@ if TYPE_CHECKING:
     from jaxnets.data import Dataset
 
 STARTED = time.perf_counter()
-DEFAULT_MARGIN, DEFAULT_M, DEFAULT_EPOCHS = "arcface", 0.3, 10  # picked by experiment: see the README
+# Picked by experiment: see the README.
+DEFAULT_MARGIN, DEFAULT_M, DEFAULT_S, DEFAULT_EPOCHS = "arcface", 0.3, 2.0, 10
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +45,7 @@ class Config:
     seed: int = 0
     """decides the initial weights and the order of the images"""
     margin: str = DEFAULT_MARGIN
-    """arcface, cosface, sphereface, combined, normface or tutorial"""
+    """arcface, cosface, sphereface, combined, normface, tutorial, adaface or curricularface"""
     m: OptionalFloat = None
     """the margin, in radians where it is an angle; by default 0.3 for arcface, the margin's own for others"""
     m1: OptionalFloat = None
@@ -52,10 +54,16 @@ class Config:
     """of --margin combined: what is added to the angle"""
     m3: OptionalFloat = None
     """of --margin combined: what is taken from the cosine"""
+    h: OptionalFloat = None
+    """of --margin adaface: how far the margin follows an embedding's length; by default 0.333"""
     beyond: OptionalStr = None
-    """of --margin arcface, for angles past π − m: classic or smooth"""
-    s: OptionalFloat = None
-    """the scale; by default AdaCos's √2·ln(classes − 1), and 10 for tutorial"""
+    """of --margin arcface, for angles past π − m: classic, smooth or rising"""
+    margin_grad: Literal["exact", "straight_through"] = "exact"
+    """straight_through keeps the loss and leaves the margin out of its gradient, as arcface_torch does"""
+    subcenters: int = 1
+    """directions a class; an image belongs to the nearest of them"""
+    s: OptionalScale = None
+    """the scale, or adacos for its √2·ln(classes − 1); by default 2, and 10 for tutorial"""
     batch_size: OptionalInt = None
     """by default the variant's"""
     steps_per_epoch: OptionalInt = None
@@ -108,13 +116,13 @@ def _check(config: Config) -> None:
         from jaxnets.naming import nearest
 
         raise UserError(f"there is no variant {config.variant!r}{nearest(config.variant, [*VARIANTS, 'all'])}")
-    for name in ("epochs", "batch_size", "steps_per_epoch", "devices"):
+    for name in ("epochs", "batch_size", "steps_per_epoch", "subcenters", "devices"):
         value = getattr(config, name)
         if value is not None and value < 1:
             raise UserError(f"--{name.replace('_', '-')} must be 1 or more, not {value}")
     if not 0 <= config.seed < 2**32:
         raise UserError(f"--seed must be in 0 … 2³² − 1, not {config.seed}")
-    if config.s is not None and not (math.isfinite(config.s) and config.s > 0):
+    if isinstance(config.s, float) and not (math.isfinite(config.s) and config.s > 0):
         raise UserError(f"--s must be a positive number, not {config.s}")
 
 
@@ -127,12 +135,11 @@ def build(variant: Variant, config: Config, dataset: "Dataset") -> "Experiment":
     from jaxnets import models, parallel
     from jaxnets.epochs import Epoch
     from jaxnets.heads import MarginHead
-    from jaxnets.losses import adacos_scale
-    from jaxnets.margins import ArcFace
+    from jaxnets.margins import ArcFace, CurricularFace
     from jaxnets.train import create_train_state
 
     margin = build_margin(config)
-    scale = config.s or (10.0 if config.margin == "tutorial" else adacos_scale(len(dataset.classes)))
+    scale = build_scale(config, len(dataset.classes))
     cut = Epoch.of(len(dataset.train.labels), config.batch_size or variant.batch_size, config.steps_per_epoch)
     mesh = parallel.data_mesh(config.devices)
     net_optimizer, learning_rate = build_optimizer(variant.net, cut.steps)
@@ -140,7 +147,7 @@ def build(variant: Variant, config: Config, dataset: "Dataset") -> "Experiment":
     state = create_train_state(
         jax.random.key(config.seed),
         models.create(variant.name),
-        MarginHead(len(dataset.classes), margin, scale),
+        MarginHead(len(dataset.classes), margin, scale, config.subcenters, config.margin_grad),
         dataset.train.images,
         net_optimizer=net_optimizer,
         head_optimizer=head_optimizer,
@@ -154,6 +161,8 @@ def build(variant: Variant, config: Config, dataset: "Dataset") -> "Experiment":
             "head_optimizer": {"name": type(variant.head).__name__, **dataclasses.asdict(variant.head)},
             "seed": config.seed,
             "margin": {"name": config.margin, **dataclasses.asdict(margin)},
+            **({"margin_grad": config.margin_grad} if config.margin_grad != "exact" else {}),
+            **({"subcenters": config.subcenters} if config.subcenters > 1 else {}),
             "scale": scale,
             "batch_size": cut.batch_size,
             "steps_per_epoch": cut.steps,
@@ -168,7 +177,9 @@ def build(variant: Variant, config: Config, dataset: "Dataset") -> "Experiment":
         learning_rate=learning_rate,
         measure=drawings.measure(dataset),
         draw_epoch=drawings.draw_epoch(variant, dataset),
-        draw_run=drawings.draw_run(variant, dataset, margin.m if isinstance(margin, ArcFace) else None),
+        draw_run=drawings.draw_run(
+            variant, dataset, margin.m if isinstance(margin, (ArcFace, CurricularFace)) else None
+        ),
         take=None if config.devices == 1 else parallel.sharded_take_steps(mesh),
     )
 
@@ -187,6 +198,20 @@ def build_optimizer(recipe: Adam | Sgd, steps_per_epoch: int) -> tuple[Any, Call
     return optim.sgd(schedule, recipe.momentum), lambda epoch: float(schedule(epoch * steps_per_epoch))
 
 
+def build_scale(config: Config, num_classes: int) -> float:
+    """The scale that was asked for, or the one that suits the margin."""
+    from jaxnets.losses import adacos_scale
+
+    if config.s is None:
+        return 10.0 if config.margin == "tutorial" else DEFAULT_S
+    if config.s != "adacos":
+        return config.s
+    try:
+        return adacos_scale(num_classes)
+    except ValueError as error:
+        raise UserError(f"{config.data} has {num_classes} classes: {error} with --s") from error
+
+
 def build_margin(config: Config) -> Any:
     """The margin that the command line names, with the numbers it takes and no others."""
     from jaxnets import margins
@@ -196,22 +221,22 @@ def build_margin(config: Config) -> Any:
         raise UserError(f"there is no margin {config.margin!r}{nearest(config.margin, [*margins.BY_NAME])}")
     margin = margins.BY_NAME[config.margin]
     takes = {field.name for field in dataclasses.fields(margin)}
-    given = {name: getattr(config, name) for name in ("m", "m1", "m2", "m3", "beyond")}
+    given = {name: getattr(config, name) for name in ("m", "m1", "m2", "m3", "h", "beyond")}
     given = {name: value for name, value in given.items() if value is not None}
     if config.margin == DEFAULT_MARGIN:
         given = {"m": DEFAULT_M} | given
     for name, value in given.items():
         if name not in takes:
             raise UserError(f"--margin {config.margin} takes no --{name}{_takes(config.margin, takes)}")
-        if name == "beyond" and value not in ("classic", "smooth"):
-            raise UserError(f"--beyond is classic or smooth, not {value!r}")
+        if name == "beyond" and value not in ("classic", "smooth", "rising"):
+            raise UserError(f"--beyond is classic, smooth or rising, not {value!r}")
         if name != "beyond" and not (math.isfinite(value) and value >= 0):
             raise UserError(f"--{name} must be a finite number of 0 or more, not {value}")
     return margin(**given)
 
 
 def _takes(margin: str, fields: set[str]) -> str:
-    options = ", ".join(f"--{name}" for name in sorted(fields - {"divisor"}))
+    options = ", ".join(f"--{name}" for name in sorted(fields - {"divisor", "t_alpha"}))
     return f"; it takes {options}" if options else ", nor any other number"
 
 

@@ -12,20 +12,27 @@ from experiments.variants import Variant
 from jaxnets import figures
 from jaxnets.data import Dataset
 from jaxnets.epochs import Evaluation
-from jaxnets.losses import cosines
+from jaxnets.losses import cosines, dominant_centers
 from jaxnets.separability import separability
 from jaxnets.train import TrainState
 
 
 def measure(dataset: Dataset) -> Callable[[TrainState, Evaluation], tuple[Line, Arrays]]:
-    """What the picture of an epoch says in numbers, and the arrays that it is drawn from."""
+    """What the picture of an epoch says in numbers, and the arrays that it is drawn from.
+
+    Of a class with sub-centres the picture shows the dominant one, and its numbers are that one's.
+    """
     labels = np.asarray(dataset.test.labels)
 
     def of_epoch(state: TrainState, evaluation: Evaluation) -> tuple[Line, Arrays]:
-        class_weights = np.asarray(state.params["head"]["class_weights"])
+        all_weights = class_weights = np.asarray(state.params["head"]["class_weights"])
+        arrays = {"embeddings": evaluation.embeddings}
+        if all_weights.ndim == 3:
+            on_device = (jnp.asarray(array) for array in (evaluation.embeddings, all_weights, labels))
+            class_weights, arrays["subcenters"] = np.asarray(dominant_centers(*on_device)), all_weights
         numbers = separability(evaluation.embeddings, class_weights, labels).as_dict()
         line = {"verdict": numbers.pop("verdict"), "separability": numbers}
-        return line, {"embeddings": evaluation.embeddings, "class_weights": class_weights}
+        return line, {**arrays, "class_weights": class_weights}
 
     return of_epoch
 
@@ -60,7 +67,8 @@ def draw_run(variant: Variant, dataset: Dataset, angle: float | None) -> Callabl
     def of_run(folder: Folder, lines: list[Line]) -> None:
         last = folder.arrays(lines[-1]["epoch"])
         embeddings, class_weights = last["embeddings"], last["class_weights"]
-        predictions = np.asarray(cosines(jnp.asarray(embeddings), jnp.asarray(class_weights)).argmax(axis=1))
+        all_weights = jnp.asarray(last.get("subcenters", class_weights))
+        predictions = np.asarray(cosines(jnp.asarray(embeddings), all_weights).argmax(axis=1))
         title, subtitle = _titles(variant, lines[-1])
         shared = {"title": title, "subtitle": subtitle}
         pictures = {

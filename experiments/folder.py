@@ -93,7 +93,7 @@ class Folder:
         if found is None:
             return start, []
         _, tree = found
-        state = fresh_state.replace(**{name: tree[name] for name in SAVED})
+        state = fresh_state.replace(**{name: tree[name] for name in _saved(fresh_state)})
         at = tree["position"]
         position = Position(state, Totals(*tree["totals"]), int(at["epoch"]), int(at["done"]), float(at["seconds"]))
         return position, self.lines()[: position.epoch]
@@ -127,7 +127,12 @@ class Folder:
             return {name: file[name] for name in file.files}
 
 
+def _saved(state: TrainState) -> tuple[str, ...]:
+    """A head without statistics leaves none, so that runs begun before heads had any are resumed too."""
+    return (*SAVED, "head_stats") if state.head_stats else SAVED
+
+
 def _tree(position: Position) -> dict[str, Any]:
-    state = {name: getattr(position.state, name) for name in SAVED}
+    state = {name: getattr(position.state, name) for name in _saved(position.state)}
     at = {"epoch": np.array(position.epoch), "done": np.array(position.done), "seconds": np.array(position.seconds)}
     return {**state, "totals": tuple(position.totals), "position": at}

@@ -15,21 +15,24 @@ if not any((_Path(place) / "margin_softmax").is_dir() for place in _places):
 
 from jaxnets.data import Dataset, Split, load
 from jaxnets.epochs import Evaluation, evaluate, train_epoch
-from jaxnets.heads import MarginHead
+from jaxnets.heads import MarginHead, ScoresHead
 from jaxnets.losses import adacos_scale, margin_softmax_loss
-from jaxnets.margins import ArcFace, Combined, CosFace, NormFace, SphereFace, Tutorial
+from jaxnets.margins import AdaFace, ArcFace, Combined, CosFace, CurricularFace, NormFace, SphereFace, Tutorial
 from jaxnets.models import create
 from jaxnets.optim import adam, sgd, step_lr
 from jaxnets.train import TrainState, create_train_state, eval_step, train_step
 
 __all__ = [
+    "AdaFace",
     "ArcFace",
     "Combined",
     "CosFace",
+    "CurricularFace",
     "Dataset",
     "Evaluation",
     "MarginHead",
     "NormFace",
+    "ScoresHead",
     "SphereFace",
     "Split",
     "TrainState",

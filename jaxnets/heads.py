@@ -3,10 +3,12 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from jaxnets.losses import cosines, margin_softmax_loss
-from jaxnets.margins import Margin
+from jaxnets.margins import AdaptiveMargin, Margin, Statistics
+from kernels.margin_softmax import MarginGrad
 
 
 @dataclasses.dataclass(frozen=True)
@@ -14,20 +16,81 @@ class MarginHead:
     """A weight vector for each class; the loss is `margin_softmax_loss`, a prediction the class nearest in angle.
 
     Predictions are free of the margin: with it, accuracy would read near zero while the classes are already apart.
+    With `num_subcenters` above 1 a class has as many vectors, and is as near as the nearest. AdaFace and CurricularFace
+    have statistics, which training updates; for all other margins they are empty.
     """
 
     num_classes: int
-    margin: Margin
+    margin: Margin | AdaptiveMargin
     scale: float
+    num_subcenters: int = 1
+    margin_grad: MarginGrad = "exact"
 
     def init(self, key: Array, num_outputs: int) -> dict[str, Array]:
-        """Class weights [C, D] from the standard normal, as `torch.randn` gives them."""
-        return {"class_weights": jax.random.normal(key, (self.num_classes, num_outputs))}
+        """Class weights [C, D], or [C, K, D], from the standard normal, as `torch.randn` gives them."""
+        subcenters = () if self.num_subcenters == 1 else (self.num_subcenters,)
+        return {"class_weights": jax.random.normal(key, (self.num_classes, *subcenters, num_outputs))}
+
+    def init_stats(self) -> Statistics:
+        return self.margin.init() if isinstance(self.margin, AdaptiveMargin) else {}
+
+    def update_stats(
+        self,
+        stats: Statistics,
+        params: dict[str, Array],
+        embeddings: Float[Array, "N D"],
+        labels: Int[Array, "N"],
+        axis_name: str | None = None,
+    ) -> Statistics:
+        """The statistics after a batch of training; with `axis_name`, after the whole batch over that mapped axis."""
+        if not isinstance(self.margin, AdaptiveMargin):
+            return stats
+        return self.margin.update(stats, embeddings, params["class_weights"], labels, axis_name)
 
     def loss(
-        self, params: dict[str, Array], embeddings: Float[Array, "N D"], labels: Int[Array, "N"]
+        self, stats: Statistics, params: dict[str, Array], embeddings: Float[Array, "N D"], labels: Int[Array, "N"]
     ) -> Float[Array, "N"]:
-        return margin_softmax_loss(embeddings, params["class_weights"], labels, margin=self.margin, scale=self.scale)
+        margin = self.margin.at(stats, embeddings) if isinstance(self.margin, AdaptiveMargin) else self.margin
+        return margin_softmax_loss(
+            embeddings,
+            params["class_weights"],
+            labels,
+            margin=margin,
+            scale=self.scale,
+            margin_grad=self.margin_grad,
+        )
 
     def predict(self, params: dict[str, Array], embeddings: Float[Array, "N D"]) -> Int[Array, "N"]:
         return cosines(embeddings, params["class_weights"]).argmax(axis=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class ScoresHead:
+    """For networks whose outputs are scores already: softmax cross-entropy, no parameters, no statistics."""
+
+    def init(self, key: Array, num_outputs: int) -> dict[str, Array]:
+        return {}
+
+    def init_stats(self) -> Statistics:
+        return {}
+
+    def update_stats(
+        self,
+        stats: Statistics,
+        params: dict[str, Array],
+        scores: Float[Array, "N C"],
+        labels: Int[Array, "N"],
+        axis_name: str | None = None,
+    ) -> Statistics:
+        return stats
+
+    def loss(
+        self, stats: Statistics, params: dict[str, Array], scores: Float[Array, "N C"], labels: Int[Array, "N"]
+    ) -> Float[Array, "N"]:
+        """−log softmax of the label's score, in float32 at least."""
+        scores = scores.astype(jnp.float64 if scores.dtype == jnp.float64 else jnp.float32)
+        own = jnp.take_along_axis(scores, labels[:, None], axis=1)[:, 0]
+        return jax.nn.logsumexp(scores, axis=1) - own
+
+    def predict(self, params: dict[str, Array], scores: Float[Array, "N C"]) -> Int[Array, "N"]:
+        return scores.argmax(axis=1)

@@ -2,10 +2,12 @@
 
 import math
 
+import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 import kernels.margin_softmax as kernel
-from jaxnets.margins import Margin, Tutorial
+from jaxnets.margins import AdaptiveMargin, Curriculum, Margin, Tutorial
+from kernels.margin_softmax import geometry
 from kernels.margin_softmax.geometry import directions
 
 
@@ -22,18 +24,39 @@ def adacos_scale(num_classes: int) -> float:
     return math.sqrt(2) * math.log(num_classes - 1)
 
 
-def cosines(embeddings: Float[Array, "N D"], class_weights: Float[Array, "C D"]) -> Float[Array, "N C"]:
-    """cos θ between each embedding and each class, free of any margin: what predictions are read from."""
-    return directions(embeddings) @ directions(class_weights).T
+def cosines(
+    embeddings: Float[Array, "N D"], class_weights: Float[Array, "C D"] | Float[Array, "C K D"]
+) -> Float[Array, "N C"]:
+    """cos θ between each embedding and each class, free of any margin: what predictions are read from.
+
+    Of a class with K sub-centres it is the cosine to the nearest.
+    """
+    return geometry.cosines(directions(embeddings), directions(class_weights))
+
+
+def dominant_centers(
+    embeddings: Float[Array, "N D"], class_weights: Float[Array, "C K D"], labels: Int[Array, "N"]
+) -> Float[Array, "C D"]:
+    """Of each class the sub-centre that is nearest to most of its embeddings; the first where there are none.
+
+    The others gather what is noisy or unusual, and may be dropped after training: Deng et al., Sub-center ArcFace:
+    Boosting Face Recognition by Large-scale Noisy Web Faces, 2020.
+    """
+    num_classes, num_centers, _ = class_weights.shape
+    own = jnp.take(directions(class_weights), labels, axis=0)
+    nearest = jnp.einsum("nd,nkd->nk", directions(embeddings), own).argmax(axis=1)
+    votes = jnp.zeros((num_classes, num_centers), jnp.int32).at[labels, nearest].add(1)
+    return jnp.take_along_axis(class_weights, votes.argmax(axis=1)[:, None, None], axis=1)[:, 0]
 
 
 def margin_softmax_loss(
     embeddings: Float[Array, "N D"],
-    class_weights: Float[Array, "C D"],
+    class_weights: Float[Array, "C D"] | Float[Array, "C K D"],
     labels: Int[Array, "N"],
     *,
     margin: Margin,
     scale: float,
+    margin_grad: kernel.MarginGrad = "exact",
     implementation: kernel.Implementation | None = None,
 ) -> Float[Array, "N"]:
     """The loss of ArcFace and its family: softmax cross-entropy over scaled cosines, with a margin on the target.
@@ -47,17 +70,30 @@ def margin_softmax_loss(
 
     Args:
       embeddings: [N, D], of any length.
-      class_weights: [C, D], of any length, a row a class.
+      class_weights: [C, D], of any length, a row a class; or [C, K, D], a class being as near as the nearest of its K
+        sub-centres (Deng et al., Sub-center ArcFace, 2020).
       labels: [N], integers in [0, C); −1 marks a row without a class: loss 0, no gradient. Others give NaN.
-      margin: one of `jaxnets.margins`, or any function (cos θ, sin θ) -> ψ of the target's angle.
+      margin: one of `jaxnets.margins`, or any function (cos θ, sin θ) -> ψ of the target's angle. AdaFace and
+        CurricularFace, which have statistics, are given as `margin.at(statistics, embeddings)`.
       scale: s. `adacos_scale(C)` is a good one where nothing is known.
+      margin_grad: "straight_through" takes dψ/dcos θ for 1, as insightface's arcface_torch does: the loss is the
+        same, and its gradient that of a loss without margin but for the probabilities, in which the margin counts.
       implementation: of the kernel; a name is used or refused, None chooses.
 
     Raises:
-      ValueError: for shapes or dtypes that do not fit.
+      ValueError: for shapes or dtypes that do not fit, an unknown `margin_grad`, or a margin without its statistics.
     """
+    if isinstance(margin, AdaptiveMargin):
+        raise ValueError(f"{margin} has statistics: give its .at(statistics, embeddings), see jaxnets.margins.adaptive")
     if isinstance(margin, Tutorial):
         scale = scale / margin.divisor
     return kernel.margin_softmax(
-        embeddings, class_weights, labels, margin=margin, scale=scale, implementation=implementation
+        embeddings,
+        class_weights,
+        labels,
+        margin=margin,
+        scale=scale,
+        margin_grad=margin_grad,
+        hard_negatives=margin.hard_negatives if isinstance(margin, Curriculum) else None,
+        implementation=implementation,
     )

@@ -21,21 +21,34 @@ Params: TypeAlias = dict[str, Any]
 
 
 class Head(Protocol):
-    """See `jaxnets.heads`."""
+    """See `jaxnets.heads`. A head without statistics of its own has {} for them."""
 
     def init(self, key: Array, num_outputs: int) -> Params: ...
-    def loss(self, params: Params, outputs: Float[Array, "N D"], labels: Int[Array, "N"]) -> Float[Array, "N"]: ...
+    def init_stats(self) -> Params: ...
+    def update_stats(
+        self,
+        stats: Params,
+        params: Params,
+        outputs: Float[Array, "N D"],
+        labels: Int[Array, "N"],
+        axis_name: str | None = None,
+    ) -> Params: ...
+    def loss(
+        self, stats: Params, params: Params, outputs: Float[Array, "N D"], labels: Int[Array, "N"]
+    ) -> Float[Array, "N"]: ...
     def predict(self, params: Params, outputs: Float[Array, "N D"]) -> Int[Array, "N"]: ...
 
 
 class TrainState(struct.PyTreeNode):
     """All that changes in training, as one pytree; what does not change rides along as static metadata.
 
-    `params` is {"net": …, "head": …}: two groups, each with its own optimiser.
+    `params` is {"net": …, "head": …}: two groups, each with its own optimiser. `batch_stats` are the net's running
+    statistics, `head_stats` the head's (AdaFace's or CurricularFace's; empty for others).
     """
 
     params: Params
     batch_stats: Params
+    head_stats: Params
     opt_state: optax.OptState
     step: Int[Array, ""]
     key: Array
@@ -59,15 +72,16 @@ def create_train_state(
     quick = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
 
     @partial(jax.jit, compiler_options=quick)
-    def init(key: Array) -> tuple[Params, Params, optax.OptState, Array]:
+    def init(key: Array) -> tuple[Params, Params, Params, optax.OptState, Array]:
         net_key, head_key, state_key = jax.random.split(key, 3)
-        example = jnp.zeros((1, *images.shape[1:]))
+        example = jnp.zeros((1, *images.shape[1:]), jnp.float32)
         outputs, variables = model.init_with_output(net_key, example, train=False)
         params = {"net": variables["params"], "head": head.init(head_key, outputs.shape[1])}
-        return params, variables.get("batch_stats", {}), optimizer.init(params), state_key
+        return params, variables.get("batch_stats", {}), head.init_stats(), optimizer.init(params), state_key
 
-    params, batch_stats, opt_state, state_key = init(key)
-    return TrainState(params, batch_stats, opt_state, jnp.zeros((), jnp.int32), state_key, model, head, optimizer)
+    params, batch_stats, head_stats, opt_state, state_key = init(key)
+    step = jnp.zeros((), jnp.int32)
+    return TrainState(params, batch_stats, head_stats, opt_state, step, state_key, model, head, optimizer)
 
 
 def as_floats(images: Array, params: Params) -> Float[Array, "N H W C"]:
@@ -79,8 +93,8 @@ def as_floats(images: Array, params: Params) -> Float[Array, "N H W C"]:
 def train_step(state: TrainState, batch: Split, axis_name: str | None = None) -> tuple[TrainState, dict[str, Array]]:
     """One optimiser step on a batch of uint8 images; metrics are the batch's mean loss and margin-free accuracy.
 
-    With `axis_name`, `batch` is this device's share: BatchNorm's statistics, gradients and metrics are averaged over
-    that mapped axis, so that the step equals the one on the whole batch. Shares must be of equal size.
+    With `axis_name`, `batch` is this device's share: BatchNorm's and the head's statistics, gradients and metrics are
+    averaged over that mapped axis, so that the step equals the one on the whole batch. Shares must be of equal size.
     """
     _, step_key = jax.random.split(state.key)
     dropout_key = jax.random.fold_in(step_key, state.step)
@@ -89,7 +103,7 @@ def train_step(state: TrainState, batch: Split, axis_name: str | None = None) ->
         dropout_key = jax.random.fold_in(dropout_key, jax.lax.axis_index(axis_name))
         params = jax.lax.pcast(params, axis_name, to="varying")  # so that gradients are this device's own
 
-    def mean_loss(params: Params) -> tuple[Array, tuple[Array, Params]]:
+    def mean_loss(params: Params) -> tuple[Array, tuple[Array, Params, Params]]:
         outputs, updated = state.model.apply(
             {"params": params["net"], "batch_stats": state.batch_stats},
             as_floats(images, params),
@@ -98,10 +112,11 @@ def train_step(state: TrainState, batch: Split, axis_name: str | None = None) ->
             mutable=["batch_stats"],
             rngs={"dropout": dropout_key},
         )
-        losses = state.head.loss(params["head"], outputs, labels)
-        return losses.mean(), (outputs, updated.get("batch_stats", {}))
+        head_stats = state.head.update_stats(state.head_stats, params["head"], outputs, labels, axis_name)
+        losses = state.head.loss(head_stats, params["head"], outputs, labels)
+        return losses.mean(), (outputs, updated.get("batch_stats", {}), head_stats)
 
-    (loss, (outputs, batch_stats)), grads = jax.value_and_grad(mean_loss, has_aux=True)(params)
+    (loss, (outputs, batch_stats, head_stats)), grads = jax.value_and_grad(mean_loss, has_aux=True)(params)
     correct = state.head.predict(params["head"], outputs) == labels
     metrics = {"loss": loss, "accuracy": correct.mean(dtype=loss.dtype)}
     if axis_name is not None:
@@ -111,6 +126,7 @@ def train_step(state: TrainState, batch: Split, axis_name: str | None = None) ->
         state.replace(
             params=optax.apply_updates(state.params, updates),
             batch_stats=batch_stats,
+            head_stats=head_stats,
             opt_state=opt_state,
             step=state.step + 1,
         ),
@@ -127,7 +143,7 @@ class Outputs(NamedTuple):
 
 
 def eval_step(state: TrainState, batch: Split) -> Outputs:
-    """The network in inference, with BatchNorm's running statistics; the loss has its margin, predictions do not."""
+    """The network and the head in inference, by their running statistics; the loss has its margin, predictions not."""
     images, labels = jnp.asarray(batch.images), jnp.asarray(batch.labels)
     outputs = state.model.apply(
         {"params": state.params["net"], "batch_stats": state.batch_stats},
@@ -135,11 +151,12 @@ def eval_step(state: TrainState, batch: Split) -> Outputs:
         train=False,
     )
     head = state.params["head"]
-    return Outputs(outputs, state.head.loss(head, outputs, labels), state.head.predict(head, outputs))
+    losses = state.head.loss(state.head_stats, head, outputs, labels)
+    return Outputs(outputs, losses, state.head.predict(head, outputs))
 
 
 @jax.jit
 def is_finite(state: TrainState) -> Bool[Array, ""]:
     """Whether every parameter and running statistic is a finite number."""
-    leaves = jax.tree.leaves((state.params, state.batch_stats))
+    leaves = jax.tree.leaves((state.params, state.batch_stats, state.head_stats))
     return jnp.stack([jnp.isfinite(leaf).all() for leaf in leaves]).all()

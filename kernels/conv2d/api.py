@@ -3,12 +3,12 @@
 from collections.abc import Callable
 from typing import Any, Literal, TypeAlias, get_args
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
 from kernels.conv2d import choice, dft, reference, tiled, toeplitz, xla
+from kernels.varying import vary_alike
 
 Implementation: TypeAlias = Literal["reference", "xla", "dft", "toeplitz", "tiled"]
 Layout: TypeAlias = Literal["NHWC", "HWCN"]
@@ -55,7 +55,7 @@ def conv2d(
     x, w = jnp.asarray(x), jnp.asarray(w)
     _check(x, w, stride, layout, implementation)
     pads = _explicit(padding, x, w, stride, layout)
-    x, w = _vary_alike(x, w)
+    x, w = vary_alike(x, w)
     arguments: dict[str, Any] = {"stride": stride, "padding": pads, "layout": layout}
     if implementation is not None:
         return _IMPLEMENTATIONS[implementation](x, w, **arguments)
@@ -95,14 +95,3 @@ def _explicit(padding: Padding, x: Array, w: Array, stride: int, layout: str) ->
         if length + low + high < k:
             raise ValueError(f"filters {w.shape[:2]} do not fit in images {size} padded by {(rows, columns)}")
     return (int(rows[0]), int(rows[1])), (int(columns[0]), int(columns[1]))
-
-
-def _vary_alike(*arrays: Array) -> list[Array]:
-    """Under shard_map, gives every array the mesh axes that any of them varies over.
-
-    A custom_vjp must return gradients that vary as its inputs do. Filters shared by all shards would break that:
-    cast to varying here, their gradients are summed over the shards by the cast's own transpose.
-    """
-    axes = frozenset[str]().union(*(jax.typeof(array).manual_axis_type.varying for array in arrays))
-    missing = [tuple(axes - jax.typeof(array).manual_axis_type.varying) for array in arrays]
-    return [lax.pcast(a, more, to="varying") if more else a for a, more in zip(arrays, missing, strict=True)]

@@ -1,63 +1,107 @@
 """The operation as its users call it: checks, dtypes, and the choice of an implementation."""
 
 from collections.abc import Callable
-from typing import Literal, TypeAlias, get_args
+from functools import partial
+from typing import Any, Literal, TypeAlias, get_args
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from kernels.margin_softmax import reference
+from kernels.margin_softmax import choice, reference, streamed
+from kernels.margin_softmax.chunked import Chunked
+from kernels.margin_softmax.geometry import wide
+from kernels.margin_softmax.reference import HardNegatives, OfTarget
+from kernels.varying import vary_alike
 
-Implementation: TypeAlias = Literal["reference"]
+Implementation: TypeAlias = Literal["reference", "chunked"]
+MarginGrad: TypeAlias = Literal["exact", "straight_through"]
 
 
 def margin_softmax(
     embeddings: Float[Array, "N D"],
-    class_weights: Float[Array, "C D"],
+    class_weights: Float[Array, "C D"] | Float[Array, "C K D"],
     labels: Int[Array, "N"],
     *,
-    margin: Callable[[Float[Array, "N"], Float[Array, "N"]], Float[Array, "N"]],
+    margin: OfTarget,
     scale: float,
+    margin_grad: MarginGrad = "exact",
+    hard_negatives: HardNegatives | None = None,
     implementation: Implementation | None = None,
 ) -> Float[Array, "N"]:
     """Cross-entropy, an example at a time, of a softmax over scaled cosines whose target has a margin.
 
-    loss_i = −log( exp(s·ψ_i) / (exp(s·ψ_i) + Σ_{j≠y_i} exp(s·cos θ_ij)) ), with ψ_i = margin(cos θ_iy, sin θ_iy).
+    loss_i = −log( exp(s·ψ_i) / (exp(s·ψ_i) + Σ_{j≠y_i} exp(s·f(cos θ_ij))) ), with ψ_i = margin(cos θ_iy, sin θ_iy) and
+    f the identity but for hard negatives.
 
-    Differentiable in embeddings and class weights, with the exact gradient; usable under jit, vmap and grad. Inputs of
-    less than 32 bits are widened before anything is computed from them; the loss is float32, or float64 if either is.
+    Differentiable in embeddings and class weights; usable under jit, vmap and grad. Inputs of less than 32 bits are
+    widened before anything is computed from them; the loss is float32, or float64 if either is.
 
     Args:
       embeddings: [N, D], of any length: their directions alone matter.
-      class_weights: [C, D], likewise.
+      class_weights: [C, D], likewise; or [C, K, D], K sub-centres a class, of which each row sees the nearest.
       labels: [N], integers in [0, C). −1 means "no class here": the loss is 0 and no gradient comes from that row.
         Any other number outside gives a loss of NaN: inside jit nothing can be raised.
       margin: (cos θ, sin θ) of the target -> ψ, all [N]; see `jaxnets.margins`.
       scale: s, the length given to all embeddings.
+      margin_grad: "exact" differentiates the margin. "straight_through" gives the same loss with dψ/dcos θ taken as 1,
+        as if there were no margin: the softmax's probabilities alone know of it.
+      hard_negatives: which other classes count as c·(t + c), and t; no gradient flows to t, nor through the choice.
       implementation: a name is used or refused; None chooses.
 
     Raises:
-      ValueError: for arrays whose shapes or dtypes do not fit, or an unknown implementation.
+      ValueError: for arrays whose shapes or dtypes do not fit, or an unknown `margin_grad` or implementation.
     """
     _check(embeddings, class_weights, labels)
+    if margin_grad not in get_args(MarginGrad):
+        raise ValueError(f"margin_grad is exact or straight_through, not {margin_grad!r}")
     if implementation not in (None, *get_args(Implementation)):
         known = ", ".join(get_args(Implementation))
         raise ValueError(
             f"margin_softmax has no implementation {implementation!r}; there is {known}, or None to choose"
         )
 
-    dtype = jnp.float64 if jnp.float64 in (embeddings.dtype, class_weights.dtype) else jnp.float32
-    x, w, labels = embeddings.astype(dtype), class_weights.astype(dtype), labels.astype(jnp.int32)
-    loss = reference.margin_softmax(x, w, labels, margin=margin, scale=scale)
+    embeddings, class_weights = vary_alike(embeddings, class_weights)
+    labels = labels.astype(jnp.int32)
+    if margin_grad == "straight_through":
+        margin = _straight_through(margin)
+    if hard_negatives is not None:
+        t = jax.lax.stop_gradient(jnp.asarray(hard_negatives.t, wide(embeddings.dtype, class_weights.dtype)))
+        if t.shape:
+            raise ValueError(f"hard_negatives has one t for all rows, not {t.shape}")
+        hard_negatives = hard_negatives._replace(t=t)
+    serve = _IMPLEMENTATIONS[implementation or choice.preferred(len(labels), class_weights.shape)]
+    loss = serve(embeddings, class_weights, labels, margin=margin, scale=scale, hard_negatives=hard_negatives)
     is_class = (labels >= 0) & (labels < class_weights.shape[0])
-    return jnp.where(is_class, loss, jnp.where(labels == -1, 0, jnp.nan).astype(dtype))
+    return jnp.where(is_class, loss, jnp.where(labels == -1, 0, jnp.nan).astype(loss.dtype))
+
+
+def _reference(embeddings: Array, class_weights: Array, labels: Array, **options: Any) -> Float[Array, "N"]:
+    dtype = wide(embeddings.dtype, class_weights.dtype)
+    return reference.margin_softmax(embeddings.astype(dtype), class_weights.astype(dtype), labels, **options)
+
+
+_IMPLEMENTATIONS: dict[str, Callable[..., Float[Array, "N"]]] = {
+    "reference": _reference,
+    "chunked": partial(streamed.margin_softmax, Chunked()),
+}
+
+
+def _straight_through(margin: OfTarget) -> OfTarget:
+    def unchanged(cos_theta: Float[Array, "N"], sin_theta: Float[Array, "N"]) -> Float[Array, "N"]:
+        psi = jax.lax.stop_gradient(margin(cos_theta, sin_theta))
+        return psi + (cos_theta - jax.lax.stop_gradient(cos_theta))  # ψ + 0
+
+    return unchanged
 
 
 def _check(embeddings: Array, class_weights: Array, labels: Array) -> None:
     shapes = f"embeddings {embeddings.shape}, class_weights {class_weights.shape}, labels {labels.shape}"
-    if (embeddings.ndim, class_weights.ndim, labels.ndim) != (2, 2, 1):
-        raise ValueError(f"margin_softmax takes embeddings [N, D], class_weights [C, D] and labels [N], not {shapes}")
-    if embeddings.shape[1] != class_weights.shape[1]:
+    if embeddings.ndim != 2 or class_weights.ndim not in (2, 3) or labels.ndim != 1 or 0 in class_weights.shape[1:]:
+        raise ValueError(
+            f"margin_softmax takes embeddings [N, D], class_weights [C, D] or [C, K, D] and labels [N], not {shapes}"
+        )
+    if embeddings.shape[1] != class_weights.shape[-1]:
         raise ValueError(f"embeddings and class_weights must share their last dimension D: {shapes}")
     if embeddings.shape[0] != labels.shape[0]:
         raise ValueError(f"embeddings and labels must share their first dimension N: {shapes}")

@@ -1,16 +1,48 @@
-"""Directions, and the angle between two of them, computed where √(1 − cos²θ) cannot be."""
+"""Directions, and the angles between them, computed where √(1 − cos²θ) cannot be."""
+
+from typing import Any
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 SHORTEST = 1e-12  # the length below which a vector has no direction; PyTorch's `normalize` has the same
 
 
-def directions(vectors: Float[Array, "N D"]) -> Float[Array, "N D"]:
-    """Unit vectors [N, D]; NaN stays NaN. One shorter than 1e-12 has no direction: it gives zeros, and no gradient."""
-    squares = jnp.sum(vectors**2, axis=1, keepdims=True)
+def wide(*dtypes: Any) -> Any:
+    """What is computed in, for inputs of these dtypes: float64 if one of them is, else float32."""
+    return jnp.float64 if jnp.float64 in dtypes else jnp.float32
+
+
+def directions(vectors: Float[Array, "*batch D"]) -> Float[Array, "*batch D"]:
+    """Unit vectors [..., D]; NaN stays NaN. One shorter than 1e-12 has no direction: zeros, and no gradient."""
+    squares = jnp.sum(vectors**2, axis=-1, keepdims=True)
     too_short = squares <= SHORTEST**2
     return jnp.where(too_short, 0, vectors / jnp.sqrt(jnp.where(too_short, 1, squares)))
+
+
+def cosines(x: Float[Array, "N D"], w: Float[Array, "C D"] | Float[Array, "C K D"]) -> Float[Array, "N C"]:
+    """cos θ_ij = x̂_i·ŵ_j of unit vectors; of a class with K sub-centres, the cosine to the nearest, max_k x̂_i·ŵ_jk.
+
+    Where several are equally near it is the first one, which has the gradient alone.
+    """
+    if w.ndim == 2:
+        return x @ w.T
+    to_each = jnp.einsum("nd,ckd->nck", x, w)
+    return jnp.take_along_axis(to_each, to_each.argmax(axis=2, keepdims=True), axis=2)[:, :, 0]
+
+
+def target_cos_sin(
+    x: Float[Array, "N D"], w: Float[Array, "C D"] | Float[Array, "C K D"], labels: Int[Array, "N"]
+) -> tuple[Float[Array, "N"], Float[Array, "N"]]:
+    """`cos_sin` of each unit vector and its own class, at the nearest of its sub-centres where there are some.
+
+    A label out of range is taken for the nearest class there is: what comes of its row is not to be used.
+    """
+    own = jnp.take(w, labels, axis=0, mode="clip")
+    if own.ndim == 3:
+        nearest = jnp.einsum("nd,nkd->nk", x, own).argmax(axis=1)
+        own = jnp.take_along_axis(own, nearest[:, None, None], axis=1)[:, 0]
+    return cos_sin(x, own)
 
 
 def cos_sin(a: Float[Array, "N D"], b: Float[Array, "N D"]) -> tuple[Float[Array, "N"], Float[Array, "N"]]:

@@ -4,6 +4,7 @@ import dataclasses
 import io
 import json
 import shutil
+import struct
 
 import numpy as np
 import pytest
@@ -11,7 +12,9 @@ from PIL import Image
 
 from experiments import arcloss, terminal
 from experiments.arcloss import Config
+from experiments.folder import Folder
 from experiments.variants import VARIANTS, Sgd
+from jaxnets import load
 
 FIGURES = ["curves.png", "angles.png", "confusion.png", "scatter.gif"]
 
@@ -48,7 +51,7 @@ def test_a_run_leaves_all_that_it_promises(run_once, digits):
     record = json.loads((folder / "config.json").read_text())
     assert record["config"]["margin"] == {"name": "arcface", "m": 0.3, "beyond": "classic"}
     assert record["config"]["net_optimizer"] == {"name": "Adam", "learning_rate": 1e-3}
-    assert record["config"]["scale"] == pytest.approx(2**0.5 * np.log(9))
+    assert record["config"]["scale"] == 2
     assert record["environment"]["jax"] and record["environment"]["cpu_cores"]
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["epochs"] == 2 and summary["verdict"] == lines[-1]["verdict"]
@@ -77,13 +80,51 @@ def test_a_finished_run_goes_no_further_and_a_longer_one_goes_on(digits, run_onc
 
 def test_another_configuration_is_refused_and_fresh_starts_over(digits, tmp_path):
     arcloss.command(config(digits, tmp_path, epochs=1))
-    with pytest.raises(
-        terminal.UserError, match=r"another configuration \(margin: .*scale: 3\.1\d+ → 64\.0\).*--fresh"
-    ):
+    with pytest.raises(terminal.UserError, match=r"another configuration \(margin: .*scale: 2\.0 → 64\.0\).*--fresh"):
         arcloss.command(config(digits, tmp_path, epochs=1, margin="cosface", s=64.0))
     arcloss.command(config(digits, tmp_path, epochs=1, margin="cosface", s=64.0, fresh=True))
     record = json.loads((tmp_path / "arcloss" / "v0" / "seed0" / "config.json").read_text())
     assert record["config"]["margin"] == {"name": "cosface", "m": 0.35}
+
+
+def test_a_head_with_statistics_is_resumed_with_them(digits, tmp_path):
+    """And what the head is belongs to the configuration. Of a class with sub-centres one is drawn."""
+    run = config(digits, tmp_path, epochs=1, margin="adaface", h=0.5, subcenters=2, margin_grad="straight_through")
+    arcloss.command(run)
+    folder = Folder(tmp_path / "arcloss" / "v0" / "seed0")
+    fresh = arcloss.build(VARIANTS["v0"], run, load(run.data)).state
+    position, _ = folder.resume(fresh)
+    assert position.epoch == 1 and position.state.head_stats.keys() == {"mean", "std"}
+    lengths = np.linalg.norm(folder.arrays(1)["embeddings"], axis=1).mean()  # some lengths like those of training
+    moved = {name: float(value - fresh.head_stats[name]) for name, value in position.state.head_stats.items()}
+    assert moved["mean"] == pytest.approx(0.0199 * (lengths - 20), rel=0.1) and -2 < moved["std"] < -1
+
+    assert folder.arrays(1)["subcenters"].shape == (10, 2, 2) and folder.arrays(1)["class_weights"].shape == (10, 2)
+    assert all((folder.path / name).exists() for name in FIGURES)
+    other = dataclasses.replace(run, h=0.4, subcenters=3, margin_grad="exact")
+    words = r'margin: .*"h": 0.5.* → .*"h": 0.4.*; margin_grad: "straight_through" → null; subcenters: 2 → 3'
+    with pytest.raises(terminal.UserError, match=rf"another configuration \({words}\)"):
+        arcloss.command(other)
+
+
+def test_two_classes_have_no_adacos_scale(digits, tmp_path, capsys):
+    """Its √2·ln(C − 1) is 0 there."""
+    folder = tmp_path / "two"
+    folder.mkdir()
+    for path in digits.iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    for kind, count in (("train", 160), ("t10k", 100)):
+        labels = struct.pack(">HBBI", 0, 8, 1, count) + bytes(i % 2 for i in range(count))
+        (folder / f"{kind}-labels-idx1-ubyte").write_bytes(labels)
+    argv = ["--variant", "v0", "--epochs", 1, "--batch-size", 80, "--data", f"idx:{folder}", "--out", tmp_path]
+    code, words = said(capsys, [*argv, "--s", "adacos"])
+    assert code == 2 and words.count("\n") == 1
+    assert (
+        "has 2 classes: the AdaCos scale √2·ln(C − 1) needs three classes or more, not 2: state a scale with --s"
+        in words
+    )
+    terminal.main(lambda: arcloss.command(terminal.parse(Config, "arcloss", [*map(str, argv)])))
+    assert len(strip_times(tmp_path / "arcloss" / "v0" / "seed0")) == 1
 
 
 def test_a_damaged_checkpoint_is_skipped_for_the_one_before(digits, tmp_path):
@@ -130,7 +171,14 @@ def test_two_devices_train_as_one_does(digits, tmp_path):
         (["--margin", "arcfac"], "no margin 'arcfac'; did you mean 'arcface'?"),
         (["--margin", "normface", "--m", "0.1"], "--margin normface takes no --m"),
         (["--margin", "combined", "--m", "0.1"], "takes no --m; it takes --m1, --m2, --m3"),
-        (["--beyond", "upward"], "--beyond is classic or smooth, not 'upward'"),
+        (["--margin", "adafac"], "no margin 'adafac'; did you mean 'adaface'?"),
+        (["--h", "0.3"], "--margin arcface takes no --h; it takes --beyond, --m"),
+        (["--margin", "adaface", "--m1", "1"], "--margin adaface takes no --m1; it takes --h, --m"),
+        (["--margin", "adaface", "--h", "-1"], "--h must be a finite number of 0 or more, not -1.0"),
+        (["--margin", "curricularface", "--m", "nan"], "--m must be a finite number of 0 or more, not nan"),
+        (["--subcenters", "0"], "--subcenters must be 1 or more, not 0"),
+        (["--margin-grad", "none"], "invalid choice 'none' for argument '--margin-grad'"),
+        (["--beyond", "upward"], "--beyond is classic, smooth or rising, not 'upward'"),
         (["--m", "-1"], "--m must be a finite number of 0 or more, not -1.0"),
         (["--s", "0"], "--s must be a positive number, not 0.0"),
         (["--s", "nan"], "--s must be a positive number, not nan"),

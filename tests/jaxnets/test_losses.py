@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from jaxnets import ArcFace, Tutorial, adacos_scale, margin_softmax_loss
-from jaxnets.losses import cosines
+from jaxnets.losses import cosines, dominant_centers
+from jaxnets.margins import AdaFace, CurricularFace
 
 
 def test_tutorial_is_the_loss_that_its_write_ups_compute():
@@ -49,3 +50,64 @@ def test_adacos_scale():
 def test_cosines():
     got = cosines(jnp.array([[2.0, 0.0], [3.0, 4.0]]), jnp.array([[0.0, 7.0], [1.0, 0.0]]))
     np.testing.assert_allclose(got, [[0, 1], [0.8, 0.6]], atol=1e-6)
+
+
+SUBCENTERS = jnp.array([[[0.0, 7.0], [0.0, -1.0]], [[1.0, 0.0], [-4.0, 3.0]]])
+
+
+def test_cosines_to_the_nearest_subcenters():
+    got = cosines(jnp.array([[2.0, 0.0], [3.0, 4.0], [0.0, -1.0]]), SUBCENTERS)
+    np.testing.assert_allclose(got, [[0, 1], [0.8, 0.6], [1, 0]], atol=1e-6)
+
+
+def test_dominant_centers():
+    """Of class 0 two of three are nearer to its second; class 1 has none, so its first."""
+    embeddings = jnp.array([[0.1, 1.0], [0.1, -1.0], [-1.0, -2.0]])
+    got = dominant_centers(embeddings, SUBCENTERS, jnp.array([0, 0, 0]))
+    np.testing.assert_array_equal(got, [[0, -1], [1, 0]])
+
+
+@pytest.mark.parametrize("margin", [AdaFace(), CurricularFace()], ids=repr)
+def test_a_margin_with_statistics_asks_for_them(margin):
+    with pytest.raises(ValueError, match=r"has statistics: give its \.at\(statistics, embeddings\)"):
+        margin_softmax_loss(jnp.eye(2), jnp.eye(2), jnp.array([0, 1]), margin=margin, scale=2.0)
+
+
+def test_straight_through_by_hand():
+    """ψ' = 1: the target's cosine moves the loss by −s·(1 − p), where p has the margin. The other class is at 90°."""
+    theta, m, scale = 1.5, 0.5, 2.0
+    w = jnp.array([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
+    x = jnp.array([[math.cos(theta), math.sin(theta), 0.0]])
+
+    def loss(x):
+        args = {"margin": ArcFace(m), "scale": scale, "margin_grad": "straight_through"}
+        return margin_softmax_loss(x, w, jnp.array([0]), **args)[0]
+
+    p = 1 / (1 + math.exp(-scale * math.cos(theta + m)))
+    tangent = jnp.array([-math.sin(theta), math.cos(theta), 0])
+    assert float(jax.grad(loss)(x)[0] @ tangent) == pytest.approx(scale * (1 - p) * math.sin(theta), rel=1e-5)
+
+
+def test_curricularface_begins_by_squaring_hard_cosines():
+    """At t = 0 a hard negative of cosine 0.8 counts as 0.64, one of −0.6, easy at θ = 60°, as itself."""
+    margin = CurricularFace(0.5)
+    x = jnp.array([[1.0, 0.0]])
+    w = jnp.array([[0.5, math.sqrt(0.75)], [0.8, 0.6], [-0.6, 0.8]])
+    loss = margin_softmax_loss(x, w, jnp.array([0]), margin=margin.at(margin.init(), x), scale=3.0)
+    psi = math.cos(math.pi / 3 + 0.5)
+    want = math.log1p(math.exp(3 * 0.64 - 3 * psi) + math.exp(-3 * 0.6 - 3 * psi))
+    assert float(loss[0]) == pytest.approx(want, rel=1e-6)
+
+
+def test_ignored_rows_stay_ignored_with_statistics_and_subcenters():
+    x, labels = jnp.array([[1.0, 2.0], [3.0, 1.0]]), jnp.array([1, -1])
+    for margin in (AdaFace(), CurricularFace()):
+        statistics = margin.update(margin.init(), x, SUBCENTERS, labels)
+
+        def losses(x, margin=margin, statistics=statistics):
+            now = margin.at(statistics, x)
+            return margin_softmax_loss(x, SUBCENTERS, labels, margin=now, scale=2.0)
+
+        np.testing.assert_array_equal(losses(x)[1], 0)
+        gradient = jax.grad(lambda x: losses(x).sum())(x)
+        assert (gradient[1] == 0).all() and (gradient[0] != 0).any()

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxnets import ArcFace, Combined, CosFace, NormFace, SphereFace, Tutorial
-from jaxnets.margins import BY_NAME
+from jaxnets.margins import BY_NAME, AdaFace, AdaptiveMargin, CurricularFace
 
 THETA = np.linspace(0, math.pi, 1001)
 
@@ -42,11 +42,12 @@ def test_the_margin_is_met_where_the_published_form_says():
 
 
 def test_past_pi_minus_m():
-    """The classic form jumps to −cos m − m·sin m, −1.117 at m = 0.5; the smooth one goes on from −1 with slope 0."""
+    """Classic: a jump to −cos m − m·sin m, −1.117 at m = 0.5. Smooth: on from −1 with slope 0. Rising: up again."""
     just_past = np.array([math.pi - 0.5 + 1e-4])
     assert psi(ArcFace(0.5), just_past)[0] == pytest.approx(-1.117, abs=1e-3)
     assert psi(ArcFace(0.5, "smooth"), just_past)[0] == pytest.approx(-1, abs=1e-6)
     assert psi(ArcFace(0.5, "smooth"), np.array([math.pi]))[0] == pytest.approx(-2 + math.cos(0.5), abs=1e-6)
+    assert psi(ArcFace(0.5, "rising"), np.array([math.pi]))[0] == pytest.approx(-math.cos(0.5), abs=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -78,6 +79,98 @@ def test_tutorial_by_hand():
 @pytest.mark.parametrize("margin", BY_NAME.values(), ids=lambda margin: margin.__name__)
 def test_is_a_hashable_value_and_keeps_its_dtype(margin):
     assert margin() == margin() and hash(margin()) == hash(margin())
+    function = margin().at(margin().init(), jnp.ones((3, 2))) if issubclass(margin, AdaptiveMargin) else margin()
     for dtype in (jnp.float32, jnp.bfloat16):
-        out = jax.eval_shape(margin(), jax.ShapeDtypeStruct((3,), dtype), jax.ShapeDtypeStruct((3,), dtype))
+        out = jax.eval_shape(function, jax.ShapeDtypeStruct((3,), dtype), jax.ShapeDtypeStruct((3,), dtype))
         assert out.dtype == dtype and out.shape == (3,)
+
+
+def statistics_of(**values):
+    return {name: jnp.float32(value) for name, value in values.items()}
+
+
+def with_lengths(*lengths):
+    return jnp.array([[0.6 * length, 0.8 * length] for length in lengths], jnp.float32)
+
+
+def test_adaface_between_arcface_and_beyond_cosface():
+    """By its equation, at σ + 0.001 = 3: ẑ = −1, 0, ⅓ and 1 of lengths 1, 10, 11 and 30, since h = 1."""
+    margin = AdaFace(m=0.4, h=1.0).at(statistics_of(mean=10, std=2.999), with_lengths(1, 10, 11, 30))
+    for theta in (0.5, 1.5, 2.7):
+        wanted = [
+            math.cos(theta + 0.4),  # ArcFace
+            math.cos(theta) - 0.4,  # CosFace
+            math.cos(theta - 0.4 / 3) - 0.4 - 0.4 / 3,
+            math.cos(theta - 0.4) - 0.8,
+        ]
+        np.testing.assert_allclose(psi(margin, np.full(4, theta)), wanted, atol=1e-6)
+
+
+def test_adaface_stops_at_the_ends_of_the_circle():
+    """θ + g is kept within 0.001…π − 0.001: with m = 0.4, from θ = π − 0.401 on for the shortest, up to 0.401 else."""
+    margin = AdaFace(m=0.4).at(statistics_of(mean=10, std=1), with_lengths(0.1, 90))
+    slope = jax.vmap(jax.grad(lambda theta, row: margin(jnp.cos(theta), jnp.sin(theta))[row]), (0, 0))
+    np.testing.assert_allclose(psi(margin, np.array([3.0, 0.2])), [-1, 1 - 0.8], atol=1e-5)
+    np.testing.assert_array_equal(slope(jnp.array([3.0, 0.2]), jnp.array([0, 1])), [0, 0])
+    np.testing.assert_allclose(
+        slope(jnp.array([2.0, 0.6]), jnp.array([0, 1])), [-math.sin(2.4), -math.sin(0.2)], atol=1e-5
+    )
+
+
+def test_adaface_statistics_by_hand():
+    """Lengths 3, 5 and, clipped, 100: mean 36, squares 1089 + 961 + 4096, deviation √(6146/2) = 55.43; a hundredth."""
+    margin, labels = AdaFace(), jnp.array([0, 1, 0, -1])
+    batch = (with_lengths(3, 5, 1000, 7), jnp.ones((2, 2)), labels)
+    got = margin.update(margin.init(), *batch)
+    assert float(got["mean"]) == pytest.approx(0.99 * 20 + 0.01 * 36, rel=1e-6)
+    assert float(got["std"]) == pytest.approx(0.99 * 100 + 0.01 * math.sqrt(3073), rel=1e-6)
+    at_once = AdaFace(t_alpha=1.0).update(margin.init(), *batch)
+    assert float(at_once["std"]) == pytest.approx(math.sqrt(3073), rel=1e-6)
+    alone = AdaFace(t_alpha=1.0).update(margin.init(), with_lengths(4), jnp.ones((2, 2)), jnp.array([1]))
+    assert (float(alone["mean"]), float(alone["std"])) == (pytest.approx(4), 0)
+
+
+def test_curricularface_statistics_by_hand():
+    """The rows' cosines to their own classes are 0.6 and 1 (to the nearer sub-centre): a hundredth of their mean."""
+    x, labels = with_lengths(3, 5, 2), jnp.array([0, 1, -1])
+    w = jnp.array([[[1.0, 0.0], [-1.0, 0.0]], [[0.0, -2.0], [3.0, 4.0]]])
+    got = CurricularFace().update(statistics_of(t=0.5), x, w, labels)
+    assert float(got["t"]) == pytest.approx(0.99 * 0.5 + 0.01 * 0.8, rel=1e-6)
+    assert CurricularFace().init() == {"t": 0}
+
+
+def test_curricularface_is_arcface_with_hard_negatives():
+    now = CurricularFace(0.5).at(statistics_of(t=0.3), with_lengths(1))
+    np.testing.assert_array_equal(psi(now), psi(ArcFace(0.5)))
+    threshold = now.hard_negatives.threshold(jnp.float32(np.cos(THETA)), jnp.float32(np.sin(THETA)))
+    np.testing.assert_allclose(threshold, np.cos(THETA + 0.5), atol=1e-6)  # past π − m too
+    assert now.hard_negatives.t == jnp.float32(0.3)
+
+
+ADAPTIVE = [AdaFace(), CurricularFace()]
+
+
+@pytest.mark.parametrize("margin", ADAPTIVE, ids=repr)
+def test_statistics_of_shares_are_those_of_the_whole(margin):
+    """Means of the shares' deviations would not be; nor means over shares in which rows without a class differ."""
+    rng = np.random.default_rng(0)
+    x, w = rng.normal(size=(12, 3)) * 10 ** rng.normal(size=(12, 1)), rng.normal(size=(5, 3))
+    x, w, labels = jnp.float32(x), jnp.float32(w), jnp.array([0, -1, 2, 3, 4, 0, -1, -1, -1, 1, 2, 3])
+    whole = margin.update(margin.init(), x, w, labels)
+    shares = jax.vmap(lambda x, labels: margin.update(margin.init(), x, w, labels, "shares"), axis_name="shares")(
+        x.reshape(3, 4, 3), labels.reshape(3, 4)
+    )
+    for name, value in whole.items():
+        np.testing.assert_allclose(shares[name], [value] * 3, rtol=1e-6)
+
+
+@pytest.mark.parametrize("margin", ADAPTIVE, ids=repr)
+def test_statistics_pass_no_gradient_and_leave_out_rows_without_a_class(margin):
+    x, w = with_lengths(3, 5), jnp.eye(2)
+
+    def moved(x, w):
+        return sum(margin.update(margin.init(), x, w, jnp.array([0, 1])).values())
+
+    assert all((gradient == 0).all() for gradient in jax.grad(moved, (0, 1))(x, w))
+    nobody = margin.update(margin.init(), x, w, jnp.array([-1, -1]))
+    assert nobody == margin.init()

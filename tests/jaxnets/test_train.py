@@ -1,26 +1,42 @@
 """The step and whole epochs, on a network thin enough for quick tests and with everything the real ones have."""
 
+import functools
+
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxnets import ArcFace, MarginHead, Split, adam, create_train_state, evaluate, load, sgd, train_epoch, train_step
+from jaxnets import (
+    ArcFace,
+    MarginHead,
+    Split,
+    adam,
+    create_train_state,
+    evaluate,
+    load,
+    margin_softmax_loss,
+    sgd,
+    train_epoch,
+    train_step,
+)
 from jaxnets.epochs import Epoch, Totals, epoch_calls, epoch_order, take_steps, train_epoch_by_call
+from jaxnets.margins import AdaFace, CurricularFace
 from jaxnets.models.conv_stack import Backbone, ConvStack
 from jaxnets.parallel import data_mesh, replicate, sharded_step, sharded_take_steps
 from jaxnets.train import is_finite
 
 THIN = ConvStack(Backbone(((8, 5, 2), "M", (8, 3, 1), "M")))
 HEAD = MarginHead(10, ArcFace(0.3), 3.0)
+WITH_STATISTICS = [MarginHead(10, AdaFace(0.4), 3.0), MarginHead(10, CurricularFace(0.5), 3.0, num_subcenters=2)]
 step = jax.jit(train_step)
 
 
-def new_state(seed=0, net=None, head=None):
+def new_state(seed=0, net=None, head=None, margin_head=HEAD):
     images = np.zeros((1, 12, 12, 1), np.uint8)
     optimizers = {"net_optimizer": net or sgd(0.05, 0.9), "head_optimizer": head or sgd(0.5)}
-    return create_train_state(jax.random.key(seed), THIN, HEAD, images, **optimizers)
+    return create_train_state(jax.random.key(seed), THIN, margin_head, images, **optimizers)
 
 
 @pytest.fixture(scope="module")
@@ -31,6 +47,12 @@ def state():
 def copy(state):
     """For functions that give their state up. (A new state would have a new optimiser, and compile everything anew.)"""
     return jax.tree.map(jnp.copy, state)
+
+
+@functools.cache
+def state_with(head):
+    """One for all tests of a head, since its step is compiled anew for each new optimiser."""
+    return new_state(margin_head=head)
 
 
 def made_up(count, seed=0):
@@ -50,8 +72,11 @@ def test_a_fresh_state_is_determined_by_its_key(state):
     )
 
 
-def test_class_weights_start_standard_normal():
-    weights = MarginHead(2000, ArcFace(0.3), 3.0).init(jax.random.key(0), 8)["class_weights"]
+@pytest.mark.parametrize(("num_subcenters", "shape"), [(1, (2000, 8)), (3, (2000, 3, 8))])
+def test_class_weights_start_standard_normal(num_subcenters, shape):
+    head = MarginHead(2000, ArcFace(0.3), 3.0, num_subcenters)
+    weights = head.init(jax.random.key(0), 8)["class_weights"]
+    chex.assert_shape(weights, shape)
     assert abs(float(weights.mean())) < 0.03 and float(weights.std()) == pytest.approx(1, abs=0.03)
 
 
@@ -63,7 +88,7 @@ def test_each_group_follows_its_own_optimiser(state):
         variables = {"params": params["net"], "batch_stats": state.batch_stats}
         pixels = jnp.asarray(batch.images, jnp.float32) / 255
         outputs, _ = THIN.apply(variables, pixels, train=True, mutable=["batch_stats"])
-        return HEAD.loss(params["head"], outputs, batch.labels).mean()
+        return HEAD.loss({}, params["head"], outputs, batch.labels).mean()
 
     loss, gradients = jax.jit(jax.value_and_grad(mean_loss))(state.params)
     after, metrics = step(state, batch)
@@ -115,6 +140,53 @@ def test_eight_devices_equal_one_on_the_whole_batch(how, state):
     for got, want in ((after.params, whole.params), (after.batch_stats, whole.batch_stats), (split_metrics, metrics)):
         chex.assert_trees_all_close(jax.device_get(got), jax.device_get(want), rtol=1e-4, atol=2e-6)
     assert int(after.step) == 1
+
+
+@pytest.mark.parametrize("how", ["pmap", "sharded_step", "vmap"])
+@pytest.mark.parametrize("head", WITH_STATISTICS, ids=lambda head: type(head.margin).__name__)
+def test_a_heads_statistics_are_of_the_whole_batch_too(head, how):
+    """Or a loss taken with a share's statistics would move parameters elsewhere. Under vmap each seed has its own."""
+    state, batch = state_with(head), made_up(32)
+    whole, metrics = step(state, batch)
+    assert all(whole.head_stats[name] != value for name, value in state.head_stats.items())
+    if how == "pmap":
+        shares = jax.tree.map(lambda leaf: leaf.reshape(8, 4, *leaf.shape[1:]), batch)
+        mapped = jax.pmap(train_step, axis_name="i", in_axes=(None, 0, None), static_broadcasted_argnums=2)
+        after, split_metrics = jax.tree.map(lambda leaf: leaf[5], mapped(state, shares, "i"))
+    elif how == "sharded_step":
+        after, split_metrics = sharded_step(train_step, data_mesh(8))(state, batch)
+    else:
+        other = state.replace(head_stats=jax.tree.map(lambda value: value + 1, state.head_stats))
+        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), state, other)
+        mapped = jax.jit(jax.vmap(train_step, in_axes=(0, None)))(stacked, batch)
+        after, split_metrics = jax.tree.map(lambda leaf: leaf[0], mapped)
+    got, want = (after.params, after.head_stats, split_metrics), (whole.params, whole.head_stats, metrics)
+    chex.assert_trees_all_close(jax.device_get(got), jax.device_get(want), rtol=1e-4, atol=2e-6)
+
+
+@pytest.mark.parametrize("head", WITH_STATISTICS, ids=lambda head: type(head.margin).__name__)
+def test_a_heads_statistics_move_in_training_and_rest_in_evaluation(head):
+    """After a step they are those of the batch before its update; `evaluate` takes its loss with them."""
+    state, batch = state_with(head), made_up(32)
+    after, _ = step(state, batch)
+    pixels = jnp.asarray(batch.images, jnp.float32) / 255
+
+    def outputs(state, train):
+        variables = {"params": state.params["net"], "batch_stats": state.batch_stats}
+        return THIN.apply(variables, pixels, train=train, mutable=["batch_stats"] if train else False)
+
+    (embeddings, _), class_weights = outputs(state, True), state.params["head"]["class_weights"]
+    wanted = head.margin.update(head.margin.init(), embeddings, class_weights, batch.labels)
+    chex.assert_trees_all_close(after.head_stats, wanted, rtol=1e-5, atol=1e-6)
+
+    embeddings, class_weights = outputs(after, False), after.params["head"]["class_weights"]
+    now = head.margin.at(after.head_stats, embeddings)
+    losses = margin_softmax_loss(embeddings, class_weights, batch.labels, margin=now, scale=head.scale)
+    assert evaluate(after, batch).loss == pytest.approx(float(losses.mean()), rel=1e-5)
+
+
+def test_statistics_that_are_not_finite_are_seen(state):
+    assert not is_finite(state.replace(head_stats={"t": jnp.float32(jnp.nan)}))
 
 
 def test_a_sharded_epoch_equals_a_plain_one_with_its_short_last_batch():

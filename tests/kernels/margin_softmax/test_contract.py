@@ -1,5 +1,6 @@
 """What every implementation of the operation must give, in float64 NumPy and by hand."""
 
+import dataclasses
 import math
 from functools import partial
 from typing import get_args
@@ -9,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxnets.margins import ArcFace, Combined, CosFace, NormFace, SphereFace, Tutorial
-from kernels.margin_softmax import Implementation, margin_softmax
+from jaxnets.margins import AdaFace, ArcFace, Combined, CosFace, NormFace, SphereFace, Tutorial
+from kernels.margin_softmax import HardNegatives, Implementation, margin_softmax
 
 MARGINS = [
     NormFace(),
@@ -21,15 +22,50 @@ MARGINS = [
     SphereFace(4.0),
     Combined(1.1, 0.3, 0.2),
     Tutorial(0.5),
+    ArcFace(0.5, beyond="rising"),
+    AdaFace(0.4, 0.333),
 ]
 SHAPES = [(1, 2, 2), (5, 64, 3), (7, 33, 129)]
-CASES = [(margin, (8, 2, 10)) for margin in MARGINS] + [(ArcFace(0.5), shape) for shape in SHAPES]
+LENGTHS = {"mean": 6.0, "std": 1.0}  # AdaFace's statistics: of 8 rows in the plane, four lie at the ends of its margin
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """What an implementation is asked for. `t` is that of the hard negatives, beyond cos(θ + 0.5); 0 means none."""
+
+    margin: object
+    num_centers: int = 0
+    t: float = 0.0
+    margin_grad: str = "exact"
+
+    def __str__(self):
+        named = [f"K={self.num_centers}"] * bool(self.num_centers) + [f"t={self.t}"] * bool(self.t)
+        return " ".join([str(self.margin), *named, *[self.margin_grad] * (self.margin_grad != "exact")])
+
+    def options(self, x):
+        """As `margin_softmax` takes them, for embeddings x."""
+        margin = self.margin
+        if isinstance(margin, AdaFace):
+            margin = margin.at({name: jnp.float32(value) for name, value in LENGTHS.items()}, x)
+        hard = HardNegatives(self.t, threshold=ArcFace(0.5, beyond="rising")) if self.t else None
+        return {"margin": margin, "margin_grad": self.margin_grad, "hard_negatives": hard}
+
+
+KINDS = [
+    *[Case(margin) for margin in MARGINS],
+    *[Case(margin, num_centers=3) for margin in (ArcFace(0.5), AdaFace(0.4, 0.333))],
+    *[Case(ArcFace(0.5), num_centers, t) for num_centers, t in ((0, 0.4), (3, 0.4), (1, -0.1))],
+    *[Case(margin, margin_grad="straight_through") for margin in (ArcFace(0.5, "rising"), Tutorial(0.5))],
+    Case(AdaFace(0.4, 0.333), num_centers=2, t=0.4, margin_grad="straight_through"),
+]
+CASES = [(kind, (8, 2, 10)) for kind in KINDS] + [(Case(ArcFace(0.5)), shape) for shape in SHAPES]
+CASES += [(Case(ArcFace(0.5), num_centers, t), (7, 33, 129)) for num_centers, t in ((2, 0.0), (0, 0.4), (3, 0.4))]
 
 pytestmark = pytest.mark.parametrize("implementation", get_args(Implementation))
 
 
-def psi64(margin, theta):
-    """Each margin's ψ(θ) from its paper's formula, in float64."""
+def psi64(margin, theta, lengths):
+    """Each margin's ψ(θ) from its paper's formula, in float64; AdaFace's with the clips of its authors' code."""
     match margin:
         case NormFace():
             return np.cos(theta)
@@ -37,6 +73,12 @@ def psi64(margin, theta):
             return np.cos(theta) - m
         case ArcFace(m, "classic"):
             return np.where(theta < np.pi - m, np.cos(theta + m), np.cos(theta) - m * np.sin(m))
+        case ArcFace(m, "rising"):
+            return np.cos(theta + m)
+        case AdaFace(m, h):
+            quality = h * (np.clip(lengths, 1e-3, 100) - LENGTHS["mean"]) / (LENGTHS["std"] + 1e-3)
+            g_angle, g_add = -m * np.clip(quality, -1, 1), m * np.clip(quality, -1, 1) + m
+            return np.cos(np.clip(theta + g_angle, 1e-3, np.pi - 1e-3)) - g_add
         case ArcFace(m, "smooth"):
             return np.where(theta < np.pi - m, np.cos(theta + m), -2 - np.cos(theta + m))
         case SphereFace(m):
@@ -49,22 +91,40 @@ def psi64(margin, theta):
             return 10 * np.cos(np.arccos(np.cos(theta) / 10) + m)
 
 
-def loss64(x, w, labels, margin, scale):
-    x, w = (np.asarray(v, np.float64) for v in (x, w))
-    x, w = (v / np.linalg.norm(v, axis=1, keepdims=True) for v in (x, w))
-    target = w[labels]
-    theta = 2 * np.arctan2(np.linalg.norm(x - target, axis=1), np.linalg.norm(x + target, axis=1))
-    logits = scale * (x @ w.T)
-    logits[np.arange(len(labels)), labels] = scale * psi64(margin, theta)
+def loss64(x, w, labels, case, scale, base=None):
+    """`base` is the (x, w) at which what has no gradient is taken; x and w themselves, unless given."""
+    lengths, base_theta = np.linalg.norm(x if base is None else base[0], axis=1), None
+    if base is not None:
+        base_theta, _ = angles64(*base, labels)
+    theta, cosines = angles64(x, w, labels)
+    rows = np.arange(len(labels))
+    psi = psi64(case.margin, theta, lengths)
+    if case.margin_grad == "straight_through" and base is not None:
+        psi = psi64(case.margin, base_theta, lengths) + np.cos(theta) - np.cos(base_theta)
+    if case.t:
+        is_hard = cosines > np.cos(theta + 0.5)[:, None]
+        cosines = np.where(is_hard, cosines * (case.t + cosines), cosines)
+    logits = scale * cosines
+    logits[rows, labels] = scale * psi
     top = logits.max(axis=1, keepdims=True)
     log_sum = np.log(np.exp(logits - top).sum(axis=1)) + top[:, 0]
-    return log_sum - logits[np.arange(len(labels)), labels]
+    return log_sum - logits[rows, labels]
 
 
-def problem(shape, seed=0):
+def angles64(x, w, labels):
+    """θ of the targets [N], and all cosines [N, C]; with sub-centres, those to the nearest."""
+    x, w = (np.asarray(v, np.float64) for v in (x, w if w.ndim == 3 else w[:, None]))
+    x, w = (v / np.linalg.norm(v, axis=-1, keepdims=True) for v in (x, w))
+    cosines = np.einsum("nd,ckd->nck", x, w)
+    target = w[labels, cosines.argmax(axis=2)[np.arange(len(labels)), labels]]
+    theta = 2 * np.arctan2(np.linalg.norm(x - target, axis=1), np.linalg.norm(x + target, axis=1))
+    return theta, cosines.max(axis=2)
+
+
+def problem(shape, seed=0, num_centers=0):
     n, d, c = shape
     rng = np.random.default_rng(seed)
-    x, w = rng.normal(size=(n, d)) * 5, rng.normal(size=(c, d)) / 3
+    x, w = rng.normal(size=(n, d)) * 5, rng.normal(size=(c, num_centers, d) if num_centers else (c, d)) / 3
     return x.astype(np.float32), w.astype(np.float32), rng.integers(0, c, n).astype(np.int32)
 
 
@@ -77,28 +137,27 @@ def tolerance(scale, d):
     return 4 * scale * np.finfo(np.float32).eps * math.sqrt(d) + 1e-6
 
 
-@pytest.mark.parametrize(("margin", "shape"), CASES, ids=str)
-def test_values(implementation, margin, shape):
-    x, w, labels = problem(shape)
-    got = jitted(margin=margin, scale=10.0, implementation=implementation)(x, w, labels)
-    assert got.dtype == jnp.float32
-    np.testing.assert_allclose(got, loss64(x, w, labels, margin, 10.0), rtol=1e-5, atol=tolerance(10.0, shape[1]))
+@pytest.mark.parametrize(("case", "shape"), CASES, ids=str)
+def test_values_and_gradients(implementation, case, shape):
+    """Against float64: the values themselves, and finite differences of them along random directions."""
+    x, w, labels = problem(shape, num_centers=case.num_centers)
 
+    def total(x, w):
+        losses = margin_softmax(x, w, labels, scale=10.0, implementation=implementation, **case.options(x))
+        return losses.sum(), losses
 
-@pytest.mark.parametrize(("margin", "shape"), CASES, ids=str)
-def test_gradients_are_the_finite_differences_of_float64(implementation, margin, shape):
-    x, w, labels = problem(shape, seed=1)
-    loss = jitted(margin=margin, scale=4.0, implementation=implementation)
+    (_, losses), gradients = jax.jit(jax.value_and_grad(total, (0, 1), has_aux=True))(x, w)
+    assert losses.dtype == jnp.float32
+    np.testing.assert_allclose(losses, loss64(x, w, labels, case, 10.0), rtol=1e-5, atol=tolerance(10.0, shape[1]))
 
-    gradients = jax.jit(jax.grad(lambda x, w: loss(x, w, labels).sum(), (0, 1)))(x, w)
-    rng = np.random.default_rng(2)
+    base, rng = (x.astype(np.float64), w.astype(np.float64)), np.random.default_rng(2)
     for argument, gradient in enumerate(gradients):
         for _ in range(4):
             step = rng.normal(size=gradient.shape)
             step *= 1e-6 / np.linalg.norm(step)
-            ahead, behind = [x.astype(np.float64), w.astype(np.float64)], [x.astype(np.float64), w.astype(np.float64)]
+            ahead, behind = list(base), list(base)
             ahead[argument], behind[argument] = ahead[argument] + step, behind[argument] - step
-            slope = (loss64(*ahead, labels, margin, 4.0) - loss64(*behind, labels, margin, 4.0)).sum() / 2
+            slope = (loss64(*ahead, labels, case, 10.0, base) - loss64(*behind, labels, case, 10.0, base)).sum() / 2
             scale = np.linalg.norm(gradient) * 1e-6
             np.testing.assert_allclose(float((gradient * step).sum()), slope, rtol=2e-4, atol=2e-4 * scale)
 
@@ -138,40 +197,125 @@ def test_by_hand(implementation):
         np.testing.assert_allclose(loss, [math.log1p(math.exp(-2 * psi))], rtol=1e-6)
 
 
+def test_hard_negatives_by_hand(implementation):
+    """An embedding on the other of two orthogonal classes: c = 1 > cos(90° + 0.5) counts as 1·(0.3 + 1)."""
+    x, w = jnp.array([[0.0, 3.0]]), jnp.array([[2.0, 0.0], [0.0, 5.0]])
+    case = Case(ArcFace(0.5), t=0.3)
+    loss = margin_softmax(x, w, jnp.array([0]), scale=2.0, implementation=implementation, **case.options(x))
+    np.testing.assert_allclose(loss, [math.log1p(math.exp(2 * 1.3 + 2 * math.sin(0.5)))], rtol=1e-6)
+
+
+def test_subcenters_by_hand(implementation):
+    """The nearest counts, of the target's as of the other class's: cosines 0.8 and 0.6, of −1 and −0.6 nothing is seen.
+
+    Between two equally near, the first has all of the gradient.
+    """
+    x = jnp.array([[1.0, 0.0]])
+    w = jnp.array([[[-1.0, 0.0], [8.0, 6.0], [8.0, 6.0]], [[0.6, 0.8], [-0.6, 0.8], [0.6, 0.8]]])
+
+    def loss(w):
+        args = {"margin": CosFace(0.2), "scale": 3.0, "implementation": implementation}
+        return margin_softmax(x, w, jnp.array([0]), **args)[0]
+
+    value, gradient = jax.value_and_grad(loss)(w)
+    assert float(value) == pytest.approx(math.log1p(math.exp(3 * 0.6 - 3 * (0.8 - 0.2))), rel=1e-6)
+    np.testing.assert_array_equal(np.abs(gradient).max(axis=2) > 0, [[False, True, False], [True, False, False]])
+
+
+def test_one_subcenter_is_none(implementation):
+    x, w, labels = problem((6, 8, 5))
+    args = {"margin": ArcFace(0.3), "scale": 8.0, "implementation": implementation}
+    got = margin_softmax(x, w[:, None], labels, **args)
+    np.testing.assert_allclose(got, margin_softmax(x, w, labels, **args), rtol=1e-6)
+
+
+@pytest.mark.parametrize("margin", [ArcFace(0.5), SphereFace(1.7)], ids=repr)
+def test_straight_through_keeps_the_loss(implementation, margin):
+    x, w, labels = problem((40, 8, 5))
+    plain, straight = (
+        jitted(margin=margin, scale=8.0, margin_grad=margin_grad, implementation=implementation)(x, w, labels)
+        for margin_grad in ("exact", "straight_through")
+    )
+    np.testing.assert_allclose(straight, plain, rtol=1e-6)
+
+
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-@pytest.mark.parametrize("margin", MARGINS, ids=repr)
-def test_finite_where_the_sine_vanishes(implementation, margin, dtype):
+@pytest.mark.parametrize("case", KINDS, ids=str)
+def test_finite_where_the_sine_vanishes(implementation, case, dtype):
     """Parallel, antiparallel, and parallel but for the rounding of its length."""
     w = jnp.array([[0.6, 0.8], [-0.8, 0.6], [1.0, 0.0]], dtype)
     x = jnp.stack([w[0], -w[0], w[0] * jnp.array(0.7, dtype)])
+    if case.num_centers:
+        w = jnp.stack([w, -w, w[::-1]], axis=1)[:, : case.num_centers]
 
     def total(x, w):
         labels = jnp.array([0, 0, 0])
-        return margin_softmax(x, w, labels, margin=margin, scale=64.0, implementation=implementation).sum()
+        return margin_softmax(x, w, labels, scale=64.0, implementation=implementation, **case.options(x)).sum()
 
-    loss, gradients = jax.jit(jax.value_and_grad(total, (0, 1)))(x, w)
+    loss, gradients = jax.value_and_grad(total, (0, 1))(x, w)
     assert jnp.isfinite(loss)
     assert all(jnp.isfinite(gradient).all() and gradient.dtype == dtype for gradient in gradients)
 
 
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("case", KINDS, ids=str)
+def test_gradient_at_the_ends_is_the_mean_of_both_sides(implementation, case, dtype):
+    """At θ = 0 and π the angle has a corner; a step along the circle, either way, is what float64 differences see."""
+    x = np.array([[2.0, 0.0], [-4.0, 0.0]])
+    w = np.array([[0.5, 0.0], [0.0, 1.0], [3.0, 4.0]])
+    if case.num_centers:
+        w = np.stack([w, w @ np.array([[0.6, 0.8], [0.8, -0.6]]), -w + [1.0, 3.0]], axis=1)[:, : case.num_centers]
+    labels = np.array([0, 0])
+
+    def total(x, w):
+        return margin_softmax(x, w, labels, scale=4.0, implementation=implementation, **case.options(x)).sum()
+
+    arrays = [jnp.asarray(array, dtype) for array in (x, w)]
+    gradients = jax.grad(total, (0, 1))(*arrays)  # not jitted: of its many cases none is compiled anew
+    base = [np.asarray(array, np.float64) for array in arrays]  # of the rounded ones
+    for argument, gradient in enumerate(gradients):
+        assert gradient.dtype == dtype
+        wanted = np.zeros(gradient.shape)
+        for index in np.ndindex(gradient.shape):
+            ahead, behind = list(base), list(base)
+            step = np.zeros(gradient.shape)
+            step[index] = 1e-6
+            ahead[argument], behind[argument] = ahead[argument] + step, behind[argument] - step
+            difference = loss64(*ahead, labels, case, 4.0, base) - loss64(*behind, labels, case, 4.0, base)
+            wanted[index] = difference.sum() / 2e-6
+        rounding = {jnp.float32: 1e-5, jnp.bfloat16: 2**-8}[dtype]
+        np.testing.assert_allclose(np.asarray(gradient, np.float64), wanted, atol=rounding * np.abs(wanted).max())
+
+
 @pytest.mark.parametrize("theta", [1e-6, 3.35e-4, 1e-2, math.pi - 1e-2, math.pi - 3.35e-4])
-def test_gradient_is_exact_near_the_ends(implementation, theta):
+@pytest.mark.parametrize(
+    "case",
+    [
+        Case(ArcFace(0.5, beyond="smooth")),
+        Case(ArcFace(0.5, beyond="smooth"), margin_grad="straight_through"),
+        Case(AdaFace(0.4, 0.333)),
+    ],
+    ids=str,
+)
+def test_gradient_is_exact_near_the_ends(implementation, case, theta):
     """dψ/dθ = −sin(θ + m), also where √(1 − cos²θ) is 0 in float32. Two classes, at right angles."""
-    m, scale = 0.5, 3.0
+    scale = 3.0
     w = np.array([[1.0, 0.0], [0.0, 1.0]], np.float32)
     x = np.array([[math.cos(theta), math.sin(theta)]], np.float32)
     exact = math.atan2(float(x[0, 1]), float(x[0, 0]))  # of the rounded vector
-    margin = ArcFace(m, beyond="smooth")
 
     def total(x):
-        return margin_softmax(x, w, jnp.array([0]), margin=margin, scale=scale, implementation=implementation).sum()
+        labels = jnp.array([0])
+        return margin_softmax(x, w, labels, scale=scale, implementation=implementation, **case.options(x)).sum()
 
     tangent = np.array([[-math.sin(exact), math.cos(exact)]])
     got = float((jax.grad(total)(x) * tangent).sum())
-    past = exact + m > math.pi
-    psi, slope = (
-        (-2 - math.cos(exact + m), math.sin(exact + m)) if past else (math.cos(exact + m), -math.sin(exact + m))
-    )
+    g_angle = 0.4 if isinstance(case.margin, AdaFace) else 0.5  # its one row is the shortest there may be: ẑ = −1
+    psi, slope = math.cos(exact + g_angle), -math.sin(exact + g_angle)
+    if exact + g_angle > math.pi:
+        psi, slope = (-2 - psi, -slope) if isinstance(case.margin, ArcFace) else (-math.cos(1e-3), 0)
+    if case.margin_grad == "straight_through":
+        slope = -math.sin(exact)
     q = 1 / (1 + math.exp(scale * (psi - math.sin(exact))))
     assert got == pytest.approx(q * scale * (math.cos(exact) - slope), rel=2e-5)
 
@@ -243,7 +387,7 @@ def test_bfloat16_inputs_are_widened_first(implementation):
     x, w = jnp.asarray(x, jnp.bfloat16), jnp.asarray(w, jnp.bfloat16)
     got = margin_softmax(x, w, labels, margin=ArcFace(0.5), scale=16.0, implementation=implementation)
     assert got.dtype == jnp.float32
-    want = loss64(np.asarray(x, np.float64), np.asarray(w, np.float64), labels, ArcFace(0.5), 16.0)
+    want = loss64(np.asarray(x, np.float64), np.asarray(w, np.float64), labels, Case(ArcFace(0.5)), 16.0)
     np.testing.assert_allclose(got, want, rtol=1e-5, atol=tolerance(16.0, 32))
 
 
@@ -256,6 +400,14 @@ def test_misfits_are_refused(implementation):
         margin_softmax(x, w, labels[:3], **args)
     with pytest.raises(ValueError, match=r"takes embeddings \[N, D\]"):
         margin_softmax(x[0], w, labels, **args)
+    with pytest.raises(ValueError, match=r"class_weights \[C, D\] or \[C, K, D\] .* class_weights \(5, 1, 1, 3\)"):
+        margin_softmax(x, w[:, None, None], labels, **args)
+    with pytest.raises(ValueError, match=r"D: embeddings \(4, 3\), class_weights \(5, 3, 1\)"):
+        margin_softmax(x, w[:, :, None], labels, **args)
+    with pytest.raises(ValueError, match="margin_grad is exact or straight_through, not 'none'"):
+        margin_softmax(x, w, labels, **args, margin_grad="none")
+    with pytest.raises(ValueError, match=r"hard_negatives has one t for all rows, not \(4,\)"):
+        margin_softmax(x, w, labels, **args, hard_negatives=HardNegatives(jnp.zeros(4), NormFace()))
     with pytest.raises(ValueError, match="labels must be integers, not float32"):
         margin_softmax(x, w, labels.astype(np.float32), **args)
     with pytest.raises(ValueError, match="no implementation 'fast'"):

@@ -1,18 +1,9 @@
-"""Angular margins: the cosine of the target class in, the cosine with its margin out.
-
-A margin is a frozen dataclass, called as `margin(cos_theta, sin_theta)`, both [N] and of one dtype, where theta is
-the angle in radians, in [0, π], between an embedding and the weight vector of its own class. It returns ψ, [N]; the
-target's logit is `scale * ψ`, and every other class keeps `scale * cos_theta`. Anything with that signature serves
-as a margin: a lambda, or a dataclass of your own.
-
-Why the sine is handed in: near θ = 0 and θ = π, √(1 − cos²θ) has lost half of its digits, or all of them in bfloat16.
-`kernels.margin_softmax` computes it from the vectors themselves, where it is exact, with finite gradients.
-"""
+"""Margins that are the same for every example and at any time: functions of the target's angle alone."""
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
-from typing import Any, Literal, TypeAlias
+from collections.abc import Callable
+from typing import Literal, TypeAlias
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -55,14 +46,18 @@ class ArcFace:
     - `beyond="classic"`, as the authors' code has it: ψ = cos θ − m·sin m. It falls, but jumps at π − m, from −1 to
       −cos m − m·sin m (−1.117 at m = 0.5).
     - `beyond="smooth"`: ψ = −2 − cos(θ + m), which continues value and slope.
+    - `beyond="rising"`: ψ = cos(θ + m) still, as insightface's arcface_torch has it. Its exact gradient turns the
+      wrong way there; theirs does not, for it is `margin_grad="straight_through"`: give both to match that code.
     """
 
     m: float = 0.5
-    beyond: Literal["classic", "smooth"] = "classic"
+    beyond: Literal["classic", "smooth", "rising"] = "classic"
 
     def __call__(self, cos_theta: Float[Array, "N"], sin_theta: Float[Array, "N"]) -> Float[Array, "N"]:
         cos_m, sin_m = math.cos(self.m), math.sin(self.m)
         with_margin = cos_theta * cos_m - sin_theta * sin_m
+        if self.beyond == "rising":
+            return with_margin
         past = cos_theta - self.m * sin_m if self.beyond == "classic" else -2 - with_margin
         return jnp.where(cos_theta > -cos_m, with_margin, past)
 
@@ -116,13 +111,3 @@ class Tutorial:
         cos_small = cos_theta / self.divisor
         sin_small = jnp.sqrt(1 - cos_small**2)
         return self.divisor * (cos_small * math.cos(self.m) - sin_small * math.sin(self.m))
-
-
-BY_NAME: Mapping[str, type[Any]] = {
-    "arcface": ArcFace,
-    "cosface": CosFace,
-    "sphereface": SphereFace,
-    "combined": Combined,
-    "normface": NormFace,
-    "tutorial": Tutorial,
-}

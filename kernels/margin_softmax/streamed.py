@@ -1,0 +1,114 @@
+"""The loss without its logits: what the implementations that never hold them have in common.
+
+The margin touches the target alone, so it stays outside, in O(N·D) of plain JAX. One operation is left,
+
+    L_i = log Σ_{j≠y_i} exp(s·f(c_ij)),  c_ij = x̂_i·ŵ_j,
+
+and its gradient is made of the embeddings, the class weights and L again: with g the cotangent of L,
+
+    dc_ij = g_i·s·f'(c_ij)·exp(s·f(c_ij) − L_i),  dx̂ = dc·Ŵ,  dŵ = dcᵀ·X̂.
+
+The target's own weights are fetched by the same operation, so that their gradient, N rows, is added to that of all
+classes in place; autodiff would first make it an array of C rows of its own.
+"""
+
+import functools
+from typing import NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from kernels.margin_softmax.geometry import directions, target_cos_sin, wide
+from kernels.margin_softmax.reference import HardNegatives, OfTarget
+
+
+class Hard(NamedTuple):
+    """Negatives of a cosine c above their row's threshold count as c·(t + c)."""
+
+    threshold: Float[Array, "N"]
+    t: Float[Array, ""]
+
+
+class Rows(NamedTuple):
+    """What a row knows beside its embedding."""
+
+    labels: Int[Array, "N"]
+    hard: Hard | None
+
+
+class Streams(Protocol):
+    """An implementation: hashable, with the embeddings and class weights as they are given, of any length."""
+
+    def log_sum(self, x: Float[Array, "N D"], w: Float[Array, "C K D"], rows: Rows, scale: float) -> Float[Array, "N"]:
+        """L, in float32 (float64 for float64 embeddings)."""
+        ...
+
+    def gradients(
+        self,
+        x: Float[Array, "N D"],
+        w: Float[Array, "C K D"],
+        rows: Rows,
+        scale: float,
+        log_sum: Float[Array, "N"],
+        cotangent: Float[Array, "N"],
+    ) -> tuple[Float[Array, "N D"], Float[Array, "C K D"]]:
+        """Of x and w, in their dtypes."""
+        ...
+
+
+def margin_softmax(
+    streams: Streams,
+    embeddings: Float[Array, "N D"],
+    class_weights: Float[Array, "C D"] | Float[Array, "C K D"],
+    labels: Int[Array, "N"],
+    *,
+    margin: OfTarget,
+    scale: float,
+    hard_negatives: HardNegatives | None = None,
+) -> Float[Array, "N"]:
+    """As `reference`, for embeddings and class weights of fewer bits too, which are not widened as a whole."""
+    w = class_weights if class_weights.ndim == 3 else class_weights[:, None, :]
+    dtype = wide(embeddings.dtype, w.dtype)
+    if dtype == jnp.float64:
+        embeddings, w = embeddings.astype(dtype), w.astype(dtype)
+    x = directions(embeddings.astype(dtype))
+    rows = Rows(labels, None)
+    if hard_negatives is not None:
+        own = jnp.take(jax.lax.stop_gradient(w), labels, axis=0, mode="clip").astype(dtype)
+        threshold = hard_negatives.threshold(*_own_cos_sin(jax.lax.stop_gradient(x), own))
+        rows = Rows(labels, Hard(threshold, jnp.asarray(hard_negatives.t, dtype)))
+    others, own = _others(streams, scale, embeddings, w, rows)
+    return jax.nn.softplus(others - scale * margin(*_own_cos_sin(x, own.astype(dtype))))
+
+
+def _own_cos_sin(x: Float[Array, "N D"], own: Float[Array, "N K D"]) -> tuple[Float[Array, "N"], Float[Array, "N"]]:
+    return target_cos_sin(x, directions(own), jnp.arange(len(x), dtype=jnp.int32))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _others(
+    streams: Streams, scale: float, x: Array, w: Array, rows: Rows
+) -> tuple[Float[Array, "N"], Float[Array, "N K D"]]:
+    """L, and each row's own class weights."""
+    return streams.log_sum(x, w, rows, scale), jnp.take(w, rows.labels, axis=0, mode="clip")
+
+
+def _forward(streams: Streams, scale: float, x: Array, w: Array, rows: Rows) -> tuple[tuple[Array, Array], tuple]:
+    others, own = _others(streams, scale, x, w, rows)
+    return (others, own), (x, w, rows, others)
+
+
+def _backward(
+    streams: Streams, scale: float, residuals: tuple[Array, Array, Rows, Array], cotangents: tuple[Array, Array]
+) -> tuple[Array, Array, None]:
+    x, w, rows, others = residuals
+    of_others, of_own = cotangents
+    # A row without others (one class, or none hard enough to count) has L = −∞, and passes no gradient.
+    of_others = jnp.where(others == -jnp.inf, 0, of_others)
+    dx, dw = streams.gradients(x, w, rows, scale, others, of_others)
+    return dx, dw.at[rows.labels].add(of_own, mode="drop"), None
+
+
+_others.defvjp(_forward, _backward)
+
