@@ -1,21 +1,56 @@
 """The networks: Flax Linen modules, built by name."""
 
+from collections.abc import Callable
+from functools import partial
+
+import jax.numpy as jnp
 from flax import linen as nn
+from jax.typing import DTypeLike
 
 from jaxnets.models.conv_stack import BACKBONES, ConvStack
+from jaxnets.models.mobilenet_v2 import MobileNetV2
+from jaxnets.models.mynn import Mynn
+from jaxnets.models.regnet import RegNetX
+from jaxnets.models.resnet import ResNet
+from jaxnets.models.vgg import VGG, VGG16
 from jaxnets.naming import nearest
 
-NAMES = tuple(BACKBONES)
+_CLASSIFIERS: dict[str, Callable[..., nn.Module]] = {
+    "mynn": Mynn,
+    "mynn_relu": partial(Mynn, relu=True),
+    "resnet18": partial(ResNet, (2, 2, 2, 2), False),
+    "resnet50": partial(ResNet, (3, 4, 6, 3), True),
+    "regnet_x_400mf": partial(RegNetX, (1, 2, 7, 12), (32, 64, 160, 400), 16),
+    "mobilenet_v2": MobileNetV2,
+    "vgg16": partial(VGG, VGG16),
+}
+NAMES = (*BACKBONES, *_CLASSIFIERS)
 
 
-def create(name: str, num_outputs: int = 2) -> nn.Module:
+def create(name: str, num_outputs: int = 2, dtype: DTypeLike | None = None) -> nn.Module:
     """The network called `name`, one of `NAMES`: images [N, H, W, C], float in [0, 1] -> [N, num_outputs].
 
-    Every network is applied as `module.apply(variables, images, train=False, axis_name=None)`.
+    Every network is applied as `module.apply(variables, images, train=False, axis_name=None)`, in training with
+    `mutable=["batch_stats"]` and, for those that drop features, an rng "dropout".
+
+    Args:
+      name: of an ArcLoss variant, or `mynn`, `mynn_relu`, `resnet18`, `resnet50`, `regnet_x_400mf`, `mobilenet_v2` or
+        `vgg16`, which are torchvision's to the letter.
+      num_outputs: embedding dimensions, or classes.
+      dtype: what is computed in, float32 or bfloat16; None is that of the images. Weights, BatchNorm's statistics and
+        the result are float32 all the same.
 
     Raises:
-      ValueError: for an unknown name, with the nearest one.
+      ValueError: for an unknown name, with the nearest one, and for another dtype.
     """
     if name not in NAMES:
         raise ValueError(f"there is no network {name!r}{nearest(name, NAMES)}")
+    if dtype is not None:
+        dtype = jnp.dtype(dtype)
+        if dtype not in (jnp.float32, jnp.bfloat16):
+            raise ValueError(f"networks compute in float32 or bfloat16, not {dtype}")
+    if name not in BACKBONES:
+        return _CLASSIFIERS[name](num_outputs=num_outputs, dtype=dtype)
+    if dtype is not None and dtype == jnp.bfloat16:
+        raise ValueError(f"{name} computes in float32 alone: bfloat16 is for {', '.join(_CLASSIFIERS)}")
     return ConvStack(BACKBONES[name], num_outputs)

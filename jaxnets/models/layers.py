@@ -1,5 +1,9 @@
 """Building blocks that behave as PyTorch's do: initialisation, BatchNorm's running statistics, one-slope PReLU.
 
+A layer computes in the dtype of what it is given, its weights cast to that, and adds up in float32; statistics stay in
+float32. So a network chooses its dtype by casting its images, and has float32 scores by widening what its last layer
+sees.
+
 Activations are held in the layout that is fast on the platform, decided here once: batch last ([H, W, C, N]) on the
 CPU, where a convolution is a handful of matrix products with the batch as their long side, batch first ([N, H, W, C])
 elsewhere. A network enters it with `from_nhwc`, leaves it with `flatten`, and nothing between the two transposes.
@@ -7,22 +11,26 @@ elsewhere. A network enters it with `from_nhwc`, leaves it with `flatten`, and n
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from kernels.conv2d import Layout, conv2d
+from kernels.conv2d import Implementation, Layout, conv2d
+from kernels.grouped_conv2d import grouped_conv2d
+from kernels.max_pool import max_pool
 from kernels.norm_act_pool import norm_act_pool, norm_act_pool_inference
+from kernels.platform import is_cpu
 
 Initializer = Callable[..., Array]
+Norm: TypeAlias = Callable[..., nn.Module]
 
 
 def native_layout() -> Layout:
     """The layout of activations that is fast on the default backend."""
-    return "HWCN" if jax.default_backend() == "cpu" else "NHWC"
+    return "HWCN" if is_cpu() else "NHWC"
 
 
 def from_nhwc(images: Float[Array, "N H W C"], layout: Layout) -> Float[Array, "..."]:
@@ -32,6 +40,15 @@ def from_nhwc(images: Float[Array, "N H W C"], layout: Layout) -> Float[Array, "
 def flatten(x: Float[Array, "..."], layout: Layout) -> Float[Array, "N F"]:
     """Features in the order row, column, channel, whichever the layout."""
     return x.reshape(-1, x.shape[-1]).T if layout == "HWCN" else x.reshape(x.shape[0], -1)
+
+
+def widened(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """x in the dtype that sums over it are made in: float32, or float64 if x is that."""
+    return x.astype(_accumulator(x))
+
+
+def _accumulator(x: Array) -> Any:
+    return jnp.float64 if x.dtype == jnp.float64 else jnp.float32
 
 
 def uniform_fan_in(fan_in: int) -> Initializer:
@@ -44,36 +61,96 @@ def uniform_fan_in(fan_in: int) -> Initializer:
     return init
 
 
+def normal_fan_out(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
+    """N(0, 2 / (k²·out)) for kernels [k, k, in / groups, out] (He et al. 2015, arXiv:1502.01852): torchvision's."""
+    return jax.random.normal(key, shape, dtype) * math.sqrt(2 / (shape[0] * shape[1] * shape[3]))
+
+
 class Linear(nn.Module):
-    """y = x·kernel + bias, initialised as `torch.nn.Linear`."""
+    """y = x·kernel + bias, initialised as `torch.nn.Linear`; with a `kernel_init` of its own, the bias starts at 0."""
 
     features: int
+    kernel_init: Initializer | None = None
 
     @nn.compact
     def __call__(self, x: Float[Array, "N F"]) -> Float[Array, "N G"]:
-        init = uniform_fan_in(x.shape[1])
-        kernel = self.param("kernel", init, (x.shape[1], self.features))
-        bias = self.param("bias", init, (self.features,))
-        return x @ kernel + bias[None, :]
+        default = uniform_fan_in(x.shape[1])
+        kernel = self.param("kernel", self.kernel_init or default, (x.shape[1], self.features))
+        bias = self.param("bias", nn.initializers.zeros if self.kernel_init else default, (self.features,))
+        y = jnp.matmul(x, kernel.astype(x.dtype), preferred_element_type=_accumulator(x))
+        return (y + bias.astype(y.dtype)[None, :]).astype(x.dtype)
 
 
 class Conv(nn.Module):
-    """A stride-1 convolution with bias, initialised as `torch.nn.Conv2d`. Kernel [k, k, in, out]."""
+    """A convolution and, where `pool` says so, a 2×2 max-pool. Kernel [k, k, in / groups, out].
+
+    Initialised as `torch.nn.Conv2d`; with a `kernel_init` of its own, the bias starts at 0. Groups need layout "NHWC".
+    """
 
     features: int
     kernel_size: int
     padding: int
-    layout: Layout
+    layout: Layout = "NHWC"
+    stride: int = 1
+    groups: int = 1
+    use_bias: bool = True
+    kernel_init: Initializer | None = None
+    pool: bool = False
 
     @nn.compact
     def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
         channel_axis = self.layout.index("C")
-        fan_in = self.kernel_size**2 * x.shape[channel_axis]
-        init = uniform_fan_in(fan_in)
-        kernel = self.param("kernel", init, (self.kernel_size, self.kernel_size, x.shape[channel_axis], self.features))
-        bias = self.param("bias", init, (self.features,))
-        y = conv2d(x, kernel, padding=self.padding, layout=self.layout)
-        return y + jnp.expand_dims(bias, [axis for axis in range(4) if axis != channel_axis])
+        shape = (self.kernel_size, self.kernel_size, x.shape[channel_axis] // self.groups, self.features)
+        default = uniform_fan_in(math.prod(shape[:3]))
+        kernel = self.param("kernel", self.kernel_init or default, shape).astype(x.dtype)
+        if self.groups > 1:
+            y = grouped_conv2d(x, kernel, groups=self.groups, stride=self.stride, padding=self.padding)
+        else:
+            # Images held batch first would be transposed for the CPU's fast products, which costs what they gain.
+            lowering: Implementation | None = "xla" if self.layout == "NHWC" else None
+            y = conv2d(x, kernel, stride=self.stride, padding=self.padding, layout=self.layout, implementation=lowering)
+        if self.pool:
+            y = max_pool(y, layout=self.layout)  # before the bias: rounding is monotonic, so the maxima are the same
+        if not self.use_bias:
+            return y
+        bias = self.param("bias", nn.initializers.zeros if self.kernel_init else default, (self.features,))
+        return y + jnp.expand_dims(bias.astype(y.dtype), [axis for axis in range(4) if axis != channel_axis])
+
+
+class BatchNorm(nn.Module):
+    """`torch.nn.BatchNorm2d`, of images [N, H, W, C]; see ConvLayer for what that comes to."""
+
+    train: bool
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "N H W C"]) -> Float[Array, "N H W C"]:
+        return _normalised(self, x, None, train=self.train, pool=False, layout="NHWC", axis_name=self.axis_name)
+
+
+def conv_norm(
+    x: Float[Array, "N H W C"],
+    features: int,
+    kernel_size: int,
+    norm: Norm,
+    names: tuple[str, str],
+    *,
+    stride: int = 1,
+    groups: int = 1,
+) -> Float[Array, "N H_out W_out D"]:
+    """torchvision's convolution without bias, padded by k // 2, and the norm after it: submodules named `names`."""
+    conv, bn = names
+    x = Conv(
+        features,
+        kernel_size,
+        kernel_size // 2,
+        stride=stride,
+        groups=groups,
+        use_bias=False,
+        kernel_init=normal_fan_out,
+        name=conv,
+    )(x)
+    return norm(name=bn)(x)
 
 
 class ConvLayer(nn.Module):
@@ -96,23 +173,35 @@ class ConvLayer(nn.Module):
         channels = x.shape[self.layout.index("C")]
         shape = (self.kernel_size, self.kernel_size, channels, self.features)
         kernel = self.param("kernel", uniform_fan_in(math.prod(shape[:3])), shape)
-        scale = self.param("scale", nn.initializers.ones, (self.features,))
-        bias = self.param("bias", nn.initializers.zeros, (self.features,))
         slope = self.param("slope", nn.initializers.constant(0.25), ())
-        running_mean = self.variable("batch_stats", "mean", jnp.zeros, (self.features,))
-        running_var = self.variable("batch_stats", "var", jnp.ones, (self.features,))
-
         y = conv2d(x, kernel, padding=self.padding, layout=self.layout)
-        if not train:
-            return norm_act_pool_inference(
-                y, scale, bias, slope, running_mean.value, running_var.value, pool=self.pool, layout=self.layout
-            )
-        count = y.size // self.features * (1 if self.axis_name is None else jax.lax.axis_size(self.axis_name))
-        out, mean, var = norm_act_pool(
-            y, scale, bias, slope, pool=self.pool, layout=self.layout, axis_name=self.axis_name
+        return _normalised(self, y, slope, train=train, pool=self.pool, layout=self.layout, axis_name=self.axis_name)
+
+
+def _normalised(
+    module: nn.Module,
+    x: Float[Array, "..."],
+    slope: Float[Array, ""] | None,
+    *,
+    train: bool,
+    pool: bool,
+    layout: Layout,
+    axis_name: str | None,
+) -> Float[Array, "..."]:
+    """`norm_act_pool` with variables of `module`: scale, bias, and running statistics, which training moves."""
+    shape = (x.shape[layout.index("C")],)
+    scale = module.param("scale", nn.initializers.ones, shape)
+    bias = module.param("bias", nn.initializers.zeros, shape)
+    running_mean = module.variable("batch_stats", "mean", jnp.zeros, shape)
+    running_var = module.variable("batch_stats", "var", jnp.ones, shape)
+    if not train:
+        return norm_act_pool_inference(
+            x, scale, bias, slope, running_mean.value, running_var.value, pool=pool, layout=layout
         )
-        if not self.is_initializing():
-            unbiased = var * (count / max(count - 1, 1))
-            running_mean.value = 0.9 * running_mean.value + 0.1 * jax.lax.stop_gradient(mean)
-            running_var.value = 0.9 * running_var.value + 0.1 * jax.lax.stop_gradient(unbiased)
-        return out
+    count = x.size // shape[0] * (1 if axis_name is None else jax.lax.axis_size(axis_name))
+    out, mean, var = norm_act_pool(x, scale, bias, slope, pool=pool, layout=layout, axis_name=axis_name)
+    if not module.is_initializing():
+        unbiased = var * (count / max(count - 1, 1))
+        running_mean.value = 0.9 * running_mean.value + 0.1 * jax.lax.stop_gradient(mean)
+        running_var.value = 0.9 * running_var.value + 0.1 * jax.lax.stop_gradient(unbiased)
+    return out

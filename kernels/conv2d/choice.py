@@ -4,10 +4,10 @@ The thresholds are read off `python -m kernels.conv2d.measure`, which times ever
 project's networks. Nothing is tuned while a program runs.
 """
 
-import jax
 from jaxtyping import Array
 
 from kernels.conv2d.transforms import Plan
+from kernels.platform import is_cpu
 
 TILE = 28  # Output pixels along a side of `tiled`'s tiles, at most.
 
@@ -15,7 +15,7 @@ TILE = 28  # Output pixels along a side of `tiled`'s tiles, at most.
 def preferences(x: Array, w: Array, *, layout: str) -> tuple[str, ...]:
     """Names of implementations, the best first, on the default backend; those that refuse are to be passed over."""
     size = max(x.shape[layout.index("H")], x.shape[layout.index("W")])
-    if jax.default_backend() != "cpu" or w.shape[0] == 1:  # filters of one pixel are a matrix product already
+    if not is_cpu() or w.shape[0] == 1:  # filters of one pixel are a matrix product already
         return ("xla",)
     if size > 40:
         return ("tiled", "xla")

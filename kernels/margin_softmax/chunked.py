@@ -8,13 +8,13 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
 from kernels.margin_softmax.geometry import SHORTEST, wide
 from kernels.margin_softmax.streamed import Rows
+from kernels.platform import is_cpu
 from kernels.varying import varying_like
 
 
@@ -130,7 +130,7 @@ def _tangential(gradient: Array, vectors: Array, inverse: Array) -> Array:
 def _product(subscripts: str, a: Array, b: Array) -> Array:
     """In the dtype of b, summed in float32; a CPU has no units for products of fewer bits, and widens them."""
     widened = wide(b.dtype)
-    dtype = widened if jax.default_backend() == "cpu" else b.dtype
+    dtype = widened if is_cpu() else b.dtype
     return jnp.einsum(
         subscripts,
         a.astype(dtype),

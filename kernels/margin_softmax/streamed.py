@@ -111,4 +111,3 @@ def _backward(
 
 
 _others.defvjp(_forward, _backward)
-

@@ -3,12 +3,12 @@
 from collections.abc import Callable
 from typing import Any, Literal, TypeAlias, get_args
 
-import jax
 import jax.numpy as jnp
-from jax import lax
 from jaxtyping import Array, Float
 
 from kernels.norm_act_pool import fused, reference
+from kernels.platform import is_cpu
+from kernels.varying import vary_alike
 
 Implementation: TypeAlias = Literal["reference", "fused"]
 Layout: TypeAlias = Literal["NHWC", "HWCN"]
@@ -63,8 +63,8 @@ def norm_act_pool(
     if implementation not in (None, *_IMPLEMENTATIONS):
         known = ", ".join(_IMPLEMENTATIONS)
         raise ValueError(f"norm_act_pool has no implementation {implementation!r}; there is {known}, or None to choose")
-    name = implementation or ("fused" if jax.default_backend() == "cpu" else "reference")
-    arguments = _vary_alike(_widened(x, x, scale, bias, slope))
+    name = implementation or ("fused" if is_cpu() else "reference")
+    arguments = vary_alike(*_widened(x, x, scale, bias, slope))
     y, mean, var = _IMPLEMENTATIONS[name](*arguments, pool=pool, layout=layout, axis_name=axis_name, epsilon=epsilon)
     return y.astype(x.dtype), mean, var
 
@@ -105,18 +105,3 @@ def _check(x: Array, scale: Array, bias: Array, slope: Array | None, pool: bool,
 def _widened(x: Array, *arrays: Array | None) -> list[Any]:
     dtype = x.dtype if x.dtype == jnp.float64 else jnp.float32
     return [None if array is None else jnp.asarray(array, dtype) for array in arrays]
-
-
-def _vary_alike(arrays: list[Any]) -> list[Any]:
-    """Under shard_map, gives every array the mesh axes that any of them varies over.
-
-    A custom_vjp must return gradients that vary as its inputs do. Parameters shared by all shards would break that:
-    cast to varying here, their gradients are summed over the shards by the cast's own transpose.
-    """
-    varying = [frozenset() if a is None else jax.typeof(a).manual_axis_type.varying for a in arrays]
-    everywhere = frozenset[str]().union(*varying)
-    missing = [tuple(everywhere - axes) for axes in varying]
-    return [
-        lax.pcast(a, axes, to="varying") if a is not None and axes else a
-        for a, axes in zip(arrays, missing, strict=True)
-    ]

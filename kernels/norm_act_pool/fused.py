@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int8
 
+from kernels.max_pool.windows import Windows, pixels, unpool
 from kernels.norm_act_pool.reference import per_channel
 
 
@@ -73,7 +74,7 @@ def apply(
 
     if not pool:
         return activate(x)
-    a, b, c, d = (activate(corner) for corner in _corners(x, layout))
+    a, b, c, d = (activate(corner) for corner in pixels(x, _windows(layout)))
     return _first_max(_first_max(a, b), _first_max(c, d))
 
 
@@ -129,7 +130,7 @@ def _backward(
         sum_dz_x = slope * sum_dy_x + (1 - slope) * sum_kept_x
         dslope = jnp.sum(gain * (sum_dy_x - sum_kept_x) + shift * (sum_dy - sum_kept))
     if winner is not None:
-        dz = _unpool(lax.optimization_barrier(dz), winner, x.shape, static.layout)
+        dz = unpool(lax.optimization_barrier(dz), winner, x.shape, _windows(static.layout))
 
     dbias, dscale = sum_dz, (sum_dz_x - mean * sum_dz) * inverse_std
     count = static.count(x)
@@ -151,17 +152,8 @@ def _first_max(a: Array, b: Array) -> Array:
     return jnp.where(a >= b, a, b)
 
 
-def _corners(x: Float[Array, "..."], layout: str) -> list[Float[Array, "..."]]:
-    """The four pixels of each 2×2 window, in row-major order; an odd last row or column is in none."""
-    rows, columns = layout.index("H"), layout.index("W")
-
-    def corner(row: int, column: int) -> Array:
-        start, stop, step = [0] * 4, list(x.shape), [1] * 4
-        for axis, offset in ((rows, row), (columns, column)):
-            start[axis], stop[axis], step[axis] = offset, x.shape[axis] // 2 * 2, 2
-        return lax.slice(x, start, stop, step)
-
-    return [corner(row, column) for row in (0, 1) for column in (0, 1)]
+def _windows(layout: str) -> Windows:
+    return Windows(size=2, stride=2, padding=0, layout=layout)
 
 
 def _pool_winners(
@@ -171,7 +163,7 @@ def _pool_winners(
     expand = functools.partial(per_channel, layout=layout)
     candidates = [
         (_prelu(corner * expand(gain) + expand(shift), slope), place, corner)
-        for place, corner in enumerate(_corners(x, layout))
+        for place, corner in enumerate(pixels(x, _windows(layout)))
     ]
 
     def better(a: tuple, b: tuple) -> tuple:
@@ -180,20 +172,3 @@ def _pool_winners(
 
     _, winner, reached = better(better(*candidates[:2]), better(*candidates[2:]))
     return winner.astype(jnp.int8), reached
-
-
-def _unpool(dy: Array, winner: Int8[Array, "..."], shape: tuple[int, ...], layout: str) -> Array:
-    """Spreads dy over the windows of an array of `shape`: to the winners, and 0 elsewhere."""
-    rows, columns = layout.index("H"), layout.index("W")
-
-    def spread(v: Array) -> Array:  # a window becomes two axes of 2, behind its own
-        v = jnp.expand_dims(v, (rows + 1, columns + 2))
-        return jnp.broadcast_to(v, [*v.shape[: rows + 1], 2, v.shape[columns + 1], 2, *v.shape[columns + 3 :]])
-
-    spread_dy = spread(dy)
-    row = lax.broadcasted_iota(jnp.int8, spread_dy.shape, rows + 1)
-    column = lax.broadcasted_iota(jnp.int8, spread_dy.shape, columns + 2)
-    is_winner = spread(winner) == 2 * row + column
-    pooled_shape = [size // 2 * 2 if name in "HW" else size for size, name in zip(shape, layout, strict=True)]
-    dx = jnp.where(is_winner, spread_dy, jnp.zeros_like(spread_dy)).reshape(pooled_shape)
-    return jnp.pad(dx, [(0, size - pooled) for size, pooled in zip(shape, pooled_shape, strict=True)])

@@ -1,4 +1,4 @@
-"""The backbones of the study: sizes, PyTorch's behaviour of their layers, and the same numbers in either layout."""
+"""The ArcLoss study's backbones: sizes, PyTorch's behaviour of their layers, and the same numbers in either layout."""
 
 from functools import partial
 from pathlib import Path
@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from jaxnets.models import NAMES, create
-from jaxnets.models.conv_stack import Backbone, ConvStack
+from jaxnets.models.conv_stack import BACKBONES, Backbone, ConvStack
 from jaxnets.models.layers import ConvLayer, Linear
 
 TORCH = np.load(Path(__file__).parents[1] / "fixtures" / "torch_layers.npz")
@@ -34,7 +34,7 @@ def abstract(module, shape=(1, 28, 28, 1)):
     return jax.eval_shape(lambda key: module.init_with_output(key, jnp.zeros(shape)), jax.random.key(0))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", PARAMETERS)
 def test_parameter_counts_and_shapes(name):
     outputs, variables = abstract(create(name))
     assert sum(leaf.size for leaf in jax.tree.leaves(variables["params"])) == PARAMETERS[name]
@@ -44,9 +44,12 @@ def test_parameter_counts_and_shapes(name):
 
 
 def test_all_twelve_are_there_and_others_are_refused():
-    assert set(NAMES) == set(PARAMETERS)
+    assert set(BACKBONES) == set(PARAMETERS) and set(BACKBONES) < set(NAMES)
     with pytest.raises(ValueError, match="no network 'v1_2_33'; did you mean 'v1_2_3'"):
         create("v1_2_33")
+    with pytest.raises(ValueError, match="v1_2_3 computes in float32 alone"):
+        create("v1_2_3", dtype="bfloat16")
+    assert create("v1_2_3", dtype="float32") == create("v1_2_3")
 
 
 def test_initial_weights_follow_pytorchs_law():

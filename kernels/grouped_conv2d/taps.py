@@ -1,0 +1,82 @@
+"""Convolution in groups as a sum over the filter's taps, where XLA:CPU has no fast routine.
+
+It has none for one channel a group, nor for the filters' gradient whatever the groups: those it computes a number at a
+time. Fast are products with the image, shifted to where a tap sees it: with a number for each channel, or with the
+output's gradient for the filters'.
+"""
+
+import dataclasses
+import functools
+import itertools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+from kernels.grouped_conv2d import reference
+
+
+@dataclasses.dataclass(frozen=True)
+class _Static:
+    groups: int
+    stride: int
+    padding: int
+
+
+def grouped_conv2d(
+    x: Float[Array, "N H W C_in"], w: Float[Array, "k_h k_w i C_out"], *, groups: int, stride: int, padding: int
+) -> Float[Array, "N H_out W_out C_out"]:
+    """As `reference`."""
+    static = _Static(groups, stride, padding)
+    if w.shape[2:] != (1, groups):
+        return _grouped(static, x, w)
+    shifted, dtype = _shifted(static, x, w), _accumulator(x)
+    weights = w.reshape(-1, 1, 1, 1, groups).astype(dtype)
+    return sum(pixels.astype(dtype) * tap for pixels, tap in zip(shifted, weights, strict=True)).astype(x.dtype)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _grouped(static: _Static, x: Array, w: Array) -> Array:
+    return reference.grouped_conv2d(x, w, **dataclasses.asdict(static))
+
+
+def _forward(static: _Static, x: Array, w: Array) -> tuple[Array, tuple[Array, Array]]:
+    return _grouped(static, x, w), (x, w)
+
+
+def _backward(static: _Static, residuals: tuple[Array, Array], dy: Array) -> tuple[Array, Array]:
+    x, w = residuals
+    (dx,) = jax.vjp(lambda x: reference.grouped_conv2d(x, w, **dataclasses.asdict(static)), x)[1](dy)
+    by_group = dy.reshape(-1, static.groups, dy.shape[3] // static.groups)
+    taps = [
+        jnp.einsum(
+            "pgi,pgo->igo",
+            pixels.reshape(-1, static.groups, w.shape[2]),
+            by_group,
+            precision=lax.Precision.HIGHEST,
+            preferred_element_type=_accumulator(x),
+        )
+        for pixels in _shifted(static, x, w)
+    ]
+    return dx, jnp.stack(taps).reshape(w.shape).astype(w.dtype)
+
+
+_grouped.defvjp(_forward, _backward)
+
+
+def _shifted(static: _Static, x: Array, w: Array) -> list[Float[Array, "N H_out W_out C_in"]]:
+    """For each tap the input pixels that it is multiplied with."""
+    pads, stride = (static.padding, static.padding), static.stride
+    x = jnp.pad(x, ((0, 0), pads, pads, (0, 0)))
+    batch, height, width, channels = x.shape
+    reach = [(length - k) // stride * stride + 1 for length, k in zip((height, width), w.shape, strict=False)]
+    return [
+        lax.slice(x, (0, row, column, 0), (batch, row + reach[0], column + reach[1], channels), (1, stride, stride, 1))
+        for row, column in itertools.product(range(w.shape[0]), range(w.shape[1]))
+    ]
+
+
+def _accumulator(x: Array) -> Any:
+    return jnp.float64 if x.dtype == jnp.float64 else jnp.float32
