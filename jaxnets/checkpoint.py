@@ -48,18 +48,24 @@ def numbers(directory: Path) -> list[int]:
         return sorted(manager.all_steps(), reverse=True)
 
 
-def restore(directory: Path, like: Any) -> tuple[int, Any] | None:
+def restore(directory: Path, like: Any = None) -> tuple[int, Any] | None:
     """The newest readable checkpoint, as (number, tree shaped and placed as `like`); None where there is none at all.
+
+    Without `like`, the tree is of dictionaries, lists and NumPy arrays, whatever devices it was saved from.
 
     Raises:
       OSError: where there are checkpoints and none can be read.
     """
     found = numbers(directory)
-    abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
     for number in found:
         with _manager(directory, keep=None) as manager:
             try:
-                return number, manager.restore(number, args=ocp.args.StandardRestore(abstract))
+                if like is None:
+                    saved = manager.item_metadata(number).tree
+                    target = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), saved)
+                else:
+                    target = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+                return number, manager.restore(number, args=ocp.args.StandardRestore(target))
             except Exception as error:  # whatever a damaged file makes of itself: the one before it is whole
                 damage = error
     if found:
@@ -69,4 +75,5 @@ def restore(directory: Path, like: Any) -> tuple[int, Any] | None:
 
 def _manager(directory: Path, keep: int | None) -> ocp.CheckpointManager:
     options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=False)
-    return ocp.CheckpointManager(directory.absolute(), options=options)
+    handler = ocp.StandardCheckpointHandler()  # without it there are no metadata of a tree
+    return ocp.CheckpointManager(directory.absolute(), options=options, item_handlers=handler)

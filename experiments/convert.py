@@ -1,0 +1,84 @@
+"""A network's weights as a file under PyTorch's names: from another such file, or from a run.
+
+python -m experiments.convert resnet18.pth resnet18.safetensors --model resnet18
+python -m experiments.convert runs/arcloss/v1_2_3/seed0 v1_2_3.safetensors
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from experiments.terminal import OptionalStr, UserError, main, parse, said_by_a_library
+
+CHECKPOINTS = ("best", "last")
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Check weights against their network, and write them under PyTorch's names."""
+
+    source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="IN")]
+    """a .pth or .safetensors file, or a run's folder"""
+    target: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
+    """the file to write: .safetensors, or .pth where PyTorch is installed"""
+    model: OptionalStr = None
+    """the network that the weights are of; a run's folder says so itself"""
+    which: str = CHECKPOINTS[0]
+    """of a run's folder: its best state, by test accuracy, or its last"""
+
+
+def command(config: Config) -> None:
+    if config.which not in CHECKPOINTS:
+        raise UserError(f"--which is {' or '.join(CHECKPOINTS)}, not {config.which!r}")
+
+    import jax  # from here on, not for --help
+
+    from jaxnets import torch_weights
+
+    with said_by_a_library(ValueError), said_by_a_library(ImportError):
+        if config.source.is_dir():
+            name, variables, origin = _of_run(config)
+        else:
+            name, origin = _name(config, {}), str(config.source)
+            variables = torch_weights.from_torch(name, config.source)
+        torch_weights.save(config.target, name, variables)
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
+    print(
+        f"{config.target}: {name} from {origin}; {len(jax.tree.leaves(variables))} arrays, "
+        f"{parameters:,} parameters, {config.target.stat().st_size:,} bytes"
+    )
+    if variables.get("head"):
+        print(
+            "with the class weights of the margin head, as head.weight: leave it out of the network's load_state_dict"
+        )
+
+
+def _of_run(config: Config) -> tuple[str, dict[str, Any], str]:
+    """The network's name, its variables with the head's, and which state they are."""
+    from experiments.records import read_json
+    from jaxnets import checkpoint
+
+    record = config.source / "config.json"
+    if not record.exists():
+        raise UserError(f"{config.source} is no run's folder: it has no config.json")
+    name = _name(config, read_json(record).get("config", {}))
+    found = checkpoint.restore(config.source / "checkpoints" / config.which)
+    if found is None:
+        raise UserError(f"{config.source} has no {config.which} checkpoint: the run did not come so far")
+    step, tree = found
+    params = tree["params"]
+    variables = {"params": params["net"], "batch_stats": tree["batch_stats"], "head": params["head"]}
+    return name, variables, f"the {config.which} state of {config.source}, after {step} steps"
+
+
+def _name(config: Config, recorded: dict[str, Any]) -> str:
+    name = config.model or recorded.get("variant")
+    if name is None:
+        raise UserError(f"--model must say of which network {config.source} holds the weights")
+    return str(name)
+
+
+if __name__ == "__main__":
+    main(lambda: command(parse(Config, "python -m experiments.convert")))
