@@ -1,0 +1,352 @@
+"""The command in this process: what it says of pictures of a real run, and what it refuses."""
+
+import re
+import shutil
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from experiments import arcloss, pictures, predict, terminal
+from jaxnets import checkpoint, create, data, torch_weights
+from jaxnets.losses import cosines
+
+SHAPE = (28, 28, 1)
+
+
+@pytest.fixture(scope="module")
+def run(digits, tmp_path_factory):
+    """v0 after one epoch of two steps."""
+    out = tmp_path_factory.mktemp("run")
+    arcloss.command(arcloss.Config(variant="v0", epochs=1, batch_size=80, data=f"idx:{digits}", out=out))
+    return out / "arcloss" / "v0" / "seed0"
+
+
+@pytest.fixture(scope="module")
+def images(digits):
+    return data.load(f"idx:{digits}").test.images
+
+
+@pytest.fixture
+def digit(images):
+    """A 7, white on black."""
+    return images[0, :, :, 0]
+
+
+def said(capsys, *argv):
+    """The exit code, the output and the complaints of a command line."""
+    code = 0
+    try:
+        words = [str(word) for word in argv]
+        terminal.main(lambda: predict.command(terminal.parse(predict.Config, "predict", words)))
+    except SystemExit as stop:
+        code = stop.code
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def table(out):
+    names, *rows = (line.split("\t") for line in out.splitlines())
+    return names, rows
+
+
+def test_predictions_are_those_of_training(run, images, tmp_path, capsys):
+    """Against the embeddings and class weights that the run itself wrote down."""
+    paths = [tmp_path / f"{i}.png" for i in range(12)]
+    for path, image in zip(paths, images, strict=False):
+        Image.fromarray(image[:, :, 0]).save(path)
+    code, out, _ = said(capsys, run, *paths, "--top", 3)
+    names, rows = table(out)
+    assert code == 0 and names == ["image", "rank", "class", "cosine", "angle"]
+    with np.load(run / "epochs" / "0001.npz") as kept:
+        recorded = np.asarray(cosines(kept["embeddings"], kept["class_weights"]))
+    wanted = [(path, i, rank) for i, path in enumerate(paths) for rank in (1, 2, 3)]
+    assert len(rows) == len(wanted) == 36
+    for (path, i, rank), row in zip(wanted, rows, strict=True):
+        assert row[:2] == [str(path), str(rank)]
+        cosine = np.sort(recorded[i])[-rank]
+        assert recorded[i][int(row[2])] == pytest.approx(cosine, abs=1e-5)
+        assert float(row[3]) == pytest.approx(cosine, abs=1e-4)
+        assert float(row[4]) == pytest.approx(np.degrees(np.arccos(cosine)), abs=0.1)
+
+
+def test_batches_of_one_size_give_what_one_batch_gives(run, images, tmp_path, capsys, monkeypatch):
+    paths = [tmp_path / f"{i}.png" for i in range(10)]
+    for path, image in zip(paths, images, strict=False):
+        Image.fromarray(image[:, :, 0]).save(path)
+    _, whole, _ = said(capsys, run, *paths)
+    monkeypatch.setattr(predict, "BATCH", 4)
+    _, in_batches, _ = said(capsys, run, *paths)
+    (_, whole), (_, in_batches) = table(whole), table(in_batches)
+    assert [row[:3] for row in whole] == [row[:3] for row in in_batches]
+    np.testing.assert_allclose(*([float(row[3]) for row in rows] for rows in (whole, in_batches)), atol=2e-4)
+
+
+def rotated(image, path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned a quarter to the right when it is shown
+    image.transpose(Image.Transpose.ROTATE_90).save(path, exif=exif)
+
+
+def cmyk(image, path):
+    black = Image.fromarray(255 - np.asarray(image))
+    nothing = Image.new("L", image.size)
+    Image.merge("CMYK", (nothing, nothing, nothing, black)).save(path)
+
+
+def behind_glass(image, path):
+    """Transparent where the digit is: it shows as white."""
+    Image.merge("LA", (Image.new("L", image.size), Image.fromarray(255 - np.asarray(image)))).save(path)
+
+
+LOSSLESS = {
+    "grey.png": lambda image, path: image.save(path),
+    "rgb.bmp": lambda image, path: image.convert("RGB").save(path),
+    "rgba.png": lambda image, path: image.convert("RGBA").save(path),
+    "palette.png": lambda image, path: image.convert("P").save(path),
+    "palette.gif": lambda image, path: image.save(path),
+    "sixteen.png": lambda image, path: Image.fromarray(np.asarray(image).astype(np.uint16) * 257).save(path),
+    "sixteen.tiff": lambda image, path: Image.fromarray(np.asarray(image).astype(">u2") * 257).save(path),
+    "thirty_two.tiff": lambda image, path: Image.fromarray(np.asarray(image).astype(np.int32) * 257).save(path),
+    "cmyk.tiff": cmyk,
+    "rotated.png": rotated,
+    "transparent.png": behind_glass,
+    "no_ending": lambda image, path: image.save(path, "PNG"),
+}
+
+
+@pytest.mark.parametrize("name", LOSSLESS)
+def test_a_digit_keeps_its_pixels_in_every_format(name, digit, tmp_path):
+    LOSSLESS[name](Image.fromarray(digit), tmp_path / name)
+    np.testing.assert_array_equal(pictures.read(tmp_path / name, SHAPE)[:, :, 0], digit)
+
+
+def test_formats_are_what_their_names_say(digit, tmp_path):
+    modes = {"palette.png": "P", "sixteen.png": "I;16", "thirty_two.tiff": "I", "cmyk.tiff": "CMYK", "rgba.png": "RGBA"}
+    for name, mode in modes.items():
+        LOSSLESS[name](Image.fromarray(digit), tmp_path / name)
+        with Image.open(tmp_path / name) as image:
+            assert image.mode == mode
+
+
+def test_one_digit_in_many_formats_is_one_prediction(run, digit, tmp_path, capsys):
+    image = Image.fromarray(digit)
+    for name, save in LOSSLESS.items():
+        save(image, tmp_path / name)
+    image.save(tmp_path / "lossy.jpg", quality=97)
+    image.convert("CMYK").save(tmp_path / "cmyk.jpg", quality=97)
+    code, out, err = said(capsys, run, *sorted(tmp_path.iterdir()), "--top", 1)
+    _, rows = table(out)
+    assert code == 0 and not err and len(rows) == len(LOSSLESS) + 2
+    assert len({tuple(row[2:]) for row in rows if not row[0].endswith(".jpg")}) == 1
+    assert len({row[2] for row in rows}) == 1
+    assert np.ptp([float(row[3]) for row in rows]) < 0.02
+
+
+def test_pictures_of_other_sizes_and_colours_are_scaled_and_converted(tmp_path):
+    halves = np.zeros((90, 200, 3), np.uint8)
+    halves[:, 100:] = (10, 200, 30)
+    Image.fromarray(halves).save(tmp_path / "halves.png")
+    colours = pictures.read(tmp_path / "halves.png", (12, 12, 3))
+    np.testing.assert_array_equal(colours[:, :5], 0)
+    np.testing.assert_array_equal(colours[:, 7:], np.broadcast_to(np.uint8([10, 200, 30]), (12, 5, 3)))
+    grey = pictures.read(tmp_path / "halves.png", (12, 20, 1))
+    np.testing.assert_array_equal(grey[:, :9], 0)
+    np.testing.assert_allclose(grey[:, 11:], 0.299 * 10 + 0.587 * 200 + 0.114 * 30, atol=1)  # ITU-R 601
+
+
+def test_what_is_transparent_is_white(tmp_path):
+    image = np.zeros((28, 28, 4), np.uint8)
+    image[:, 14:] = (0, 0, 0, 255)
+    Image.fromarray(image).save(tmp_path / "half.png")
+    pixels = pictures.read(tmp_path / "half.png", SHAPE)
+    assert (pixels[:, :14] == 255).all() and (pixels[:, 14:] == 0).all()
+
+
+def test_dark_on_light_is_said_and_turned_only_when_asked(run, digit, tmp_path, capsys):
+    Image.fromarray(digit).save(tmp_path / "light.png")
+    Image.fromarray(255 - digit).save(tmp_path / "dark.png")
+    code, as_it_is, err = said(capsys, run, tmp_path / "light.png")
+    assert code == 0 and not err
+    code, out, err = said(capsys, run, tmp_path / "dark.png", tmp_path / "light.png", tmp_path / "dark.png")
+    assert code == 0 and err.startswith(f"note: {tmp_path / 'dark.png'} and 1 more look dark on light, ")
+    assert err.endswith("try with --invert\n") and err.count("\n") == 1
+    assert table(out)[1][0][2:] != table(as_it_is)[1][0][2:]
+    code, turned, err = said(capsys, run, tmp_path / "dark.png", "--invert")
+    assert code == 0 and not err
+    assert [row[1:] for row in table(turned)[1]] == [row[1:] for row in table(as_it_is)[1]]
+    assert said(capsys, run, tmp_path / "light.png", "--invert")[2].endswith("try without --invert\n")
+
+
+def test_a_person_gets_a_table(run, digit, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    Image.fromarray(digit).save(tmp_path / "7.png")
+    code, out, _ = said(capsys, run, tmp_path / "7.png")
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", out).splitlines()
+    assert code == 0 and "\t" not in out
+    assert "".join(lines).startswith(f"v0 from the best state of {run}, after 2 steps")
+    assert sum(line.rstrip().endswith("°") for line in lines) == 2
+
+
+def damaged(tmp_path, digit, name, share):
+    """A picture of which only the first part is there."""
+    rng = np.random.default_rng(0)
+    Image.fromarray(rng.integers(0, 256, (100, 100, 3), np.uint8)).save(tmp_path / name)
+    content = (tmp_path / name).read_bytes()
+    (tmp_path / name).write_bytes(content[: int(len(content) * share)])
+
+
+REFUSED = {
+    "missing.png": (lambda tmp_path, digit: None, "there is no such file"),
+    "empty.png": (lambda tmp_path, digit: (tmp_path / "empty.png").touch(), "is empty"),
+    "folder": (lambda tmp_path, digit: (tmp_path / "folder").mkdir(), "is a folder: name the pictures in it"),
+    "text.png": (lambda tmp_path, digit: (tmp_path / "text.png").write_text("seven"), "is no picture"),
+    "cut.png": (
+        lambda tmp_path, digit: damaged(tmp_path, digit, "cut.png", 0.5),
+        "is damaged, or not all of it is there",
+    ),
+    "cut.jpg": (
+        lambda tmp_path, digit: damaged(tmp_path, digit, "cut.jpg", 0.5),
+        "is damaged, or not all of it is there",
+    ),
+    "cut.gif": (
+        lambda tmp_path, digit: damaged(tmp_path, digit, "cut.gif", 0.5),
+        "is damaged, or not all of it is there",
+    ),
+    "cut.tiff": (lambda tmp_path, digit: damaged(tmp_path, digit, "cut.tiff", 0.5), "is "),
+    "head.png": (lambda tmp_path, digit: damaged(tmp_path, digit, "head.png", 0.0004), "is no picture"),
+    "float.tiff": (
+        lambda tmp_path, digit: Image.fromarray(digit / np.float32(255)).save(tmp_path / "float.tiff"),
+        "has pixels of 32 bits",
+    ),
+    "large.tiff": (
+        lambda tmp_path, digit: Image.fromarray(digit.astype(np.int32) * 1000).save(tmp_path / "large.tiff"),
+        "has pixels of 32 bits",
+    ),
+    "lab.tiff": (
+        lambda tmp_path, digit: Image.new("LAB", (28, 28)).save(tmp_path / "lab.tiff"),
+        "has colours that cannot be converted (LAB)",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_is_no_picture_is_refused_in_one_sentence(name, run, digit, tmp_path, capsys):
+    make, words = REFUSED[name]
+    make(tmp_path, digit)
+    Image.fromarray(digit).save(tmp_path / "good.png")
+    code, out, err = said(capsys, run, tmp_path / "good.png", tmp_path / name)
+    assert code == 2 and not out and err.count("\n") == 1
+    assert err.startswith(f"error: {tmp_path / name}") and words in err
+
+
+def test_a_picture_that_would_fill_the_memory(run, digit, tmp_path, capsys, monkeypatch):
+    Image.fromarray(digit).save(tmp_path / "bomb.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 300)
+    code, out, err = said(capsys, run, tmp_path / "bomb.png")
+    assert code == 2 and not out
+    assert err == (
+        f"error: {tmp_path / 'bomb.png'} claims more than 600 pixels, as what is meant to fill the memory does\n"
+    )
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500)  # more than which Pillow warns of, and large photographs have
+    assert said(capsys, run, tmp_path / "bomb.png")[0] == 0
+
+
+def spoilt(run, tmp_path, content):
+    shutil.copytree(run, tmp_path / "run")
+    (tmp_path / "run" / "config.json").write_text(content)
+    return [tmp_path / "run"]
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (lambda run, tmp: ["/nowhere/seed0"], "error: /nowhere/seed0: there is no such run's folder or weights file\n"),
+        (lambda run, tmp: [run.parent], "seed0's parent"),
+        (lambda run, tmp: spoilt(run, tmp, "{"), "is no run's folder"),
+        (
+            lambda run, tmp: spoilt(run, tmp, '{"config": {"epochs": 3}}'),
+            "a config.json that says its variant and data",
+        ),
+        (lambda run, tmp: [run, "--model", "v1"], "is a run of v0, not of v1: leave --model to weights files"),
+        (lambda run, tmp: [run, "--top", "0"], "error: --top must be 1 or more, not 0\n"),
+        (lambda run, tmp: [tmp / "7.png"], "--model must say of which network"),
+        (lambda run, tmp: [tmp / "7.png", "--model", "v0"], "7.png cannot be read as PyTorch's weights"),
+        (lambda run, tmp: [tmp / "7.png", "--model", "v00"], "there is no network 'v00'; did you mean 'v0'?"),
+    ],
+    ids=["nowhere", "parent", "broken", "other", "model", "top", "no_model", "no_weights", "unknown"],
+)
+def test_what_is_no_trained_network_is_refused_in_one_sentence(argv, words, run, digit, tmp_path, capsys):
+    Image.fromarray(digit).save(tmp_path / "7.png")
+    first, *rest = argv(run, tmp_path)
+    code, out, err = said(capsys, first, tmp_path / "7.png", *rest)
+    words = f"error: {run.parent} is no run's folder" if words == "seed0's parent" else words
+    assert code == 2 and not out and err.count("\n") == 1 and words in err
+    assert said(capsys, run)[0] == 2  # and no picture at all
+
+
+def test_a_run_without_a_checkpoint_and_one_without_its_data(run, digit, tmp_path, capsys):
+    Image.fromarray(digit).save(tmp_path / "7.png")
+    _, out, _ = said(capsys, run, tmp_path / "7.png")
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy)
+    text = (copy / "config.json").read_text()
+    (copy / "config.json").write_text(re.sub(r'"idx:[^"]*"', '"idx:/nowhere"', text))
+    assert said(capsys, copy, tmp_path / "7.png")[1] == out
+    shutil.rmtree(copy / "checkpoints" / "best")
+    assert said(capsys, copy, tmp_path / "7.png")[1] == out  # the last state is the same one here
+    shutil.rmtree(copy / "checkpoints" / "last")
+    code, _, err = said(capsys, copy, tmp_path / "7.png")
+    assert code == 2 and err == f"error: {copy} has no checkpoint yet: the run did not come so far\n"
+
+
+def test_a_weights_file_with_and_without_class_weights(run, digit, tmp_path, capsys):
+    Image.fromarray(digit).save(tmp_path / "7.png")
+    _, of_run, _ = said(capsys, run, tmp_path / "7.png")
+    _, tree = checkpoint.restore(run / "checkpoints" / "best")
+    variables = {"params": tree["params"]["net"], "batch_stats": tree["batch_stats"]}
+    torch_weights.save(tmp_path / "whole.safetensors", "v0", {**variables, "head": tree["params"]["head"]})
+    torch_weights.save(tmp_path / "net.safetensors", "v0", variables)
+    code, out, _ = said(capsys, tmp_path / "whole.safetensors", tmp_path / "7.png", "--model", "v0")
+    assert code == 0 and out == of_run
+    code, out, err = said(capsys, tmp_path / "net.safetensors", tmp_path / "7.png", "--model", "v0")
+    assert code == 2 and not out
+    assert err == (
+        f"error: {tmp_path / 'net.safetensors'} holds no class weights (head.weight): v0 makes embeddings of images, "
+        "and no scores without them; a run's folder has them\n"
+    )
+
+
+def test_a_classifier_gives_scores_and_probabilities(tmp_path, capsys):
+    """Its image size, 16×16 in three colours, follows from the weights."""
+    model = create("mynn", 3)
+    picture = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
+    Image.fromarray(picture).save(tmp_path / "face.png")
+    abstract = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 16, 16, 3)))
+    rng = np.random.default_rng(0)
+    variables = jax.tree.map(lambda leaf: rng.normal(0, 0.1, leaf.shape).astype(np.float32), abstract)
+    torch_weights.save(tmp_path / "mynn.safetensors", "mynn", variables)
+    code, out, err = said(capsys, tmp_path / "mynn.safetensors", tmp_path / "face.png", "--model", "mynn", "--top", 9)
+    names, rows = table(out)
+    assert code == 0 and not err and names == ["image", "rank", "class", "score", "probability"]
+    scores = np.asarray(model.apply(variables, picture[None].astype(np.float32) / np.float32(255)), np.float64)[0]
+    order = np.argsort(-scores)
+    assert [int(row[2]) for row in rows] == order.tolist()
+    np.testing.assert_allclose([float(row[3]) for row in rows], scores[order], atol=1e-3)
+    np.testing.assert_allclose(
+        [float(row[4]) for row in rows], (np.exp(scores) / np.exp(scores).sum())[order], atol=1e-4
+    )
+
+
+def test_help_comes_without_jax():
+    program = "import sys, experiments.{} as module, experiments.terminal as terminal\ntry:\n    terminal.parse("
+    program += (
+        "module.Config, 'x', ['--help'])\nfinally:\n    assert 'jax' not in sys.modules and 'flax' not in sys.modules"
+    )
+    for name in ("predict", "export"):
+        done = subprocess.run([sys.executable, "-c", program.format(name)], capture_output=True, text=True)
+        assert done.returncode == 0 and "RUN_OR_FILE" in done.stdout and not done.stderr
