@@ -7,7 +7,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from types import FrameType
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
 import tyro
 from rich.console import Console
@@ -17,9 +17,6 @@ from rich.text import Text
 # Options whose default is said in their help, and not as "None".
 OptionalInt: TypeAlias = Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")]
 OptionalFloat: TypeAlias = Annotated[float | None, tyro.conf.arg(metavar="FLOAT", help_behavior_hint="")]
-OptionalScale: TypeAlias = Annotated[
-    float | Literal["adacos"] | None, tyro.conf.arg(metavar="FLOAT|adacos", help_behavior_hint="")
-]
 OptionalStr: TypeAlias = Annotated[str | None, tyro.conf.arg(metavar="STR", help_behavior_hint="")]
 
 BAD_INPUT = 2  # the exit code for whatever the person can put right

@@ -53,12 +53,17 @@ class ArcHead(nn.Module):
 
     def forward(self, embeddings: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         cos_m, sin_m = math.cos(self.margin.m), math.sin(self.margin.m)
-        cosines = F.normalize(embeddings, dim=1) @ F.normalize(self.weight, dim=0)
+        unit, classes = F.normalize(embeddings, dim=1), F.normalize(self.weight, dim=0)
+        cosines = unit @ classes
         target = cosines.gather(1, labels[:, None])
-        sine = torch.sqrt((1 - target**2).clamp_min(1e-12))
+        sine = self.sine(target, unit, classes.T[labels])
         past = target - self.margin.m * sin_m
         with_margin = torch.where(target > -cos_m, target * cos_m - sine * sin_m, past)
         return F.cross_entropy(self.scale * cosines.scatter(1, labels[:, None], with_margin), labels)
+
+    def sine(self, target: torch.Tensor, embeddings: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
+        """Of the angle to the own class, [N, 1]; `embeddings` and `own` are of unit length."""
+        return torch.sqrt((1 - target**2).clamp_min(1e-12))
 
 
 def build_optimizer(recipe: Adam | Sgd, module: nn.Module) -> torch.optim.Optimizer:

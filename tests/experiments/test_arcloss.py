@@ -51,7 +51,7 @@ def test_a_run_leaves_all_that_it_promises(run_once, digits):
     record = json.loads((folder / "config.json").read_text())
     assert record["config"]["margin"] == {"name": "arcface", "m": 0.3, "beyond": "classic"}
     assert record["config"]["net_optimizer"] == {"name": "Adam", "learning_rate": 1e-3}
-    assert record["config"]["scale"] == 2
+    assert record["config"]["scale"] == pytest.approx(2**0.5 * np.log(9))
     assert record["environment"]["jax"] and record["environment"]["cpu_cores"]
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["epochs"] == 2 and summary["verdict"] == lines[-1]["verdict"]
@@ -80,7 +80,9 @@ def test_a_finished_run_goes_no_further_and_a_longer_one_goes_on(digits, run_onc
 
 def test_another_configuration_is_refused_and_fresh_starts_over(digits, tmp_path):
     arcloss.command(config(digits, tmp_path, epochs=1))
-    with pytest.raises(terminal.UserError, match=r"another configuration \(margin: .*scale: 2\.0 → 64\.0\).*--fresh"):
+    with pytest.raises(
+        terminal.UserError, match=r"another configuration \(margin: .*scale: 3\.1\d+ → 64\.0\).*--fresh"
+    ):
         arcloss.command(config(digits, tmp_path, epochs=1, margin="cosface", s=64.0))
     arcloss.command(config(digits, tmp_path, epochs=1, margin="cosface", s=64.0, fresh=True))
     record = json.loads((tmp_path / "arcloss" / "v0" / "seed0" / "config.json").read_text())
@@ -107,8 +109,8 @@ def test_a_head_with_statistics_is_resumed_with_them(digits, tmp_path):
         arcloss.command(other)
 
 
-def test_two_classes_have_no_adacos_scale(digits, tmp_path, capsys):
-    """Its √2·ln(C − 1) is 0 there."""
+def test_two_classes_need_a_scale(digits, tmp_path, capsys):
+    """Where AdaCos's √2·ln(C − 1) is 0."""
     folder = tmp_path / "two"
     folder.mkdir()
     for path in digits.iterdir():
@@ -117,13 +119,13 @@ def test_two_classes_have_no_adacos_scale(digits, tmp_path, capsys):
         labels = struct.pack(">HBBI", 0, 8, 1, count) + bytes(i % 2 for i in range(count))
         (folder / f"{kind}-labels-idx1-ubyte").write_bytes(labels)
     argv = ["--variant", "v0", "--epochs", 1, "--batch-size", 80, "--data", f"idx:{folder}", "--out", tmp_path]
-    code, words = said(capsys, [*argv, "--s", "adacos"])
+    code, words = said(capsys, argv)
     assert code == 2 and words.count("\n") == 1
     assert (
         "has 2 classes: the AdaCos scale √2·ln(C − 1) needs three classes or more, not 2: state a scale with --s"
         in words
     )
-    terminal.main(lambda: arcloss.command(terminal.parse(Config, "arcloss", [*map(str, argv)])))
+    terminal.main(lambda: arcloss.command(terminal.parse(Config, "arcloss", [*map(str, argv), "--s", "2"])))
     assert len(strip_times(tmp_path / "arcloss" / "v0" / "seed0")) == 1
 
 

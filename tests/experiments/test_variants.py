@@ -6,7 +6,7 @@ import pytest
 
 from experiments.arcloss import build_optimizer
 from experiments.variants import VARIANTS, Adam, Sgd
-from jaxnets.models import NAMES
+from jaxnets.models.conv_stack import BACKBONES
 
 SLOW, FAST, HEAD = Sgd(1e-3, 0.9, 20, 0.8), Sgd(1e-2, 0.9, 20, 0.8), Sgd(0.5)
 TABLE = {
@@ -27,7 +27,7 @@ TABLE = {
 
 def test_the_twelve_are_the_studys():
     assert {name: (v.net, v.head, v.batch_size) for name, v in VARIANTS.items()} == TABLE
-    assert tuple(VARIANTS) == NAMES
+    assert tuple(VARIANTS) == tuple(BACKBONES)
     assert all(variant.name == name and variant.verdict for name, variant in VARIANTS.items())
 
 
