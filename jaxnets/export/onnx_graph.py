@@ -6,7 +6,7 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import ClosedJaxpr, JaxprEqn, Literal
+from jax.extend.core import ClosedJaxpr, JaxprEqn, Literal  # type: ignore[attr-defined]  # an alias in newer JAX
 
 from jaxnets.export.onnx_operators import OPERATORS, Operation, Tensor, Value, is_known, lengths, whole
 from jaxnets.export.program import Program

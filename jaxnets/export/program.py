@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import jax
 import jax.export
 import jax.numpy as jnp
-from jax.extend.core import ClosedJaxpr
+from jax.extend.core import ClosedJaxpr  # type: ignore[attr-defined]  # of newer JAX, an alias without a stub
 from jaxtyping import Array, Float, UInt8
 
 from jaxnets.train import as_floats

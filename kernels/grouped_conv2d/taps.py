@@ -34,7 +34,8 @@ def grouped_conv2d(
         return _grouped(static, x, w)
     shifted, dtype = _shifted(static, x, w), _accumulator(x)
     weights = w.reshape(-1, 1, 1, 1, groups).astype(dtype)
-    return sum(pixels.astype(dtype) * tap for pixels, tap in zip(shifted, weights, strict=True)).astype(x.dtype)
+    y: Array = sum(pixels.astype(dtype) * tap for pixels, tap in zip(shifted, weights, strict=True))  # type: ignore
+    return y.astype(x.dtype)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
