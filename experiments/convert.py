@@ -6,7 +6,7 @@ python -m experiments.convert runs/arcloss/v1_2_3/seed0 v1_2_3.safetensors
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import tyro
 
@@ -35,13 +35,17 @@ def command(config: Config) -> None:
 
     import jax  # from here on, not for --help
 
+    from experiments.trained import state_of_run
     from jaxnets import torch_weights
 
     with said_by_a_library(ValueError), said_by_a_library(ImportError):
         if config.source.is_dir():
-            name, variables, origin = _of_run(config)
+            recorded, origin, variables = state_of_run(config.source, config.model, (config.which,))
+            name = recorded["variant"]
         else:
-            name, origin = _name(config, {}), str(config.source)
+            if config.model is None:
+                raise UserError(f"--model must say of which network {config.source} holds the weights")
+            name, origin = config.model, str(config.source)
             variables = torch_weights.from_torch(name, config.source)
         torch_weights.save(config.target, name, variables)
     parameters = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
@@ -53,31 +57,6 @@ def command(config: Config) -> None:
         print(
             "with the class weights of the margin head, as head.weight: leave it out of the network's load_state_dict"
         )
-
-
-def _of_run(config: Config) -> tuple[str, dict[str, Any], str]:
-    """The network's name, its variables with the head's, and which state they are."""
-    from experiments.records import read_json
-    from jaxnets import checkpoint
-
-    record = config.source / "config.json"
-    if not record.exists():
-        raise UserError(f"{config.source} is no run's folder: it has no config.json")
-    name = _name(config, read_json(record).get("config", {}))
-    found = checkpoint.restore(config.source / "checkpoints" / config.which)
-    if found is None:
-        raise UserError(f"{config.source} has no {config.which} checkpoint: the run did not come so far")
-    step, tree = found
-    params = tree["params"]
-    variables = {"params": params["net"], "batch_stats": tree["batch_stats"], "head": params["head"]}
-    return name, variables, f"the {config.which} state of {config.source}, after {step} steps"
-
-
-def _name(config: Config, recorded: dict[str, Any]) -> str:
-    name = config.model or recorded.get("variant")
-    if name is None:
-        raise UserError(f"--model must say of which network {config.source} holds the weights")
-    return str(name)
 
 
 if __name__ == "__main__":

@@ -81,6 +81,11 @@ class Folder:
                 if moved
                 else None
             )
+        elif (self.path / "checkpoints").exists():
+            raise UserError(
+                f"{self.path} holds checkpoints and no config.json to say of which run: "
+                "put it back, --fresh to start over, or another --out"
+            )
         else:
             command = shlex.join(["python", "-m", f"experiments.{Path(sys.argv[0]).stem}", *sys.argv[1:]])
             write_json(file, {"config": config, "environment": environment(), "command": command})

@@ -68,31 +68,49 @@ def load(source: Path, model: str | None) -> Trained:
     return _of_run(source, model) if source.is_dir() else _of_file(source, model)
 
 
-def _of_run(folder: Path, model: str | None) -> Trained:
+def state_of_run(
+    folder: Path, model: str | None, kinds: tuple[str, ...]
+) -> tuple[dict[str, Any], str, dict[str, dict[str, Any]]]:
+    """A run's configuration; its state, in words, and its variables {"params", "batch_stats", "head"}.
+
+    Args:
+      folder: the run's.
+      model: what the user takes it for; None to go by the folder.
+      kinds: of checkpoints, "best" or "last": the first that there is.
+
+    Raises:
+      UserError: for a folder that is no run's, or another network's, or has none of these checkpoints.
+    """
     from experiments.records import read_json
-    from jaxnets import checkpoint, data
+    from jaxnets import checkpoint
 
     try:
         recorded = read_json(folder / "config.json")["config"]
-        name, dataset_name = recorded["variant"], recorded["data"]
+        name, _ = recorded["variant"], recorded["data"]
     except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{folder} is no run's folder: a config.json that says its variant and data is not there"
         ) from error
     if model not in (None, name):
         raise UserError(f"{folder} is a run of {name}, not of {model}: leave --model to weights files")
-    found, which = checkpoint.restore(folder / "checkpoints" / "best"), "best"
-    if found is None:
-        found, which = checkpoint.restore(folder / "checkpoints" / "last"), "last"
-    if found is None:
-        raise UserError(f"{folder} has no checkpoint yet: the run did not come so far")
-    step, tree = found
-    variables = {"params": tree["params"]["net"], "batch_stats": tree["batch_stats"]}
-    trained = _trained(
-        name, f"the {which} state of {folder}, after {step} steps", variables, tree["params"]["head"]["class_weights"]
-    )
+    for kind in kinds:
+        found = checkpoint.restore(folder / "checkpoints" / kind)
+        if found is not None:
+            step, tree = found
+            params = tree["params"]
+            variables = {"params": params["net"], "batch_stats": tree["batch_stats"], "head": params["head"]}
+            return recorded, f"the {kind} state of {folder}, after {step} steps", variables
+    raise UserError(f"{folder} has no {' or '.join(kinds)} checkpoint yet: the run did not come so far")
+
+
+def _of_run(folder: Path, model: str | None) -> Trained:
+    from jaxnets import data
+
+    recorded, origin, variables = state_of_run(folder, model, ("best", "last"))
+    head = variables.pop("head")
+    trained = _trained(recorded["variant"], origin, variables, head["class_weights"])
     try:
-        dataset = data.load(dataset_name)
+        dataset = data.load(recorded["data"])
     except data.DataError:  # it may be on another machine; then the weights say all but the names of its classes
         return trained
     _, height, width, channels = dataset.test.images.shape

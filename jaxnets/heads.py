@@ -3,7 +3,7 @@
 import dataclasses
 
 import jax
-import jax.numpy as jnp
+import optax
 from jaxtyping import Array, Float, Int
 
 from jaxnets.losses import cosines, margin_softmax_loss
@@ -87,10 +87,7 @@ class ScoresHead:
     def loss(
         self, stats: Statistics, params: dict[str, Array], scores: Float[Array, "N C"], labels: Int[Array, "N"]
     ) -> Float[Array, "N"]:
-        """−log softmax of the label's score, in float32 at least."""
-        scores = scores.astype(jnp.float64 if scores.dtype == jnp.float64 else jnp.float32)
-        own = jnp.take_along_axis(scores, labels[:, None], axis=1)[:, 0]
-        return jax.nn.logsumexp(scores, axis=1) - own
+        return optax.softmax_cross_entropy_with_integer_labels(scores, labels)
 
     def predict(self, params: dict[str, Array], scores: Float[Array, "N C"]) -> Int[Array, "N"]:
         return scores.argmax(axis=1)

@@ -35,7 +35,7 @@ class Products:
 
         from jaxnets import train_step
 
-        products = collections.Counter(_products(jax.make_jaxpr(train_step)(*inputs).jaxpr))
+        products = collections.Counter(products_of(jax.make_jaxpr(train_step)(*inputs).jaxpr))
         rows: list[dict[str, Any]] = []
         for product, times in products.items():
             seconds = times * _median(product.task(), self.rounds)
@@ -84,7 +84,7 @@ class _Product:
         return lambda: jax.block_until_ready(product(*operands))
 
 
-def _products(jaxpr: Any) -> Iterator[_Product]:
+def products_of(jaxpr: Any) -> Iterator[_Product]:
     """Those of a program, inner ones too; loops are not unrolled: a step has none."""
     for equation in jaxpr.eqns:
         if equation.primitive.name == "dot_general":
@@ -93,7 +93,7 @@ def _products(jaxpr: Any) -> Iterator[_Product]:
         for value in equation.params.values():
             inner = getattr(value, "jaxpr", value)
             if hasattr(inner, "eqns"):
-                yield from _products(inner)
+                yield from products_of(inner)
 
 
 def _median(task: Any, rounds: int) -> float:

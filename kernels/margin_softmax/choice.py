@@ -2,7 +2,8 @@
 
 import math
 
-FEW_LOGITS = 2**20  # Up to so many, 4 MiB in float32, logits are no burden, and the definition is the fastest there is.
+# Up to so many, 256 MiB in float32, logits fit well enough; `chunked` makes them twice, and beyond they are a burden.
+FEW_LOGITS = 2**26
 
 
 def preferred(num_embeddings: int, class_weights_shape: tuple[int, ...]) -> str:

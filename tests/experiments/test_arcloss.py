@@ -85,8 +85,11 @@ def test_another_configuration_is_refused_and_fresh_starts_over(digits, tmp_path
     ):
         arcloss.command(config(digits, tmp_path, epochs=1, margin="cosface", s=64.0))
     arcloss.command(config(digits, tmp_path, epochs=1, margin="cosface", s=64.0, fresh=True))
-    record = json.loads((tmp_path / "arcloss" / "v0" / "seed0" / "config.json").read_text())
-    assert record["config"]["margin"] == {"name": "cosface", "m": 0.35}
+    file = tmp_path / "arcloss" / "v0" / "seed0" / "config.json"
+    assert json.loads(file.read_text())["config"]["margin"] == {"name": "cosface", "m": 0.35}
+    file.unlink()
+    with pytest.raises(terminal.UserError, match=r"holds checkpoints and no config\.json to say of which run"):
+        arcloss.command(config(digits, tmp_path, epochs=1))
 
 
 def test_a_head_with_statistics_is_resumed_with_them(digits, tmp_path):

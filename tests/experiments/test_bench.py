@@ -1,9 +1,12 @@
 """Measurements run, measure what they say, and refuse what they do not know."""
 
+import jax
+import jax.numpy as jnp
 import pytest
 
 from experiments.bench.cases import cases
 from experiments.bench.epoch import EpochCost
+from experiments.bench.products import Products, products_of
 from experiments.bench.step import Inference, Step
 from experiments.terminal import UserError
 
@@ -33,3 +36,21 @@ def test_an_epoch_is_timed_three_ways(capsys):
     assert [row["way"] for row in result["rows"]] == ["steps alone", "train_epoch", "one scan"]
     assert all(row["median_seconds"] > 0 for row in result["rows"])
     assert "2 steps of v0" in capsys.readouterr().out
+
+
+def test_products_are_found_and_counted_within_functions():
+    @jax.jit
+    def program(a, b):
+        twice = jax.vmap(jnp.matmul)(a, b) @ b[0]
+        return twice.sum() + (a[0] @ b[0]).sum()
+
+    found = products_of(jax.make_jaxpr(program)(jnp.ones((3, 4, 5)), jnp.ones((3, 5, 5))).jaxpr)
+    assert sorted(product.flop for product in found) == [2 * 4 * 5 * 5, 2 * 3 * 4 * 5 * 5, 2 * 3 * 4 * 5 * 5]
+
+
+def test_a_step_is_held_against_its_products(capsys):
+    result = Products(variant="v0", rounds=1).measure()
+    assert result["products_seconds"] > 0 and result["step_seconds"] > 0
+    # The Linear layer, 256 images × 6400 features → 2, is there with both its gradients.
+    assert sum(row["times"] for row in result["products"] if "6400" in row["product"]) >= 3
+    assert "all products" in capsys.readouterr().out

@@ -301,7 +301,7 @@ def test_a_run_without_a_checkpoint_and_one_without_its_data(run, digit, tmp_pat
     assert said(capsys, copy, tmp_path / "7.png")[1] == out  # the last state is the same one here
     shutil.rmtree(copy / "checkpoints" / "last")
     code, _, err = said(capsys, copy, tmp_path / "7.png")
-    assert code == 2 and err == f"error: {copy} has no checkpoint yet: the run did not come so far\n"
+    assert code == 2 and err == f"error: {copy} has no best or last checkpoint yet: the run did not come so far\n"
 
 
 def test_a_weights_file_with_and_without_class_weights(run, digit, tmp_path, capsys):

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxnets import ArcFace, Tutorial, adacos_scale, margin_softmax_loss
+from jaxnets import ArcFace, ScoresHead, Tutorial, adacos_scale, margin_softmax_loss
 from jaxnets.losses import cosines, dominant_centers
 from jaxnets.margins import AdaFace, CurricularFace
 
@@ -111,3 +111,12 @@ def test_ignored_rows_stay_ignored_with_statistics_and_subcenters():
         np.testing.assert_array_equal(losses(x)[1], 0)
         gradient = jax.grad(lambda x: losses(x).sum())(x)
         assert (gradient[1] == 0).all() and (gradient[0] != 0).any()
+
+
+def test_scores_head_by_hand():
+    """Scores ln 1, ln 2, ln 5 are the probabilities ⅛, ¼ and ⅝."""
+    head = ScoresHead()
+    scores, labels = jnp.log(jnp.array([[1.0, 2.0, 5.0], [5.0, 2.0, 1.0]])), jnp.array([1, 0])
+    losses = head.loss({}, head.init(jax.random.key(0), 3), scores, labels)
+    np.testing.assert_allclose(losses, [math.log(4), math.log(1.6)], rtol=1e-6)
+    assert head.predict({}, scores).tolist() == [2, 0]
