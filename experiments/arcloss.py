@@ -58,6 +58,8 @@ class Config:
     """of --margin arcface, for angles past π − m: classic, smooth or rising"""
     margin_grad: Literal["exact", "straight_through"] = "exact"
     """straight_through keeps the loss and leaves the margin out of its gradient, as arcface_torch does"""
+    min_norm: float = 1.0
+    """an embedding shorter than this gets the gradient of one so long; 0 leaves it exact, and training unsteady"""
     subcenters: int = 1
     """directions a class; an image belongs to the nearest of them"""
     s: OptionalFloat = None
@@ -122,6 +124,8 @@ def _check(config: Config) -> None:
         raise UserError(f"--seed must be in 0 … 2³² − 1, not {config.seed}")
     if config.s is not None and not (math.isfinite(config.s) and config.s > 0):
         raise UserError(f"--s must be a positive number, not {config.s}")
+    if not (math.isfinite(config.min_norm) and config.min_norm >= 0):
+        raise UserError(f"--min-norm must be a finite number of 0 or more, not {config.min_norm}")
 
 
 def build(variant: Variant, config: Config, dataset: "Dataset") -> "Experiment":
@@ -145,7 +149,7 @@ def build(variant: Variant, config: Config, dataset: "Dataset") -> "Experiment":
     state = create_train_state(
         jax.random.key(config.seed),
         models.create(variant.name),
-        MarginHead(len(dataset.classes), margin, scale, config.subcenters, config.margin_grad),
+        MarginHead(len(dataset.classes), margin, scale, config.subcenters, config.margin_grad, config.min_norm),
         dataset.train.images,
         net_optimizer=net_optimizer,
         head_optimizer=head_optimizer,
@@ -162,6 +166,7 @@ def build(variant: Variant, config: Config, dataset: "Dataset") -> "Experiment":
             **({"margin_grad": config.margin_grad} if config.margin_grad != "exact" else {}),
             **({"subcenters": config.subcenters} if config.subcenters > 1 else {}),
             "scale": scale,
+            "min_norm": config.min_norm,
             "batch_size": cut.batch_size,
             "steps_per_epoch": cut.steps,
             "data": config.data,

@@ -17,7 +17,8 @@ class MarginHead:
 
     Predictions are free of the margin: with it, accuracy would read near zero while the classes are already apart.
     With `num_subcenters` above 1 a class has as many vectors, and is as near as the nearest. AdaFace and CurricularFace
-    have statistics, which training updates; for all other margins they are empty.
+    have statistics, which training updates; for all other margins they are empty. `min_norm` keeps short embeddings
+    from steep gradients: worth having where there are few outputs (see `jaxnets.losses.limit_turning`).
     """
 
     num_classes: int
@@ -25,6 +26,7 @@ class MarginHead:
     scale: float
     num_subcenters: int = 1
     margin_grad: MarginGrad = "exact"
+    min_norm: float = 0.0
 
     def init(self, key: Array, num_outputs: int) -> dict[str, Array]:
         """Class weights [C, D], or [C, K, D], from the standard normal, as `torch.randn` gives them."""
@@ -58,6 +60,7 @@ class MarginHead:
             margin=margin,
             scale=self.scale,
             margin_grad=self.margin_grad,
+            min_norm=self.min_norm,
         )
 
     def predict(self, params: dict[str, Array], embeddings: Float[Array, "N D"]) -> Int[Array, "N"]:

@@ -2,6 +2,7 @@
 
 import math
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
@@ -49,6 +50,21 @@ def dominant_centers(
     return jnp.take_along_axis(class_weights, votes.argmax(axis=1)[:, None, None], axis=1)[:, 0]
 
 
+def limit_turning(embeddings: Float[Array, "N D"], min_norm: float) -> Float[Array, "N D"]:
+    """The same embeddings, whose gradient is that of embeddings no shorter than `min_norm`.
+
+    A loss of directions has a gradient that goes as 1/‖x‖. Where D is small, embeddings come near the origin: in the
+    plane P(‖x‖ < r) goes as r², so that the gradient's variance is infinite, and now and then one example throws all
+    weights. Here that of x is multiplied by ‖x‖/min_norm if this is below one; 0 changes nothing.
+    """
+    if not min_norm:
+        return embeddings
+    x = jax.lax.stop_gradient(embeddings)
+    wide = geometry.wide(x.dtype)
+    share = jnp.minimum(1, jnp.linalg.norm(x.astype(wide), axis=1, keepdims=True) / min_norm)
+    return x + share.astype(x.dtype) * (embeddings - x)
+
+
 def margin_softmax_loss(
     embeddings: Float[Array, "N D"],
     class_weights: Float[Array, "C D"] | Float[Array, "C K D"],
@@ -57,6 +73,7 @@ def margin_softmax_loss(
     margin: Margin,
     scale: float,
     margin_grad: kernel.MarginGrad = "exact",
+    min_norm: float = 0.0,
     implementation: kernel.Implementation | None = None,
 ) -> Float[Array, "N"]:
     """The loss of ArcFace and its family: softmax cross-entropy over scaled cosines, with a margin on the target.
@@ -78,17 +95,21 @@ def margin_softmax_loss(
       scale: s. `adacos_scale(C)` is a good one where nothing is known.
       margin_grad: "straight_through" takes dψ/dcos θ for 1, as insightface's arcface_torch does: the loss is the
         same, and its gradient that of a loss without margin but for the probabilities, in which the margin counts.
+      min_norm: embeddings shorter than this get the gradient of one so long (see `limit_turning`); 0 leaves it exact.
       implementation: of the kernel; a name is used or refused, None chooses.
 
     Raises:
-      ValueError: for shapes or dtypes that do not fit, an unknown `margin_grad`, or a margin without its statistics.
+      ValueError: for shapes or dtypes that do not fit, a negative `min_norm`, an unknown `margin_grad`, or a margin
+        without its statistics.
     """
+    if not (0 <= min_norm < math.inf):
+        raise ValueError(f"min_norm must be a finite number of 0 or more, not {min_norm}")
     if isinstance(margin, AdaptiveMargin):
         raise ValueError(f"{margin} has statistics: give its .at(statistics, embeddings), see jaxnets.margins.adaptive")
     if isinstance(margin, Tutorial):
         scale = scale / margin.divisor
     return kernel.margin_softmax(
-        embeddings,
+        limit_turning(embeddings, min_norm),
         class_weights,
         labels,
         margin=margin,

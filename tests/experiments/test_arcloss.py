@@ -187,6 +187,7 @@ def test_two_devices_train_as_one_does(digits, tmp_path):
         (["--m", "-1"], "--m must be a finite number of 0 or more, not -1.0"),
         (["--s", "0"], "--s must be a positive number, not 0.0"),
         (["--s", "nan"], "--s must be a positive number, not nan"),
+        (["--min-norm", "-1"], "--min-norm must be a finite number of 0 or more, not -1.0"),
         (["--epochs", "0"], "--epochs must be 1 or more, not 0"),
         (["--epochs", "ten"], "parsing --epochs: invalid literal"),
         (["--batch-size", "-3"], "--batch-size must be 1 or more, not -3"),

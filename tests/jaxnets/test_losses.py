@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxnets import ArcFace, ScoresHead, Tutorial, adacos_scale, margin_softmax_loss
+from jaxnets import ArcFace, MarginHead, ScoresHead, Tutorial, adacos_scale, margin_softmax_loss
 from jaxnets.losses import cosines, dominant_centers
 from jaxnets.margins import AdaFace, CurricularFace
 
@@ -120,3 +120,34 @@ def test_scores_head_by_hand():
     losses = head.loss({}, head.init(jax.random.key(0), 3), scores, labels)
     np.testing.assert_allclose(losses, [math.log(4), math.log(1.6)], rtol=1e-6)
     assert head.predict({}, scores).tolist() == [2, 0]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_short_embeddings_turn_no_faster_than_those_of_the_least_norm(dtype):
+    """The gradient goes as 1/‖x‖: below `min_norm` it is that of min_norm·x̂, and nothing else changes."""
+    direction, w = jnp.array([[0.6, 0.8]]), jnp.eye(3, 2)
+    lengths, labels = jnp.array([1e-6, 0.25, 2.0, 3.0])[:, None], jnp.array([0, 1, 1, 2])
+    x = (lengths * direction).astype(dtype)
+
+    def loss(x, w, **how):
+        return MarginHead(3, ArcFace(0.3), 3.0, **how).loss({}, {"class_weights": w}, x, labels)
+
+    def gradients(x, **how):
+        return jax.grad(lambda x, w: loss(x, w, **how).sum(), (0, 1))(x, w)
+
+    np.testing.assert_array_equal(loss(x, w, min_norm=2.0), loss(x, w))
+    of_x, of_w = gradients(x, min_norm=2.0)
+    np.testing.assert_array_equal(of_w, gradients(x)[1])
+    lengthened = (jnp.maximum(lengths, 2) * direction).astype(dtype)
+    assert of_x.dtype == dtype
+    rtol = 2e-6 if dtype == "float32" else 2e-2
+    np.testing.assert_allclose(*(np.asarray(g, np.float32) for g in (of_x, gradients(lengthened)[0])), rtol=rtol)
+    np.testing.assert_array_equal(gradients(x, min_norm=0.0)[0], gradients(x)[0])
+    zeros = gradients(jnp.zeros((4, 2), dtype), min_norm=2.0)[0]
+    np.testing.assert_array_equal(zeros, jnp.zeros_like(zeros))
+
+
+def test_least_norms_that_are_none_are_refused():
+    for bad in (-1.0, math.nan, math.inf):
+        with pytest.raises(ValueError, match="min_norm must be a finite number of 0 or more"):
+            margin_softmax_loss(jnp.eye(2), jnp.eye(2), jnp.arange(2), margin=ArcFace(), scale=1.0, min_norm=bad)

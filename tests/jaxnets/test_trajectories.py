@@ -1,8 +1,7 @@
 """Twenty optimiser steps of every variant are PyTorch's: weights, batches, StepLR and the short last batch alike.
 
-In float64 they agree to 1e-9. In float32 they begin alike, and then keep to no fixed tolerance, nor does PyTorch with
-its own float64: at the study's learning rates the first steps are chaotic, and rounding the pixels to float32 alone
-grows to a thousandth of the loss in ten steps.
+The batches are small, and the learning rates in proportion: see the script that makes the fixture, for what is chaotic
+otherwise, in PyTorch too.
 """
 
 import importlib.util
@@ -30,9 +29,8 @@ def of_pytorch(case, dtype):
 
 
 def check_float32(ours, theirs):
-    apart = np.abs(ours["losses"] / theirs["losses"] - 1)
-    assert apart[0] < 2e-6  # before any step: forward passes alone
-    np.testing.assert_array_less(apart[:3], 1e-4)
+    worst = trajectories.errors(ours, theirs)
+    assert worst["losses"] < 1e-4 and worst["statistics"] < 1e-4 and worst["weights"] < 1e-3, worst
 
 
 @pytest.mark.parametrize("case", trajectories.FIXED, ids=str)
@@ -45,8 +43,7 @@ def test_in_float32(case):
 @pytest.mark.parametrize("half", [0, 1])
 def test_in_float64(half):
     """In a process of its own, since JAX decides once and for all whether it has float64."""
-    # v1_2_2 ends 2e-8 apart instead of 1e-11, and why is not known yet.
-    cases = [case for case in trajectories.THIN[half::2] if case.name != "v1_2_2"]
+    cases = trajectories.THIN[half::2]
     ended = subprocess.run(
         [sys.executable, str(FIXTURE), "compare", *map(str, cases)],
         env=os.environ | {"JAX_ENABLE_X64": "1"},
