@@ -76,6 +76,10 @@ class Config:
     """train data-parallel over so many"""
     fresh: bool = False
     """start over instead of going on with what the run's folder holds"""
+    keep_memory: bool = True
+    """on Linux, keep freed memory for the next step and do not give it back to the system: faster on a CPU"""
+    verbose: bool = False
+    """say what was set up before the run"""
 
 
 def command(config: Config) -> None:
@@ -88,7 +92,9 @@ def command(config: Config) -> None:
 
     from experiments.session import prepare  # JAX is imported from here on, not for --help and --list
 
-    prepare()
+    set_up = prepare(keep_memory=config.keep_memory)
+    if config.verbose:
+        print(*set_up, sep="\n")
     from experiments import drawings
     from experiments.run import run
     from jaxnets import data

@@ -9,28 +9,34 @@ from pathlib import Path
 _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
 
 
-def prepare() -> None:
-    """Keeps compiled programs between runs, and freed memory within one."""
-    keep_freed_memory()
+def prepare(*, keep_memory: bool = True) -> tuple[str, ...]:
+    """Keeps compiled programs between runs and, unless told not to, freed memory within one; says so in sentences."""
+    kept = keep_memory and keep_freed_memory()
     import jax
 
-    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+    programs = os.environ.get("JAX_COMPILATION_CACHE_DIR")
+    if not programs:
         home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        jax.config.update("jax_compilation_cache_dir", str(home / "jaxnets" / "xla"))
+        programs = str(home / "jaxnets" / "xla")
+        jax.config.update("jax_compilation_cache_dir", programs)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    return (
+        f"compiled programs are kept in {programs}",
+        "freed memory is kept for reuse" if kept else "freed memory is left to the C library",
+    )
 
 
-def keep_freed_memory() -> None:
+def keep_freed_memory() -> bool:
     """Tells glibc to reuse large buffers and not give them back to the system after each use.
 
     A training step on the CPU allocates its activations anew; given back, each of their pages costs a fault and a
-    clearing when it is next touched. It has to be said before threads start.
+    clearing when it is next touched. It has to be said before threads start. False where the C library is not glibc.
     """
     if not sys.platform.startswith("linux"):
-        return
+        return False
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError):  # another C library
-        return
-    for parameter, value in ((_M_ARENA_MAX, 1), (_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, 2**31 - 1)):
-        mallopt(parameter, value)
+        return False
+    settings = ((_M_ARENA_MAX, 1), (_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, 2**31 - 1))
+    return all(mallopt(parameter, value) == 1 for parameter, value in settings)
