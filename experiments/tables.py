@@ -107,7 +107,8 @@ def epoch_table(result: dict[str, Any]) -> str:
 
 TABLES = {
     "default_run": default_run_table,
-    "default_run_jax_0_10": default_run_table,
+    "default_run_newest_jax": default_run_table,
+    "exact_gradient_run": default_run_table,
     "step_cpu": step_table,
     "start_cpu": start_table,
     "epoch_cpu": epoch_table,
