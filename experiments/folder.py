@@ -91,9 +91,14 @@ class Folder:
             write_json(file, {"config": config, "environment": environment(), "command": command})
             return None
 
-    def resume(self, fresh_state: TrainState) -> tuple[Position, list[Line]]:
-        """The newest position saved here and the lines that belong to it; `fresh_state` where there is none."""
-        start = Position(fresh_state, Totals.zero())
+    def resume(self, fresh_state: TrainState, steps: int) -> tuple[Position, list[Line]]:
+        """The newest position saved here and the lines that belong to it; `fresh_state` where there is none.
+
+        Args:
+          fresh_state: as training begins.
+          steps: of an epoch.
+        """
+        start = Position(fresh_state, Totals.zero(steps))
         found = checkpoint.restore(self.path / "checkpoints" / "last", _tree(start))
         if found is None:
             return start, []

@@ -7,6 +7,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from experiments.folder import Arrays, Folder, Line, Position
 from experiments.records import write_json
 from experiments.terminal import Diverged, Interrupted, ProgressBar, StopSignals, UserError
@@ -63,7 +65,7 @@ def run(experiment: Experiment, *, fresh: bool, started: float) -> Line:
         note = folder.claim(experiment.config, fresh=fresh)
         if note:
             bar.say(note)
-        position, lines = folder.resume(experiment.state)
+        position, lines = folder.resume(experiment.state, experiment.cut.steps)
         bar.start_at(position.epoch * experiment.cut.examples + int(position.totals.examples))
         if position.epoch > experiment.epochs:
             raise UserError(
@@ -76,8 +78,9 @@ def run(experiment: Experiment, *, fresh: bool, started: float) -> Line:
                 position = _finish_epoch(experiment, folder, position, signals, bar, clock)
                 evaluation = evaluate(position.state, experiment.test)
                 more, arrays = experiment.measure(position.state, evaluation)
+                arrays = {**arrays, "step_losses": np.asarray(position.totals.losses)}
                 lines = [*lines, _line(experiment, position, evaluation) | more]
-                position = Position(position.state, Totals.zero(), position.epoch + 1)
+                position = Position(position.state, Totals.zero(experiment.cut.steps), position.epoch + 1)
                 folder.record(position, lines, arrays)
                 bar.say(_sentence(lines[-1], experiment.epochs))
                 drawings.append(artist.submit(experiment.draw_epoch, folder, lines[-1]))

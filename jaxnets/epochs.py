@@ -14,16 +14,23 @@ from jaxnets.train import Outputs, TrainState, eval_step, train_step
 
 
 class Totals(NamedTuple):
-    """Sums over the steps of an epoch so far; `bad_step` is the first whose loss was not finite, or −1."""
+    """Sums over the steps of an epoch so far, and the loss of each.
+
+    `bad_step` is the first whose loss was not finite, or −1; `taken` counts them, and `losses` beyond are zeros.
+    """
 
     loss: Float[Array, ""]
     correct: Int[Array, ""]
     examples: Int[Array, ""]
     bad_step: Int[Array, ""]
+    taken: Int[Array, ""]
+    losses: Float[Array, "steps"]
 
     @classmethod
-    def zero(cls) -> "Totals":
-        return cls(jnp.zeros(()), jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32), jnp.full((), -1, jnp.int32))
+    def zero(cls, steps: int) -> "Totals":
+        """Before an epoch of so many steps."""
+        correct, examples, bad_step, taken = (jnp.full((), count, jnp.int32) for count in (0, 0, -1, 0))
+        return cls(jnp.zeros(()), correct, examples, bad_step, taken, jnp.zeros(steps))
 
 
 @partial(jax.jit, static_argnames="num_examples")
@@ -63,6 +70,8 @@ def take_steps(
             totals.correct + jnp.round(metrics["accuracy"] * batch_size).astype(jnp.int32),
             totals.examples + batch_size,
             jnp.where((totals.bad_step < 0) & is_bad, state.step, totals.bad_step),
+            totals.taken + 1,
+            totals.losses.at[totals.taken].set(metrics["loss"].astype(totals.losses.dtype)),
         )
         return (new_state, new_totals), None
 
@@ -134,7 +143,7 @@ def train_epoch_by_call(
     `state` is given up: its buffers are reused. `take` stands in for the jitted `take_steps` (see `jaxnets.parallel`).
     """
     take = take or _take_steps_jitted
-    totals = Totals.zero() if totals is None else totals
+    totals = Totals.zero(cut.steps) if totals is None else totals
     order = epoch_order(state.key, epoch, split.labels.shape[0])
     for first, batch_size, steps in epoch_calls(cut, done, steps_per_call()):
         start = np.int32(first * cut.batch_size)

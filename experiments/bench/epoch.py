@@ -74,7 +74,7 @@ def _epoch(config: EpochCost) -> dict[str, Any]:
     def one_scan() -> float:
         before = time.perf_counter()
         order = epoch_order(state.key, 0, split.labels.shape[0])
-        out = scan(state, Totals.zero(), split, order, np.int32(0), batch_size=size, steps=config.steps)
+        out = scan(state, Totals.zero(config.steps), split, order, np.int32(0), batch_size=size, steps=config.steps)
         jax.block_until_ready(out)
         return time.perf_counter() - before
 

@@ -97,8 +97,9 @@ def test_a_head_with_statistics_is_resumed_with_them(digits, tmp_path):
     run = config(digits, tmp_path, epochs=1, margin="adaface", h=0.5, subcenters=2, margin_grad="straight_through")
     arcloss.command(run)
     folder = Folder(tmp_path / "arcloss" / "v0" / "seed0")
-    fresh = arcloss.build(VARIANTS["v0"], run, load(run.data)).state
-    position, _ = folder.resume(fresh)
+    experiment = arcloss.build(VARIANTS["v0"], run, load(run.data))
+    fresh = experiment.state
+    position, _ = folder.resume(fresh, experiment.cut.steps)
     assert position.epoch == 1 and position.state.head_stats.keys() == {"mean", "std"}
     lengths = np.linalg.norm(folder.arrays(1)["embeddings"], axis=1).mean()  # some lengths like those of training
     moved = {name: float(value - fresh.head_stats[name]) for name, value in position.state.head_stats.items()}

@@ -40,7 +40,7 @@ def run(tmp_path_factory):
     states, lines = [state_of(0), state_of(1).replace(step=np.int32(9))], []
     for epoch, state in enumerate(states, 1):
         lines.append({"epoch": epoch, "test_accuracy": 1 / epoch})
-        folder.record(Position(state, Totals.zero(), epoch), lines, {"embeddings": np.zeros((1, 2))})
+        folder.record(Position(state, Totals.zero(1), epoch), lines, {"embeddings": np.zeros((1, 2))})
     return path, states
 
 
@@ -78,7 +78,7 @@ def test_a_run_of_two_devices_on_a_machine_with_one(tmp_path):
     state = parallel.replicate(state_of(2), parallel.data_mesh(2))
     folder = Folder(tmp_path / "seed0")
     folder.claim({"variant": "v0", "data": "mnist"}, fresh=False)
-    folder.save(Position(state, Totals.zero()))
+    folder.save(Position(state, Totals.zero(1)))
     out = tmp_path / "v0.safetensors"
     command = [sys.executable, "-m", "experiments.convert", folder.path, out, "--which", "last"]
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"XLA_FLAGS": ""})

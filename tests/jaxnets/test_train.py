@@ -241,6 +241,9 @@ def test_train_epoch_is_a_loop_of_steps_over_its_order(state):
     after, metrics = train_epoch(copy(state), data, 16)
     chex.assert_trees_all_close(after.params, expected.params, rtol=1e-4, atol=1e-6)
     assert metrics["loss"] == pytest.approx(sum(losses) / 40, rel=1e-5)
+    *_, (_, totals, _) = train_epoch_by_call(copy(state), data, Epoch.of(40, 16), 0)
+    np.testing.assert_allclose(np.asarray(totals.losses) * [16, 16, 8], losses, rtol=1e-4)
+    assert int(totals.taken) == 3
     assert int(after.step) == 3
 
 
@@ -248,7 +251,7 @@ def test_one_scan_equals_one_step_at_a_time(state):
     data = made_up(48)
     order = epoch_order(state.key, 0, 48)
     take = jax.jit(take_steps, static_argnames=("batch_size", "steps"))
-    scanned, totals = take(state, Totals.zero(), data, order, 0, batch_size=16, steps=3)
+    scanned, totals = take(state, Totals.zero(3), data, order, 0, batch_size=16, steps=3)
     *_, (looped, loop_totals, _) = train_epoch_by_call(copy(state), data, Epoch.of(48, 16), 0)
     chex.assert_trees_all_close(scanned.params, looped.params, rtol=1e-4, atol=1e-6)
     chex.assert_trees_all_close(totals, loop_totals, rtol=1e-5)
