@@ -16,6 +16,8 @@ from experiments.terminal import (
     OptionalInt,
     OptionalStr,
     UserError,
+    check_counts,
+    check_seed,
     main,
     parse,
     said_by_a_library,
@@ -122,12 +124,8 @@ def _check(config: Config) -> None:
         from jaxnets.naming import nearest
 
         raise UserError(f"there is no variant {config.variant!r}{nearest(config.variant, [*VARIANTS, 'all'])}")
-    for name in ("epochs", "batch_size", "steps_per_epoch", "subcenters", "devices"):
-        value = getattr(config, name)
-        if value is not None and value < 1:
-            raise UserError(f"--{name.replace('_', '-')} must be 1 or more, not {value}")
-    if not 0 <= config.seed < 2**32:
-        raise UserError(f"--seed must be in 0 … 2³² − 1, not {config.seed}")
+    check_counts(config, ("epochs", "batch_size", "steps_per_epoch", "subcenters", "devices"))
+    check_seed(config.seed)
     if config.s is not None and not (math.isfinite(config.s) and config.s > 0):
         raise UserError(f"--s must be a positive number, not {config.s}")
     if not (math.isfinite(config.min_norm) and config.min_norm >= 0):
@@ -177,6 +175,8 @@ def build(variant: Variant, config: Config, dataset: "Dataset") -> "Experiment":
             "steps_per_epoch": cut.steps,
             "data": config.data,
             "data_fingerprint": dataset.fingerprint(),
+            "image_shape": [*dataset.train.images.shape[1:]],
+            "classes": [*dataset.classes],
         },
         epochs=config.epochs,
         cut=cut,

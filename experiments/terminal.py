@@ -89,6 +89,19 @@ def main(command: Callable[[], None]) -> None:
         sys.exit(_say(f"cannot read or write{where}: {error.strerror or error}", BAD_INPUT))
 
 
+def check_counts(config: Any, names: tuple[str, ...]) -> None:
+    """Refuses options that count something and are below one; None is none given."""
+    for name in names:
+        value = getattr(config, name)
+        if value is not None and value < 1:
+            raise UserError(f"--{name.replace('_', '-')} must be 1 or more, not {value}")
+
+
+def check_seed(seed: int) -> None:
+    if not 0 <= seed < 2**32:
+        raise UserError(f"--seed must be in 0 … 2³² − 1, not {seed}")
+
+
 def _say(sentence: str, code: int, prefix: str = "error: ") -> int:
     print(f"{prefix}{sentence}", file=sys.stderr)
     return code

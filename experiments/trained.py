@@ -71,7 +71,7 @@ def load(source: Path, model: str | None) -> Trained:
 def state_of_run(
     folder: Path, model: str | None, kinds: tuple[str, ...]
 ) -> tuple[dict[str, Any], str, dict[str, dict[str, Any]]]:
-    """A run's configuration; its state, in words, and its variables {"params", "batch_stats", "head"}.
+    """A run's configuration; its state, in words, and its variables {"params", "batch_stats"}, "head" if it has one.
 
     Args:
       folder: the run's.
@@ -86,10 +86,10 @@ def state_of_run(
 
     try:
         recorded = read_json(folder / "config.json")["config"]
-        name, _ = recorded["variant"], recorded["data"]
+        name, *_ = recorded["variant"], recorded["image_shape"], recorded["classes"]
     except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
         raise UserError(
-            f"{folder} is no run's folder: a config.json that says its variant and data is not there"
+            f"{folder} is no run's folder: a config.json that says its variant and classes is not there"
         ) from error
     if model not in (None, name):
         raise UserError(f"{folder} is a run of {name}, not of {model}: leave --model to weights files")
@@ -98,23 +98,19 @@ def state_of_run(
         if found is not None:
             step, tree = found
             params = tree["params"]
-            variables = {"params": params["net"], "batch_stats": tree["batch_stats"], "head": params["head"]}
+            variables = {"params": params["net"], "batch_stats": tree["batch_stats"]}
+            if params["head"]:  # none of a network that makes scores itself
+                variables["head"] = params["head"]
             return recorded, f"the {kind} state of {folder}, after {step} steps", variables
     raise UserError(f"{folder} has no {' or '.join(kinds)} checkpoint yet: the run did not come so far")
 
 
 def _of_run(folder: Path, model: str | None) -> Trained:
-    from jaxnets import data
-
     recorded, origin, variables = state_of_run(folder, model, ("best", "last"))
-    head = variables.pop("head")
-    trained = _trained(recorded["variant"], origin, variables, head["class_weights"])
-    try:
-        dataset = data.load(recorded["data"])
-    except data.DataError:  # it may be on another machine; then the weights say all but the names of its classes
-        return trained
-    _, height, width, channels = dataset.test.images.shape
-    return dataclasses.replace(trained, image_shape=(height, width, channels), classes=dataset.classes)
+    head = variables.pop("head", {})
+    trained = _trained(recorded["variant"], origin, variables, head.get("class_weights"))
+    height, width, channels = recorded["image_shape"]
+    return dataclasses.replace(trained, image_shape=(height, width, channels), classes=tuple(recorded["classes"]))
 
 
 def _of_file(file: Path, model: str | None) -> Trained:

@@ -4,6 +4,7 @@ A step is `(state, batch) -> (state, metrics)`: pure, so that it can be jitted, 
 `axis_name`, run by every device of `jax.pmap` or `jax.shard_map` on its share of the batch.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
@@ -13,11 +14,12 @@ import numpy as np
 import optax
 from flax import linen as nn
 from flax import struct
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from jaxnets.data import Split
 
 Params: TypeAlias = dict[str, Any]
+Augment: TypeAlias = Callable[[Array, UInt8[Array, "N H W C"]], UInt8[Array, "N H W C"]]  # of keys [N] and images
 
 
 class Head(Protocol):
@@ -43,7 +45,8 @@ class TrainState(struct.PyTreeNode):
     """All that changes in training, as one pytree; what does not change rides along as static metadata.
 
     `params` is {"net": …, "head": …}: two groups, each with its own optimiser. `batch_stats` are the net's running
-    statistics, `head_stats` the head's (AdaFace's or CurricularFace's; empty for others).
+    statistics, `head_stats` the head's (AdaFace's or CurricularFace's; empty for others). `augment` changes the images
+    of each training step, by a key for each.
     """
 
     params: Params
@@ -55,6 +58,7 @@ class TrainState(struct.PyTreeNode):
     model: nn.Module = struct.field(pytree_node=False)
     head: Head = struct.field(pytree_node=False)
     optimizer: optax.GradientTransformation = struct.field(pytree_node=False)
+    augment: Augment | None = struct.field(pytree_node=False, default=None)
 
 
 def create_train_state(
@@ -64,6 +68,7 @@ def create_train_state(
     images: Array | np.ndarray,
     net_optimizer: optax.GradientTransformation,
     head_optimizer: optax.GradientTransformation,
+    augment: Augment | None = None,
 ) -> TrainState:
     """A fresh state. `images` [N, H, W, C] gives the shape alone; the same key gives the same state, bit for bit."""
     optimizer = optax.partition({"net": net_optimizer, "head": head_optimizer}, {"net": "net", "head": "head"})
@@ -81,7 +86,7 @@ def create_train_state(
 
     params, batch_stats, head_stats, opt_state, state_key = init(key)
     step = jnp.zeros((), jnp.int32)
-    return TrainState(params, batch_stats, head_stats, opt_state, step, state_key, model, head, optimizer)
+    return TrainState(params, batch_stats, head_stats, opt_state, step, state_key, model, head, optimizer, augment)
 
 
 def as_floats(images: Array, params: Params) -> Float[Array, "N H W C"]:
@@ -97,8 +102,10 @@ def train_step(state: TrainState, batch: Split, axis_name: str | None = None) ->
     averaged over that mapped axis, so that the step equals the one on the whole batch. Shares must be of equal size.
     """
     _, step_key = jax.random.split(state.key)
-    dropout_key = jax.random.fold_in(step_key, state.step)
+    dropout_key, augment_key = jax.random.split(jax.random.fold_in(step_key, state.step))
     params, images, labels = state.params, jnp.asarray(batch.images), jnp.asarray(batch.labels)
+    if state.augment is not None:
+        images = state.augment(_keys_of_share(augment_key, images.shape[0], axis_name), images)
     if axis_name is not None:
         dropout_key = jax.random.fold_in(dropout_key, jax.lax.axis_index(axis_name))
         params = jax.lax.pcast(params, axis_name, to="varying")  # so that gradients are this device's own
@@ -132,6 +139,14 @@ def train_step(state: TrainState, batch: Split, axis_name: str | None = None) ->
         ),
         metrics,
     )
+
+
+def _keys_of_share(key: Array, share: int, axis_name: str | None) -> Array:
+    """A key for each image of this device's share: those that the images have in the whole batch."""
+    if axis_name is None:
+        return jax.random.split(key, share)
+    keys = jax.random.split(key, share * jax.lax.axis_size(axis_name))
+    return jax.lax.dynamic_slice_in_dim(keys, share * jax.lax.axis_index(axis_name), share)
 
 
 class Outputs(NamedTuple):

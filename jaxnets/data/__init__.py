@@ -1,24 +1,40 @@
-"""Image-classification data: one name in, one `Dataset` out, whole in memory as uint8."""
+"""Image-classification data: one name in, one `Dataset` out, as uint8."""
 
 import difflib
 import os
 
+from jaxnets.data.cache import Progress
 from jaxnets.data.dataset import DataError, Dataset, Split
+from jaxnets.data.faces import load_faces
+from jaxnets.data.folder import load_class_folders
 from jaxnets.data.idx import load_folder, load_mnist
 from jaxnets.data.tfds import load_tfds
 
-__all__ = ["DataError", "Dataset", "Split", "load"]
+__all__ = ["DataError", "Dataset", "Progress", "Split", "load"]
 
 
-def load(name: str, *, data_dir: str | os.PathLike[str] | None = None) -> Dataset:
+def load(
+    name: str,
+    *,
+    data_dir: str | os.PathLike[str] | None = None,
+    size: int | None = None,
+    skip_unreadable: bool = False,
+    on_progress: Progress | None = None,
+) -> Dataset:
     """The data set of that name.
 
     Args:
       name: one of
         "mnist": the bundled MNIST;
         "idx:DIRECTORY": a folder of four IDX files, as those of Fashion-MNIST or KMNIST;
+        "folder:PATH": pictures in class folders, PATH/train/CLASS/* and PATH/test/CLASS/*, or PATH/CLASS/*;
+        "faces": faces drawn by this package, in two classes, which says nothing about people;
         "tfds:NAME", "tfds:NAME/CONFIG", "tfds:NAME:VERSION": a prepared set of TensorFlow Datasets.
       data_dir: for "tfds:" only, the folder of prepared sets in place of TFDS's own default.
+      size: height and width in pixels, for "folder:" and "faces", where None is 224, and "tfds:", where None is the
+        size that the images have.
+      skip_unreadable: for "folder:", leave out the files that cannot be read, rather than refuse the set.
+      on_progress: for "folder:", called with (done, total) while pictures are decoded.
 
     Returns:
       The data set on the host: images [N, H, W, C] uint8, labels [N] int32.
@@ -29,12 +45,20 @@ def load(name: str, *, data_dir: str | os.PathLike[str] | None = None) -> Datase
     scheme, _, rest = name.partition(":")
     if data_dir is not None and scheme != "tfds":
         raise DataError(f"{name}: data_dir={os.fspath(data_dir)!r} has no meaning here; it is for 'tfds:NAME' alone.")
+    if size is not None and scheme in ("mnist", "idx"):
+        raise DataError(f"{name}: size={size} has no meaning here; its images keep the size that they have.")
     if name == "mnist":
         return load_mnist()
     if scheme == "idx" and rest:
         return load_folder(rest)
+    if scheme == "folder" and rest:
+        return load_class_folders(
+            rest, size=224 if size is None else size, skip_unreadable=skip_unreadable, on_progress=on_progress
+        )
+    if name == "faces":
+        return load_faces(size=224 if size is None else size)
     if scheme == "tfds" and rest:
-        return load_tfds(rest, data_dir=data_dir)
-    forms = {"mnist": "mnist", "idx": "idx:DIRECTORY", "tfds": "tfds:NAME"}
+        return load_tfds(rest, data_dir=data_dir, size=size)
+    forms = {"mnist": "mnist", "idx": "idx:DIRECTORY", "folder": "folder:PATH", "faces": "faces", "tfds": "tfds:NAME"}
     nearest = difflib.get_close_matches(scheme, forms, n=1, cutoff=0)[0]
     raise DataError(f"{name!r}: no such data set; there are {', '.join(forms.values())}, the nearest {forms[nearest]}.")

@@ -38,6 +38,7 @@ class Dataset:
       test: the same with its own N.
       classes: the name of each label; C is its length.
       name: what `jaxnets.data.load` was called with.
+      notes: sentences about the set that whoever uses it should read.
 
     Raises:
       DataError: from the constructor, if a shape, a dtype or a label does not hold to the above, if images and
@@ -49,6 +50,7 @@ class Dataset:
     test: Split
     classes: tuple[str, ...]
     name: str
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.classes:

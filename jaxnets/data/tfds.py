@@ -9,6 +9,8 @@ import io
 import os
 import re
 import textwrap
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any
 
@@ -22,25 +24,34 @@ from jaxnets.data.dataset import DataError, Dataset, Split
 
 _PILLOW_MODE = {1: "L", 3: "RGB"}  # by the number of channels
 
+# Sets without a feature `label`, and the one of yes and no that stands in for it: its path, and the classes.
+_YES_OR_NO = {"celeb_a": (("attributes", "Male"), ("female", "male"))}
 
-def load_tfds(name: str, *, data_dir: str | os.PathLike[str] | None = None) -> Dataset:
-    """Any prepared image-classification set of TFDS, greyscale or RGB, whose images are all of one size.
+
+def load_tfds(name: str, *, data_dir: str | os.PathLike[str] | None = None, size: int | None = None) -> Dataset:
+    """Any prepared image-classification set of TFDS, greyscale or RGB.
 
     Args:
       name: as TFDS spells it, NAME, NAME/CONFIG or either with :VERSION after it; a set of one's own too.
       data_dir: the folder of prepared sets; by default the environment's TFDS_DATA_DIR, or ~/tensorflow_datasets.
+      size: the height and width to bring all images to, bilinearly and antialiased, whatever their ratio was; None
+        keeps the size they have, which must be one.
 
     Returns:
       The features `image` and `label` of the splits `train` and `test` (`validation` where there is no test), in the
-      order they are stored in, which TFDS shuffled when it prepared the set. The classes are those of the label.
+      order they are stored in, which TFDS shuffled when it prepared the set. The classes are those of the label. The
+      label of celeb_a is its attribute `Male`.
 
     Raises:
       DataError: if the set is unknown, not prepared, or prepared as TFRecord; if it lacks a split or a feature; or if
-        its images cannot be decoded or differ in size.
+        its images cannot be decoded or, without `size`, differ in size.
     """
     # TFDS reads the variable once, when it is imported; read here, it may be set at any time before.
     builder = _prepared_builder(name, data_dir or os.environ.get("TFDS_DATA_DIR"))
-    channels, classes = _channels_and_classes(builder.info.features, f"tfds:{name}")
+    if size is not None and size < 1:
+        raise DataError(f"tfds:{name}: size is {size}; give a height and width of at least 1 pixel.")
+    label_path, classes = _label_and_classes(builder, f"tfds:{name}")
+    channels = _channels(builder.info.features, f"tfds:{name}")
     splits = builder.info.splits
     test = "test" if "test" in splits else "validation"
     if "train" not in splits or test not in splits:
@@ -49,8 +60,8 @@ def load_tfds(name: str, *, data_dir: str | os.PathLike[str] | None = None) -> D
             "validation; choose a set or configuration with both."
         )
     return Dataset(
-        train=_read_split(builder, "train", channels, f"tfds:{name}, train split"),
-        test=_read_split(builder, test, channels, f"tfds:{name}, {test} split"),
+        train=_read_split(builder, "train", label_path, channels, size, f"tfds:{name}, train split"),
+        test=_read_split(builder, test, label_path, channels, size, f"tfds:{name}, {test} split"),
         classes=classes,
         name=f"tfds:{name}",
     )
@@ -89,22 +100,33 @@ def _prepared_builder(name: str, data_dir: str | os.PathLike[str] | None) -> Any
     return builder
 
 
-def _channels_and_classes(features: Any, where: str) -> tuple[int, tuple[str, ...]]:
+def _channels(features: Any, where: str) -> int:
     import tensorflow_datasets as tfds
 
-    named = dict(features.items())
-    image, label = named.get("image"), named.get("label")
+    image = dict(features.items()).get("image")
     if not isinstance(image, tfds.features.Image) or image.np_dtype != np.uint8 or image.shape[-1] not in _PILLOW_MODE:
         raise DataError(
             f"{where}: its feature 'image' is {image} but must be an Image of uint8 with 1 or 3 channels; choose "
             "another set or configuration."
         )
+    return int(image.shape[-1])
+
+
+def _label_and_classes(builder: Any, where: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Where an example's label is, as a path of keys, and the name of each of its values."""
+    import tensorflow_datasets as tfds
+
+    if builder.name in _YES_OR_NO:
+        return _YES_OR_NO[builder.name]
+    label = dict(builder.info.features.items()).get("label")
     if not isinstance(label, tfds.features.ClassLabel) or not label.num_classes:
         raise DataError(f"{where}: its feature 'label' is {label} but must be a ClassLabel; choose another set.")
-    return image.shape[-1], tuple(label.names)
+    return ("label",), tuple(label.names)
 
 
-def _read_split(builder: Any, split: str, channels: int, where: str) -> Split:
+def _read_split(
+    builder: Any, split: str, label_path: tuple[str, ...], channels: int, size: int | None, where: str
+) -> Split:
     import tensorflow_datasets as tfds
 
     # TFDS decodes by OpenCV or by Pillow, whichever is there, and the latter way misreads palette and 1-bit PNG.
@@ -120,7 +142,7 @@ def _read_split(builder: Any, split: str, channels: int, where: str) -> Split:
     for index in range(len(examples)):
         try:
             example = examples[index]
-            pixels = _decode(example["image"], channels)
+            pixels = _decode(example["image"], channels, size)
         except (RuntimeError, OSError, SyntaxError, ValueError) as error:  # what ArrayRecord and Pillow raise
             raise DataError(
                 f"{where}: example {index} cannot be read ({_brief(error)}); prepare the set again."
@@ -130,15 +152,18 @@ def _read_split(builder: Any, split: str, channels: int, where: str) -> Split:
         if pixels.shape != images.shape[1:]:
             raise DataError(
                 f"{where}: images differ in size, {images.shape[1:]} (H, W, C) at first and {pixels.shape} at image "
-                f"{index}; prepare the set with all of one size."
+                f"{index}; give the size that all are to be brought to."
             )
-        images[index], labels[index] = pixels, example["label"]
+        images[index], labels[index] = pixels, reduce(getitem, label_path, example)
     return Split(images, labels)
 
 
-def _decode(encoded: bytes, channels: int) -> UInt8[np.ndarray, "H W C"]:
-    with Image.open(io.BytesIO(encoded)) as image:
-        pixels = np.asarray(image.convert(_PILLOW_MODE[channels]))
+def _decode(encoded: bytes, channels: int, size: int | None) -> UInt8[np.ndarray, "H W C"]:
+    with Image.open(io.BytesIO(encoded)) as stored:
+        image = stored.convert(_PILLOW_MODE[channels])
+    if size is not None:
+        image = image.resize((size, size), Image.Resampling.BILINEAR)
+    pixels = np.asarray(image)
     return pixels.reshape(*pixels.shape[:2], channels)
 
 

@@ -6,13 +6,17 @@ in a background thread. The same arrays give the same PNG, byte for byte, under 
 
 from jaxnets.figures.angles import angle_histograms as angle_histograms
 from jaxnets.figures.animation import animate as animate
+from jaxnets.figures.comparison import Contender as Contender
+from jaxnets.figures.comparison import comparison as comparison
 from jaxnets.figures.confusion_matrix import confusion as confusion
 from jaxnets.figures.contact_sheet import Panel as Panel
 from jaxnets.figures.contact_sheet import sheet as sheet
+from jaxnets.figures.mistakes import mistakes as mistakes
 from jaxnets.figures.page import to_pixels as to_pixels
 from jaxnets.figures.page import to_png as to_png
 from jaxnets.figures.palette import class_colours as class_colours
 from jaxnets.figures.plane import scatter as scatter
 from jaxnets.figures.plane import scatter_radius as scatter_radius
+from jaxnets.figures.step_losses import step_losses as step_losses
 from jaxnets.figures.training_curves import curves as curves
 from jaxnets.figures.unit_circle import circle as circle

@@ -36,7 +36,7 @@ def run(tmp_path_factory):
     """A run's folder whose best epoch was its first of two, with the two states."""
     path = tmp_path_factory.mktemp("runs") / "seed0"
     folder = Folder(path)
-    folder.claim({"variant": "v0", "data": "mnist"}, fresh=False)
+    folder.claim({"variant": "v0", "image_shape": [28, 28, 1], "classes": [*"0123456"]}, fresh=False)
     states, lines = [state_of(0), state_of(1).replace(step=np.int32(9))], []
     for epoch, state in enumerate(states, 1):
         lines.append({"epoch": epoch, "test_accuracy": 1 / epoch})
@@ -77,7 +77,7 @@ def test_a_runs_states_with_their_heads(which, index, steps, run, tmp_path, caps
 def test_a_run_of_two_devices_on_a_machine_with_one(tmp_path):
     state = parallel.replicate(state_of(2), parallel.data_mesh(2))
     folder = Folder(tmp_path / "seed0")
-    folder.claim({"variant": "v0", "data": "mnist"}, fresh=False)
+    folder.claim({"variant": "v0", "image_shape": [28, 28, 1], "classes": [*"0123456"]}, fresh=False)
     folder.save(Position(state, Totals.zero(1)))
     out = tmp_path / "v0.safetensors"
     command = [sys.executable, "-m", "experiments.convert", folder.path, out, "--which", "last"]
@@ -121,7 +121,9 @@ def test_bad_input_gets_one_sentence_and_exit_code_2(weights, tmp_path, capsys):
     (tmp_path / "text.pth").write_text("no weights")
     (tmp_path / "evil.pth").write_bytes(b"\x80\x02cposix\nsystem\nX\x02\x00\x00\x00ls\x85R.")
     (tmp_path / "begun").mkdir()
-    (tmp_path / "begun" / "config.json").write_text(json.dumps({"config": {"variant": "v0", "data": "mnist"}}))
+    (tmp_path / "begun" / "config.json").write_text(
+        json.dumps({"config": {"variant": "v0", "image_shape": [28, 28, 1], "classes": [*"0123456"]}})
+    )
     (tmp_path / "nameless").mkdir()
     (tmp_path / "nameless" / "config.json").write_text(json.dumps({"config": {}}))
     out = tmp_path / "out.safetensors"
@@ -135,7 +137,7 @@ def test_bad_input_gets_one_sentence_and_exit_code_2(weights, tmp_path, capsys):
         ([tmp_path / "none.pth", out, "--model", "v0"], "none.pth: No such file or directory"),
         ([tmp_path, out], f"{tmp_path} is no run's folder: a config.json that says"),
         ([tmp_path / "begun", out], "begun has no best checkpoint yet: the run did not come so far"),
-        ([tmp_path / "nameless", out], "nameless is no run's folder: a config.json that says its variant and data"),
+        ([tmp_path / "nameless", out], "nameless is no run's folder: a config.json that says its variant and classes"),
         ([tmp_path / "begun", out, "--model", "v1"], "begun is a run of v0, not of v1"),
         ([weights, out, "--model", "v0", "--which", "worst"], "--which is best or last, not 'worst'"),
         ([weights, tmp_path / "text.pth" / "out.safetensors", "--model", "v0"], "cannot read or write"),

@@ -270,7 +270,7 @@ def spoilt(run, tmp_path, content):
         (lambda run, tmp: spoilt(run, tmp, "{"), "is no run's folder"),
         (
             lambda run, tmp: spoilt(run, tmp, '{"config": {"epochs": 3}}'),
-            "a config.json that says its variant and data",
+            "a config.json that says its variant and classes",
         ),
         (lambda run, tmp: [run, "--model", "v1"], "is a run of v0, not of v1: leave --model to weights files"),
         (lambda run, tmp: [run, "--top", "0"], "error: --top must be 1 or more, not 0\n"),

@@ -21,6 +21,7 @@ from jaxnets import (
     train_epoch,
     train_step,
 )
+from jaxnets.augment import augment
 from jaxnets.epochs import Epoch, Totals, epoch_calls, epoch_order, take_steps, train_epoch_by_call
 from jaxnets.margins import AdaFace, CurricularFace
 from jaxnets.models.conv_stack import Backbone, ConvStack
@@ -140,6 +141,17 @@ def test_eight_devices_equal_one_on_the_whole_batch(how, state):
     for got, want in ((after.params, whole.params), (after.batch_stats, whole.batch_stats), (split_metrics, metrics)):
         chex.assert_trees_all_close(jax.device_get(got), jax.device_get(want), rtol=1e-4, atol=2e-6)
     assert int(after.step) == 1
+
+
+def test_images_are_augmented_alike_on_eight_devices_and_otherwise_in_each_step(state):
+    state, batch = state.replace(augment=augment), made_up(32)
+    whole, metrics = step(state, batch)
+    after, split_metrics = sharded_step(train_step, data_mesh(8))(state, batch)
+    chex.assert_trees_all_close(jax.device_get(split_metrics), jax.device_get(metrics), rtol=1e-4)
+    chex.assert_trees_all_close(jax.device_get(after.params), jax.device_get(whole.params), rtol=1e-4, atol=2e-6)
+    _, plain = step(state.replace(augment=None), batch)
+    _, later = step(state.replace(step=state.step + 1), batch)
+    assert len({float(each["loss"]) for each in (metrics, plain, later)}) == 3
 
 
 @pytest.mark.parametrize("how", ["pmap", "sharded_step", "vmap"])

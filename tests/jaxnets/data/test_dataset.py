@@ -87,25 +87,34 @@ def test_shapes_on_a_device_are_checked_too():
         ("tfds:", "tfds:NAME"),
         ("idx", "idx:DIRECTORY"),
         ("mnist:", "mnist"),
-        ("", "mnist|idx:DIRECTORY|tfds:NAME"),
+        ("folders:photos", "folder:PATH"),
+        ("faces:", "faces"),
+        ("face", "faces"),
+        ("", "mnist|idx:DIRECTORY|folder:PATH|faces|tfds:NAME"),
     ],
 )
 def test_an_unknown_name_lists_what_there_is_and_the_nearest(name, nearest):
-    with pytest.raises(DataError, match=f"there are mnist, idx:DIRECTORY, tfds:NAME, the nearest ({nearest})"):
+    with pytest.raises(DataError, match=f"there are mnist, .*, tfds:NAME, the nearest ({nearest})"):
         load(name)
 
 
-@pytest.mark.parametrize("name", ["mnist", "idx:somewhere"])
+@pytest.mark.parametrize("name", ["mnist", "idx:somewhere", "folder:somewhere", "faces"])
 def test_data_dir_is_refused_where_it_would_be_ignored(name):
     with pytest.raises(DataError, match="data_dir='elsewhere' has no meaning"):
         load(name, data_dir="elsewhere")
 
 
-def test_mnist_needs_neither_tensorflow_nor_its_datasets():
+@pytest.mark.parametrize("name", ["mnist", "idx:somewhere"])
+def test_a_size_is_refused_where_it_would_be_ignored(name):
+    with pytest.raises(DataError, match="size=64 has no meaning"):
+        load(name, size=64)
+
+
+def test_mnist_needs_neither_tensorflow_nor_its_datasets_nor_grain():
     program = """
 import sys
 from jaxnets.data import load
 load("mnist")
-assert not {"tensorflow", "tensorflow_datasets"} & set(sys.modules)
+assert not {"tensorflow", "tensorflow_datasets", "grain"} & set(sys.modules)
 """
     subprocess.run([sys.executable, "-c", program], check=True)

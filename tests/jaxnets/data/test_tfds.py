@@ -32,7 +32,7 @@ def examples(images, **more):
     return [{"image": encode(image), "label": index % 3, **more} for index, image in enumerate(images)]
 
 
-def prepare(folder, splits, *, features=None, name="shapes", image_shape=(None, None, 3)):
+def prepare(folder, splits, *, features=None, name="shapes", image_shape=(None, None, 3), version="3.0.1"):
     """Prepares a set of these splits in that folder; what is on disk is what any `tfds build` leaves."""
     features = features or {
         "image": tfds.features.Image(shape=image_shape),
@@ -45,7 +45,7 @@ def prepare(folder, splits, *, features=None, name="shapes", image_shape=(None, 
             "shapes"  # for a dotted one TFDS imports importlib_resources, which it does not ask to be installed
         )
         name = set_name
-        VERSION = tfds.core.Version("3.0.1")
+        VERSION = tfds.core.Version(version)
 
         def _info(self):
             return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
@@ -135,6 +135,48 @@ def test_images_of_differing_sizes_are_refused(tmp_path):
     prepare(tmp_path, {"train": rows, "test": rows})
     with pytest.raises(DataError, match=r"tfds:shapes, train split: images differ in size, .*\(5, 4, 3\)"):
         load("tfds:shapes", data_dir=tmp_path)
+
+
+def test_images_of_differing_sizes_are_brought_to_one_that_is_given(tmp_path):
+    left_dark = np.uint8([[0, 200]]).repeat(8, axis=0).repeat(8, axis=1)  # 8×16
+    rows = examples([left_dark[..., np.newaxis].repeat(3, axis=2), RGB[0], RGB[1, :3]])
+    prepare(tmp_path, {"train": rows, "test": rows})
+    train = load("tfds:shapes", data_dir=tmp_path, size=4).train
+    assert train.images.shape == (3, 4, 4, 3)
+    # Antialiased: an output pixel weights the eight input pixels under its tent of ±4 by distance.
+    tent = 1 - np.abs(np.arange(16) + 0.5 - np.float64([[6], [10]])) / 4
+    middle = 200 * np.clip(tent, 0, None)[:, 8:].sum(axis=1) / np.clip(tent, 0, None).sum(axis=1)
+    pixels = train.images[list(train.labels).index(0), :, :, 0]
+    np.testing.assert_allclose(pixels, np.tile([0, *middle, 200], (4, 1)), atol=1)
+    with pytest.raises(DataError, match="tfds:shapes: size is 0; give a height and width of at least 1"):
+        load("tfds:shapes", data_dir=tmp_path, size=0)
+
+
+def test_the_label_of_celeb_a_is_its_attribute_male(tmp_path):
+    features = {
+        "image": tfds.features.Image(shape=(218, 178, 3)),
+        "landmarks": {"nose_x": tfds.features.Scalar(np.int64)},
+        "attributes": {name: tfds.features.Tensor(shape=(), dtype=np.bool_) for name in ("Bald", "Male")},
+    }
+    men = [False, True, True, False, True]
+    images = [np.full((218, 178, 3), 40 * index, np.uint8) for index in range(len(men))]
+    rows = [
+        {
+            "image": encode(image, "JPEG"),
+            "landmarks": {"nose_x": 0},
+            "attributes": {"Bald": not is_male, "Male": is_male},
+        }
+        for image, is_male in zip(images, men, strict=True)
+    ]
+    splits = {"train": rows, "validation": rows[:1], "test": rows[:2]}
+    prepare(tmp_path, splits, features=features, name="celeb_a", version="2.1.0")
+    for size, shape in ((None, (218, 178)), (64, (64, 64))):
+        dataset = load("tfds:celeb_a", data_dir=tmp_path, size=size)
+        assert dataset.classes == ("female", "male") and len(dataset.test.labels) == 2
+        assert dataset.train.images.shape == (5, *shape, 3)
+        which = np.round(dataset.train.images.mean(axis=(1, 2, 3)) / 40).astype(int)
+        assert sorted(which) == [0, 1, 2, 3, 4]
+        np.testing.assert_array_equal(dataset.train.labels, np.int32(men)[which], strict=True)
 
 
 LABEL, IMAGE = tfds.features.ClassLabel(num_classes=3), tfds.features.Image(shape=(None, None, 3))

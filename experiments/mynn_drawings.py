@@ -1,0 +1,98 @@
+"""The gender study's figures and table, made of a run's lines and kept arrays alone."""
+
+import dataclasses
+import statistics
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from experiments.folder import Arrays, Folder, Line
+from experiments.records import write_atomically, write_json
+from jaxnets import checkpoint, figures, torch_weights
+from jaxnets.data import Dataset
+from jaxnets.epochs import Evaluation
+from jaxnets.train import TrainState
+
+WEIGHTS = "weights.safetensors"  # of the best epoch, under PyTorch's names
+
+
+def measure(state: TrainState, evaluation: Evaluation) -> tuple[Line, Arrays]:
+    """An epoch keeps the scores [N, K] of every test picture."""
+    return {}, {"scores": evaluation.embeddings}
+
+
+def draw_run(name: str, dataset: Dataset, steps_per_epoch: int) -> Callable[[Folder, list[Line]], None]:
+    """The study's three figures, the confusion and the most confident mistakes; and the best epoch's weights."""
+    labels = np.asarray(dataset.test.labels)
+
+    def of_run(folder: Folder, lines: list[Line]) -> None:
+        probabilities = _softmax(folder.arrays(lines[-1]["epoch"])["scores"])
+        losses = np.concatenate([folder.arrays(line["epoch"])["step_losses"] for line in lines])
+        title = f"{name} · epoch {lines[-1]['epoch']}"
+        subtitle = f"{dataset.name} · test accuracy {lines[-1]['test_accuracy']:.2%}"
+        shared = {"title": title, "subtitle": subtitle}
+        pictures = {
+            "curves.png": figures.curves(lines, **shared),
+            "steps.png": figures.step_losses(losses, steps_per_epoch=steps_per_epoch, **shared),
+            "confusion.png": figures.confusion(labels, probabilities.argmax(axis=1), classes=dataset.classes, **shared),
+            "mistakes.png": figures.mistakes(
+                np.asarray(dataset.test.images), labels, probabilities, classes=dataset.classes, **shared
+            ),
+        }
+        for file, figure in pictures.items():
+            write_atomically(folder.path / file, figures.to_png(figure))
+        found = checkpoint.restore(folder.path / "checkpoints" / "best")
+        if found is not None:
+            _, tree = found
+            variables = {"params": tree["params"]["net"], "batch_stats": tree["batch_stats"]}
+            torch_weights.save(folder.path / WEIGHTS, name, variables)
+
+    return of_run
+
+
+def compare(stem: Path, folders: Mapping[str, Path], dataset: Dataset) -> tuple[str, Path]:
+    """The table of the networks that came to an end, as text and as a picture beside `stem`.json."""
+    contenders = [contender(name, Folder(path)) for name, path in folders.items() if Folder(path).summary().get("last")]
+    contenders.sort(key=lambda each: each.parameters)
+    write_json(stem.with_suffix(".json"), {"data": dataset.name, "networks": [*map(dataclasses.asdict, contenders)]})
+    picture = stem.with_suffix(".png")
+    figure = figures.comparison(contenders, title="what each network costs, and what it gives", subtitle=dataset.name)
+    write_atomically(picture, figures.to_png(figure))
+    rows = [("network", "parameters", "MiB", "last", "best", "s/epoch", "images/s")]
+    for each in contenders:
+        accuracies = f"{each.last_accuracy:.2%}", f"{each.best_accuracy:.2%}"
+        speed = f"{each.seconds_per_epoch:.1f}", f"{each.images_per_second:.0f}"
+        rows.append((each.name, f"{each.parameters:,}", f"{each.megabytes:.2f}", *accuracies, *speed))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
+    return "\n".join(lines), picture
+
+
+def contender(name: str, folder: Folder) -> figures.Contender:
+    """What a finished run says of its network."""
+    weights, lines = folder.path / WEIGHTS, folder.lines()
+    arrays = torch_weights.read(weights)
+    counted = (array.size for key, array in arrays.items() if "running_" not in key and "num_batches" not in key)
+    return figures.Contender(
+        name=name,
+        parameters=sum(counted),
+        megabytes=weights.stat().st_size / 2**20,
+        last_accuracy=lines[-1]["test_accuracy"],
+        best_accuracy=max(line["test_accuracy"] for line in lines),
+        seconds_per_epoch=statistics.median(line["seconds"] for line in lines),
+        images_per_second=statistics.median(line["images_per_second"] for line in lines),
+    )
+
+
+def closing_words(directory: Path, summary: Line) -> str:
+    return (
+        f"test accuracy {summary['last']['test_accuracy']:.4f} after {summary['epochs']} epochs "
+        f"(best {summary['best']['test_accuracy']:.4f} after {summary['best']['epoch']})\n"
+        f"see {directory / 'curves.png'}, {directory / 'mistakes.png'} and beside them"
+    )
+
+
+def _softmax(scores: np.ndarray) -> np.ndarray:
+    powers = np.exp(scores - scores.max(axis=1, keepdims=True))
+    return powers / powers.sum(axis=1, keepdims=True)

@@ -1,0 +1,129 @@
+"""Picture files as batches, decoded while they are needed: for sets that do not fit into memory or the cache."""
+
+import hashlib
+import os
+from collections.abc import Iterator
+from typing import Any, TypedDict
+
+import numpy as np
+
+from jaxnets.data.dataset import DataError, Split
+from jaxnets.data.pictures import PictureFiles, decode
+
+
+class StreamState(TypedDict):
+    """Where a stream stopped, of plain numbers and strings, as JSON keeps them.
+
+    `position` counts the files passed since the first epoch's first; `order` tells streams apart whose files or seeds
+    differ, for which the position would mean other pictures.
+    """
+
+    position: int
+    order: str
+
+
+class Stream:
+    """Batches of uint8 RGB images [B, size, size, 3] and int32 labels [B], for ever: each `for` takes one epoch.
+
+    Every epoch has each picture once, in an order of its own that `seed` determines, or in the files' own order where
+    that is None; the last batch is short where the batch size does not divide the number of files. Threads decode a few
+    batches ahead, so that memory depends on the batch size and the number of processors, not on the set.
+
+        stream = Stream(find_class_folders("photos").train, size=224, batch_size=64, seed=0)
+        for batch in stream:
+            train_state, metrics = train_step(train_state, batch)
+            saved = stream.state()  # the next batch starts right after this one
+
+    Args:
+      files: from `jaxnets.data.folder.find_class_folders`.
+      size: height and width in pixels; pictures are scaled as `jaxnets.data.pictures.decode` says.
+      batch_size: pictures in a batch, at least 1.
+      seed: 0 or above; None does not shuffle.
+      skip_unreadable: pass over files that cannot be read, and keep the sentences about them in `unreadable`, rather
+        than raise DataError where one is met.
+
+    Raises:
+      DataError: if there are no files, or `size` or `batch_size` is below 1.
+    """
+
+    def __init__(
+        self,
+        files: PictureFiles,
+        *,
+        size: int,
+        batch_size: int,
+        seed: int | None = None,
+        skip_unreadable: bool = False,
+    ) -> None:
+        import grain  # type: ignore[import-untyped]  # slow to import, and no other set needs it
+
+        if not len(files) or size < 1 or batch_size < 1:
+            raise DataError(
+                f"{files.root}: {len(files)} files, size {size} and batch size {batch_size} make no batch; each must "
+                "be at least 1."
+            )
+        self.unreadable: dict[str, str] = {}
+        self._files, self._size, self._batch_size, self._skip = files, size, batch_size, skip_unreadable
+        self._order = hashlib.sha256(f"{files.key} {seed}".encode()).hexdigest()[:16]
+        indices = grain.MapDataset.source(range(len(files)))
+        if seed is not None:
+            # Grain adds the epoch's number to the seed; made of a hash, seeds 0 and 1 do not share all epochs but one.
+            indices = indices.shuffle(int(np.random.SeedSequence(seed).generate_state(1)[0]))
+        threads = os.cpu_count() or 1
+        options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(4 * threads, 2 * batch_size))
+        self._iterator: Any = iter(indices.map(self._decode).repeat().to_iter_dataset(options))
+
+    @property
+    def epoch(self) -> int:
+        """The number, from 0, of the epoch that the next batch is of."""
+        return self._position() // len(self._files)
+
+    def __iter__(self) -> Iterator[Split]:
+        """The batches that are left of the epoch that the next one is of."""
+        end = (self.epoch + 1) * len(self._files)
+        while self._position() < end:
+            images = np.empty((min(self._batch_size, end - self._position()), self._size, self._size, 3), np.uint8)
+            labels = np.empty(len(images), np.int32)
+            filled = 0
+            while filled < len(images) and self._position() < end:
+                index, pixels = next(self._iterator)
+                if isinstance(pixels, np.ndarray):
+                    images[filled], labels[filled] = pixels, self._files.labels[index]
+                    filled += 1
+                elif self._skip:
+                    self.unreadable[self._files.names[index]] = pixels
+                else:
+                    raise DataError(f"{pixels} Remove or replace it, or let such files be skipped.")
+            if filled:
+                yield Split(images[:filled], labels[:filled])
+
+    def state(self) -> StreamState:
+        """Where the batch after the last one begins; cheap, and to be taken between any two batches."""
+        return {"position": self._position(), "order": self._order}
+
+    def restore(self, state: StreamState) -> None:
+        """Goes to where a stream of the same files and seed was; the batch size may be another. Takes the next `for`.
+
+        Raises:
+          DataError: if the state is of other files or another seed.
+        """
+        if state["order"] != self._order:
+            raise DataError(
+                f"{self._files.root}: the files or the seed differ from those of the state to be restored; give back "
+                "the same, or begin anew."
+            )
+        self._iterator.set_state({"next_index": state["position"]})
+
+    def close(self) -> None:
+        """Ends the threads; the stream gives no more batches."""
+        self._iterator.close()
+
+    def _position(self) -> int:
+        return int(self._iterator.get_state()["next_index"])
+
+    def _decode(self, index: int) -> tuple[int, np.ndarray | str]:
+        where = str(self._files.root / self._files.names[index])
+        try:
+            return index, decode(self._files[index], (self._size, self._size, 3), where=where)
+        except DataError as error:  # said by the thread that iterates, when it gets here
+            return index, str(error)

@@ -1,0 +1,149 @@
+"""The gender study's command in this process: what a run leaves, what it refuses, what begins with given weights."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from experiments import mynn, predict, terminal
+from experiments.folder import Folder
+from experiments.mynn import Config
+from jaxnets import create, load
+from jaxnets.torch_weights import from_torch, save
+
+SIZE = 16
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """Forty pictures of two classes that their brightness tells apart, in class folders."""
+    root = tmp_path_factory.mktemp("pictures")
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 14), ("test", 6)):
+        for name, level in (("dark", 40), ("light", 200)):
+            folder = root / split / name
+            folder.mkdir(parents=True)
+            for i in range(count):
+                pixels = rng.integers(level - 30, level + 30, (SIZE, SIZE, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / f"{i}.png")
+    return root
+
+
+def config(pictures, out, **changes):
+    common = {"data": f"folder:{pictures}", "size": SIZE, "epochs": 2, "batch_size": 8, "out": out}
+    return Config(**common | changes)
+
+
+@pytest.fixture(scope="module")
+def run_once(pictures, tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        out = tmp_path_factory.mktemp("out")
+        mynn.command(config(pictures, out, epochs=6))
+    return out / "mynn" / "mynn" / "seed0"
+
+
+def said(capsys, argv):
+    """The exit code and what was said of a command line."""
+    with pytest.raises(SystemExit) as stop:
+        terminal.main(lambda: mynn.command(terminal.parse(Config, "mynn", [str(word) for word in argv])))
+    return stop.value.code, capsys.readouterr().err
+
+
+def test_a_run_learns_and_leaves_all_that_it_promises(run_once):
+    folder = Folder(run_once)
+    lines = folder.lines()
+    assert lines[-1]["test_accuracy"] == 1.0
+    for line in lines:
+        arrays = folder.arrays(line["epoch"])
+        assert arrays["scores"].shape == (12, 2) and arrays["step_losses"].shape == (4,)
+        weighted = arrays["step_losses"] * [8, 8, 8, 4]
+        assert line["train_loss"] == pytest.approx(weighted.sum() / 28, rel=1e-5)
+        assert line["test_accuracy"] == np.mean(arrays["scores"].argmax(axis=1) == np.repeat([0, 1], 6))
+    for name in ("curves.png", "steps.png", "confusion.png", "mistakes.png"):
+        with Image.open(run_once / name) as picture:
+            assert picture.width > 300
+    variables = from_torch("mynn", run_once / "weights.safetensors")
+    assert sum(leaf.size for leaf in jax.tree.leaves(variables["params"])) == 95_906
+    recorded = json.loads((run_once / "config.json").read_text())["config"]
+    assert (
+        recorded["learning_rate"] == 0.01
+        and recorded["optimizer"] == "sgd"
+        and recorded["image_shape"] == [SIZE, SIZE, 3]
+    )
+
+
+def test_predict_takes_such_a_run(run_once, pictures, capsys):
+    predict.command(predict.Config(run_once, (pictures / "test" / "light" / "0.png",)))
+    assert "light" in capsys.readouterr().out
+
+
+def test_weights_of_a_file_are_taken_but_for_a_last_layer_of_another_shape(pictures, tmp_path):
+    shape = np.zeros((1, SIZE, SIZE, 3), np.float32)
+    three = jax.jit(create("mynn", 3).init)(jax.random.key(7), shape)
+    save(tmp_path / "three.safetensors", "mynn", three)
+    experiment = mynn.build("mynn", config(pictures, tmp_path), load(f"folder:{pictures}", size=SIZE))
+    state, left = mynn.begin_with(experiment.state, "mynn", tmp_path / "three.safetensors")
+    begun = state.params["net"]
+    assert len(left) == 2
+    same = jax.tree.map(lambda a, b: a.shape == b.shape and bool((a == b).all()), begun, three["params"])
+    kept = jax.tree.map(lambda a, b: a is b, begun, experiment.state.params["net"])
+    assert sum(jax.tree.leaves(same)) == len(jax.tree.leaves(same)) - 2 and sum(jax.tree.leaves(kept)) == 2
+    other = jax.jit(create("mynn", 2).init)(jax.random.key(7), np.zeros((1, 24, 24, 3), np.float32))
+    save(tmp_path / "large.safetensors", "mynn", other)
+    _, left = mynn.begin_with(experiment.state, "mynn", tmp_path / "large.safetensors")
+    assert len(left) == 1  # the first Linear alone is of the images' size
+
+
+def test_all_networks_share_a_table(pictures, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(mynn, "NETWORKS", ("mynn_relu", "mynn"))
+    mynn.command(config(pictures, tmp_path, model="all", epochs=1))
+    out = capsys.readouterr().out.splitlines()
+    header = next(i for i, text in enumerate(out) if text.split()[:2] == ["network", "parameters"])
+    assert [out[header + 1].split()[:2], out[header + 2].split()[:2]] == [["mynn_relu", "95,906"], ["mynn", "95,906"]]
+    numbers = json.loads((tmp_path / "mynn" / "comparison_seed0.json").read_text())["networks"]
+    assert [network["name"] for network in numbers] == ["mynn_relu", "mynn"]
+    file = tmp_path / "mynn" / "mynn" / "seed0" / "weights.safetensors"
+    assert numbers[1]["megabytes"] == file.stat().st_size / 2**20
+    with Image.open(tmp_path / "mynn" / "comparison_seed0.png") as picture:
+        assert picture.width > picture.height
+
+
+def test_another_configuration_is_refused_and_the_same_goes_on(pictures, tmp_path):
+    first = config(pictures, tmp_path, epochs=1, augment=True)
+    mynn.command(first)
+    mynn.command(dataclasses.replace(first, epochs=2))
+    whole = dataclasses.replace(first, epochs=2, out=tmp_path / "whole")
+    mynn.command(whole)
+    halves, at_once = (Folder(mynn.folder_of(each, "mynn")).arrays(2)["scores"] for each in (first, whole))
+    np.testing.assert_array_equal(halves, at_once)
+    with pytest.raises(terminal.UserError, match=r"another configuration \(augment: true → false\)"):
+        mynn.command(dataclasses.replace(first, epochs=3, augment=False))
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["--model", "vgg"], "there is no model 'vgg'; did you mean 'vgg16'?"),
+        (["--size", "0"], "--size must be 1 or more, not 0"),
+        (["--lr", "-1"], "--lr must be a positive number, not -1.0"),
+        (["--model", "all", "--pretrained", "a.pth"], "--pretrained holds the weights of one network"),
+        (["--size", "16", "--pretrained", "none.pth"], "none.pth"),
+        (["--data", "folder:/nowhere"], "/nowhere"),
+        (["--optimizer", "lion"], "optimizer"),
+        (["--devices", "99", "--size", "16"], "99 devices were asked for"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_bad_input_gets_one_sentence_and_exit_code_2(argv, words, capsys, tmp_path):
+    code, error = said(capsys, [*argv, "--out", tmp_path])
+    assert code == 2
+    assert error.startswith("error: ") and words in error and error.count("\n") == 1
+
+
+def test_drawn_faces_are_said_to_be_drawings(tmp_path, capsys):
+    mynn.command(Config(size=16, epochs=1, steps_per_epoch=1, out=tmp_path))
+    assert capsys.readouterr().out.startswith("note: These faces are drawings made by this program, not photographs")

@@ -1,0 +1,194 @@
+import itertools
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from jaxnets.data import DataError
+from jaxnets.data.folder import find_class_folders
+from jaxnets.data.pictures import decode
+from jaxnets.data.streaming import Stream
+
+N, SIZE, BATCH = 301, 6, 32
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """301 pictures of one colour each, of differing sizes; the colour counts them in the files' own order."""
+    root = tmp_path_factory.mktemp("pictures")
+    values = itertools.count()
+    for name, count in (("cat", 150), ("dog", N - 150)):
+        for split in ("train", "test"):
+            (root / split / name).mkdir(parents=True)
+        Image.new("RGB", (5, 5)).save(root / "test" / name / "0.png")
+        for number in range(count):
+            value = next(values)
+            colour = (value % 256, value // 256, 9)
+            Image.new("RGB", (4 + value % 3, 7), colour).save(root / "train" / name / f"{number:03}.png")
+    return find_class_folders(str(root)).train
+
+
+def stream(files, **changes):
+    return Stream(files, **{"size": SIZE, "batch_size": BATCH, "seed": 0} | changes)
+
+
+def order(batches):
+    """Which pictures the batches have, after a look at whether all of their pixels and labels are right."""
+    numbers = []
+    for batch in batches:
+        assert batch.images.dtype == np.uint8 and batch.labels.dtype == np.int32
+        assert batch.images.shape == (len(batch.labels), SIZE, SIZE, 3)
+        first = batch.images[:, :1, :1].astype(int)
+        np.testing.assert_array_equal(batch.images, np.broadcast_to(first, batch.images.shape))
+        numbers += (first[..., 0] + 256 * first[..., 1]).ravel().tolist()
+        np.testing.assert_array_equal(batch.labels, np.array(numbers[-len(batch.labels) :]) >= 150)
+    return numbers
+
+
+def test_an_epoch_has_every_picture_once_and_a_short_last_batch(files):
+    batches = list(stream(files))
+    assert [len(batch.labels) for batch in batches] == [32] * 9 + [301 - 9 * 32]
+    shuffled = order(batches)
+    assert sorted(shuffled) == list(range(N)) and shuffled != sorted(shuffled)
+
+
+def test_the_files_own_order_without_a_seed(files):
+    own = stream(files, seed=None)
+    assert order(own) == order(own) == list(range(N))
+
+
+def test_each_epoch_and_each_seed_has_its_own_order_which_is_the_same_every_time(files):
+    def epochs(seed):
+        one = stream(files, seed=seed)
+        orders = []
+        for epoch in range(3):
+            assert one.epoch == epoch
+            orders.append(tuple(order(one)))
+        return orders
+
+    zero = epochs(0)
+    assert zero == epochs(0) and len({*zero, *epochs(1)}) == 6
+    assert all(sorted(each) == list(range(N)) for each in zero)
+
+
+@pytest.mark.parametrize("taken", [0, 1, 7, 9, 10, 13])
+def test_a_restored_stream_goes_on_with_the_very_next_picture(files, taken):
+    whole = stream(files)
+    expected = order(whole) + order(whole) + order(whole)
+
+    first = stream(files)
+    batches = itertools.chain.from_iterable(itertools.repeat(first))  # epoch after epoch
+    before = order(itertools.islice(batches, taken))
+    saved = json.loads(json.dumps(first.state()))
+    order(itertools.islice(batches, 4))  # what was done after the state was taken is done again
+
+    for batch_size in (BATCH, 50):
+        resumed = stream(files, batch_size=batch_size)
+        resumed.restore(saved)
+        after = []
+        while len(before) + len(after) < 3 * N:
+            assert resumed.epoch == (len(before) + len(after)) // N
+            after += order(resumed)
+        assert before + after == expected
+    first.restore(saved)
+    assert before + order(first) == expected[: N if len(before) < N else 2 * N]
+
+
+def test_a_state_of_other_files_or_another_seed_is_refused(files):
+    test = find_class_folders(str(files.root)).test
+    for other in (stream(files, seed=1), stream(files, seed=None), stream(test)):
+        with pytest.raises(DataError, match="the files or the seed differ from those of the state"):
+            stream(files).restore(other.state())
+
+
+def test_pixels_are_those_of_the_decoder(tmp_path):
+    rng = np.random.default_rng(0)
+    for name in ("cat/0.jpg", "cat/1.jpg", "dog/0.jpg", "dog/1.jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (9, 14, 3), np.uint8)).save(tmp_path / name)
+    files = find_class_folders(str(tmp_path)).train
+    [batch] = stream(files, seed=None)
+    expected = [decode((tmp_path / name).read_bytes(), (SIZE, SIZE, 3), where=name) for name in files.names]
+    np.testing.assert_array_equal(batch.images, np.stack(expected), strict=True)
+
+
+@pytest.fixture
+def with_broken(tmp_path):
+    """Six pictures, of which the second and the last are none."""
+    for number, name in enumerate(("cat/0", "cat/1", "cat/2", "dog/0", "dog/1", "dog/2")):
+        for split in ("train", "test"):
+            (tmp_path / split / name).parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (5, 5), (number, 0, 9)).save(tmp_path / split / f"{name}.png")
+    for name in ("cat/1", "dog/2"):
+        (tmp_path / "train" / f"{name}.png").write_bytes(b"none")
+    return find_class_folders(str(tmp_path)).train
+
+
+def test_an_unreadable_file_ends_the_stream_with_its_name(with_broken):
+    batches = iter(stream(with_broken, seed=None, batch_size=1))
+    assert next(batches).images[0, 0, 0, 0] == 0
+    with pytest.raises(DataError, match=r"cat/1.png is no picture in any known format\. Remove or replace it"):
+        next(batches)
+
+
+def test_unreadable_files_may_be_passed_over(with_broken):
+    two = stream(with_broken, seed=None, batch_size=2, skip_unreadable=True)
+    for epoch in range(2):
+        assert two.epoch == epoch
+        assert [batch.images[:, 0, 0, 0].tolist() for batch in two] == [[0, 2], [3, 4]]
+        assert sorted(two.unreadable) == ["train/cat/1.png", "train/dog/2.png"]
+
+
+@pytest.mark.parametrize("change", [{"size": 0}, {"batch_size": 0}])
+def test_a_size_below_one_is_refused(files, change):
+    with pytest.raises(DataError, match="make no batch; each must be at least 1"):
+        stream(files, **change)
+
+
+def test_a_closed_stream_gives_no_more(files):
+    closed = stream(files)
+    next(iter(closed))
+    closed.close()
+    with pytest.raises(ValueError, match="closed"):
+        next(iter(closed))
+
+
+MEASURED = """
+import resource, sys
+from jaxnets.data.folder import find_class_folders
+from jaxnets.data.streaming import Stream
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+files = find_class_folders(sys.argv[1]).train
+examples, after_a_tenth = 0, 0
+for batch in Stream(files, size=224, batch_size=64, seed=0):
+    examples += len(batch.labels)
+    if examples * 10 <= len(files):
+        after_a_tenth = peak()
+print(len(files), examples, after_a_tenth, peak())
+"""
+
+
+@pytest.mark.slow
+def test_fifty_thousand_pictures_take_no_more_memory_than_a_few(tmp_path):
+    rng = np.random.default_rng(0)
+    (tmp_path / "picture.jpg").write_bytes(b"")
+    Image.fromarray(rng.integers(0, 256, (64, 64, 3), np.uint8)).save(tmp_path / "picture.jpg")
+    content = (tmp_path / "picture.jpg").read_bytes()
+    for split, count in (("train", 25_000), ("test", 1)):
+        for name in ("cat", "dog"):
+            (tmp_path / split / name).mkdir(parents=True)
+            for number in range(count):
+                (tmp_path / split / name / f"{number:05}.jpg").write_bytes(content)
+    command = [sys.executable, "-c", MEASURED, str(tmp_path)]
+    said = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+    files, examples, after_a_tenth, peak = map(float, said)
+    print(f"peak {peak:.2f} GiB, {after_a_tenth:.2f} GiB after a tenth")
+    assert files == examples == 50_000
+    assert peak < 2, "GiB"
+    assert peak - after_a_tenth < 0.1, "decoded, all of them would be 7 GiB"
