@@ -65,6 +65,8 @@ class Config:
     """stop each epoch after so many batches"""
     seed: int = 0
     """decides the initial weights and the order of the pictures"""
+    stream: bool = False
+    """decode the pictures of a folder as they are needed, for sets that do not fit into memory"""
     skip_unreadable: bool = False
     """leave out pictures that cannot be read, and name them"""
     out: Path = Path("runs")
@@ -91,7 +93,7 @@ def command(config: Config) -> None:
     from experiments import mynn_drawings as drawings
     from experiments.run import run
 
-    dataset = load(config)
+    dataset = Streamed.of(config) if config.stream else load(config)
     for note in dataset.notes:
         print(f"note: {note}")
     for name in names:
@@ -105,7 +107,7 @@ def command(config: Config) -> None:
             print(error)
     if len(names) > 1:
         folders = {name: folder_of(config, name) for name in names}
-        table, picture = drawings.compare(config.out / "mynn" / f"comparison_seed{config.seed}", folders, dataset)
+        table, picture = drawings.compare(config.out / "mynn" / f"comparison_seed{config.seed}", folders, dataset.name)
         print(f"{table}\nthe same as a picture: {picture}")
 
 
@@ -119,6 +121,8 @@ def _check(config: Config) -> None:
     check_seed(config.seed)
     if config.lr is not None and not (math.isfinite(config.lr) and config.lr > 0):
         raise UserError(f"--lr must be a positive number, not {config.lr}")
+    if config.stream and (not config.data.startswith("folder:") or config.skip_unreadable or config.devices > 1):
+        raise UserError("--stream is for --data folder:PATH on one device, and not with --skip-unreadable")
     if config.pretrained is not None and config.model == "all":
         raise UserError("--pretrained holds the weights of one network: name it with --model, not all")
 
@@ -145,7 +149,36 @@ def load(config: Config) -> "Dataset":
             bar.__exit__(None, None, None)
 
 
-def build(name: str, config: Config, dataset: "Dataset") -> "Experiment":
+@dataclasses.dataclass(frozen=True)
+class Streamed:
+    """A folder of pictures that stay files, with the names of a `Dataset`."""
+
+    train: Any
+    test: Any
+    classes: tuple[str, ...]
+    name: str
+    keys: tuple[str, str]
+    notes: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, config: Config) -> "Streamed":
+        from jaxnets.data import Split
+        from jaxnets.data.folder import find_class_folders
+        from jaxnets.data.streaming import LazyPictures
+
+        with said_by_a_library(ValueError):
+            folders = find_class_folders(config.data.removeprefix("folder:"))
+        train, test = (
+            Split(LazyPictures(files, config.size), files.labels)  # type: ignore[arg-type]  # indexed on the host alone
+            for files in (folders.train, folders.test)
+        )
+        return cls(train, test, folders.classes, config.data, (folders.train.key, folders.test.key))
+
+    def fingerprint(self) -> str:
+        return " ".join(self.keys)
+
+
+def build(name: str, config: Config, dataset: "Dataset | Streamed") -> "Experiment":
     """The training of one network as `run` takes it, with its data on the devices."""
     import jax
 
@@ -153,6 +186,7 @@ def build(name: str, config: Config, dataset: "Dataset") -> "Experiment":
     from experiments.run import Experiment
     from jaxnets import models, optim, parallel
     from jaxnets.augment import augment
+    from jaxnets.data.streaming import Stream
     from jaxnets.epochs import Epoch
     from jaxnets.heads import ScoresHead
     from jaxnets.train import create_train_state
@@ -183,6 +217,7 @@ def build(name: str, config: Config, dataset: "Dataset") -> "Experiment":
             "learning_rate": rate,
             "schedule": config.schedule if config.schedule == "constant" else f"cosine over {config.epochs} epochs",
             "augment": config.augment,
+            "stream": config.stream,
             "dtype": config.dtype,
             "pretrained": _sha256(config.pretrained),
             "seed": config.seed,
@@ -196,12 +231,17 @@ def build(name: str, config: Config, dataset: "Dataset") -> "Experiment":
         epochs=config.epochs,
         cut=cut,
         state=parallel.replicate(state, mesh),
-        train=parallel.replicate(dataset.train, mesh),
-        test=parallel.replicate(dataset.test, mesh),
+        train=(
+            Stream(dataset.train.images.files, size=config.size, batch_size=config.batch_size, seed=config.seed)
+            if isinstance(dataset, Streamed)
+            else parallel.replicate(dataset.train, mesh)
+        ),
+        test=dataset.test if isinstance(dataset, Streamed) else parallel.replicate(dataset.test, mesh),
         learning_rate=lambda epoch: float(schedule(epoch * cut.steps)) if callable(schedule) else schedule,
         measure=drawings.measure,
         draw_epoch=lambda folder, line: None,
-        draw_run=drawings.draw_run(name, dataset, cut.steps),
+        draw_run=drawings.draw_run(name, dataset.test, dataset.classes, dataset.name, cut.steps),
+        evaluation_batch=config.batch_size,
         take=None if config.devices == 1 else parallel.sharded_take_steps(mesh),
     )
 

@@ -10,7 +10,7 @@ import numpy as np
 from experiments.folder import Arrays, Folder, Line
 from experiments.records import write_atomically, write_json
 from jaxnets import checkpoint, figures, torch_weights
-from jaxnets.data import Dataset
+from jaxnets.data import Split
 from jaxnets.epochs import Evaluation
 from jaxnets.train import TrainState
 
@@ -22,23 +22,23 @@ def measure(state: TrainState, evaluation: Evaluation) -> tuple[Line, Arrays]:
     return {}, {"scores": evaluation.embeddings}
 
 
-def draw_run(name: str, dataset: Dataset, steps_per_epoch: int) -> Callable[[Folder, list[Line]], None]:
+def draw_run(
+    name: str, test: Split, classes: tuple[str, ...], data: str, steps_per_epoch: int
+) -> Callable[[Folder, list[Line]], None]:
     """The study's three figures, the confusion and the most confident mistakes; and the best epoch's weights."""
-    labels = np.asarray(dataset.test.labels)
+    labels = np.asarray(test.labels)
 
     def of_run(folder: Folder, lines: list[Line]) -> None:
         probabilities = _softmax(folder.arrays(lines[-1]["epoch"])["scores"])
         losses = np.concatenate([folder.arrays(line["epoch"])["step_losses"] for line in lines])
         title = f"{name} · epoch {lines[-1]['epoch']}"
-        subtitle = f"{dataset.name} · test accuracy {lines[-1]['test_accuracy']:.2%}"
+        subtitle = f"{data} · test accuracy {lines[-1]['test_accuracy']:.2%}"
         shared = {"title": title, "subtitle": subtitle}
         pictures = {
             "curves.png": figures.curves(lines, **shared),
             "steps.png": figures.step_losses(losses, steps_per_epoch=steps_per_epoch, **shared),
-            "confusion.png": figures.confusion(labels, probabilities.argmax(axis=1), classes=dataset.classes, **shared),
-            "mistakes.png": figures.mistakes(
-                np.asarray(dataset.test.images), labels, probabilities, classes=dataset.classes, **shared
-            ),
+            "confusion.png": figures.confusion(labels, probabilities.argmax(axis=1), classes=classes, **shared),
+            "mistakes.png": figures.mistakes(test.images, labels, probabilities, classes=classes, **shared),
         }
         for file, figure in pictures.items():
             write_atomically(folder.path / file, figures.to_png(figure))
@@ -51,13 +51,13 @@ def draw_run(name: str, dataset: Dataset, steps_per_epoch: int) -> Callable[[Fol
     return of_run
 
 
-def compare(stem: Path, folders: Mapping[str, Path], dataset: Dataset) -> tuple[str, Path]:
+def compare(stem: Path, folders: Mapping[str, Path], data: str) -> tuple[str, Path]:
     """The table of the networks that came to an end, as text and as a picture beside `stem`.json."""
     contenders = [contender(name, Folder(path)) for name, path in folders.items() if Folder(path).summary().get("last")]
     contenders.sort(key=lambda each: each.parameters)
-    write_json(stem.with_suffix(".json"), {"data": dataset.name, "networks": [*map(dataclasses.asdict, contenders)]})
+    write_json(stem.with_suffix(".json"), {"data": data, "networks": [*map(dataclasses.asdict, contenders)]})
     picture = stem.with_suffix(".png")
-    figure = figures.comparison(contenders, title="what each network costs, and what it gives", subtitle=dataset.name)
+    figure = figures.comparison(contenders, title="what each network costs, and what it gives", subtitle=data)
     write_atomically(picture, figures.to_png(figure))
     rows = [("network", "parameters", "MiB", "last", "best", "s/epoch", "images/s")]
     for each in contenders:

@@ -8,11 +8,9 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Bool, UInt8
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
-from experiments.terminal import UserError
-
-MODES = {1: "L", 3: "RGB"}  # Pillow's, by the number of channels
+from experiments.terminal import UserError, said_by_a_library
 
 
 def check(path: Path) -> None:
@@ -26,28 +24,20 @@ def check(path: Path) -> None:
 
 
 def read(path: Path, image_shape: tuple[int, int, int]) -> UInt8[np.ndarray, "H W C"]:
-    """A picture upright (as its EXIF says), scaled to the shape, grey or RGB, white where it is transparent.
-
-    Of an animation it is the first frame. A picture of the right shape and kind keeps its very pixels.
+    """A picture as `jaxnets.data.pictures.decode` has it: upright, scaled to the shape, grey or RGB.
 
     Raises:
       UserError: where there is none that can be read, in one sentence that names the file.
       OSError: where the operating system does not let it be read.
     """
-    height, width, channels = image_shape
-    if channels not in MODES:
-        raise UserError(f"the network takes images of {channels} channels: pictures have 1 or 3")
-    with _opened(path) as picture:
-        image = _eight_bits(path, ImageOps.exif_transpose(picture))
-        try:
-            if image.has_transparency_data:
-                image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
-            image = image.convert(MODES[channels])
-        except ValueError as error:
-            raise UserError(f"{path} has colours that cannot be converted ({image.mode}): save it as RGB") from error
-        if image.size != (width, height):
-            image = image.resize((width, height), Image.Resampling.BILINEAR)
-        return np.asarray(image).reshape(image_shape)
+    from jaxnets.data.dataset import DataError  # imports JAX, which `check` does without
+    from jaxnets.data.pictures import decode
+
+    if image_shape[2] not in (1, 3):
+        raise UserError(f"the network takes images of {image_shape[2]} channels: pictures have 1 or 3")
+    with said_by_a_library(DataError), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of Pillow, about what is odd in a file, and harmless
+        return decode(path.read_bytes(), image_shape, where=str(path))
 
 
 def look_inverted(images: UInt8[np.ndarray, "N H W C"]) -> Bool[np.ndarray, "N"]:
@@ -57,16 +47,6 @@ def look_inverted(images: UInt8[np.ndarray, "N H W C"]) -> Bool[np.ndarray, "N"]
     is_border[height // 8 or 1 : -(height // 8 or 1), width // 8 or 1 : -(width // 8 or 1)] = False
     grey = images.mean(axis=3)
     return grey[:, is_border].mean(axis=1) > grey[:, ~is_border].mean(axis=1)
-
-
-def _eight_bits(path: Path, image: Image.Image) -> Image.Image:
-    """The image itself, or one of 16 bits a pixel in 8; Pillow's own conversion would cut off all above 255."""
-    if image.mode[0] not in "IF":
-        return image
-    values = np.asarray(image)
-    if image.mode == "F" or values.min() < 0 or values.max() > 65535:
-        raise UserError(f"{path} has pixels of 32 bits, and nothing says which is black or white: save it with 8")
-    return Image.fromarray(((values.astype(np.int64) + 128) // 257).astype(np.uint8))
 
 
 @contextlib.contextmanager

@@ -2,7 +2,7 @@
 
 import dataclasses
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,16 @@ from experiments.folder import Arrays, Folder, Line, Position
 from experiments.records import write_json
 from experiments.terminal import Diverged, Interrupted, ProgressBar, StopSignals, UserError
 from jaxnets.data import Split
-from jaxnets.epochs import Epoch, Evaluation, Totals, evaluate, mean_metrics, train_epoch_by_call
+from jaxnets.data.streaming import Stream
+from jaxnets.epochs import (
+    Epoch,
+    Evaluation,
+    Totals,
+    evaluate,
+    mean_metrics,
+    train_epoch_by_call,
+    train_epoch_by_stream,
+)
 from jaxnets.train import TrainState, is_finite
 
 SAVE_EVERY = 60.0  # seconds of training within an epoch that a kill may cost
@@ -33,13 +42,14 @@ class Experiment:
     epochs: int
     cut: Epoch
     state: TrainState
-    train: Split
+    train: Split | Stream
     test: Split
     learning_rate: Callable[[int], float]
     measure: Callable[[TrainState, Evaluation], tuple[Line, Arrays]]
     draw_epoch: Callable[[Folder, Line], None]
     draw_run: Callable[[Folder, list[Line]], None]
     take: Callable[..., Any] | None = None  # stands in for the single-device `take_steps`
+    evaluation_batch: int = 1000
 
 
 def run(experiment: Experiment, *, fresh: bool, started: float) -> Line:
@@ -76,7 +86,7 @@ def run(experiment: Experiment, *, fresh: bool, started: float) -> Line:
         try:
             while position.epoch < experiment.epochs:
                 position = _finish_epoch(experiment, folder, position, signals, bar, clock)
-                evaluation = evaluate(position.state, experiment.test)
+                evaluation = evaluate(position.state, experiment.test, experiment.evaluation_batch)
                 more, arrays = experiment.measure(position.state, evaluation)
                 arrays = {**arrays, "step_losses": np.asarray(position.totals.losses)}
                 lines = [*lines, _line(experiment, position, evaluation) | more]
@@ -100,15 +110,7 @@ def _finish_epoch(
     epoch, seconds = position.epoch, position.seconds
     bar.describe(f"epoch {epoch + 1}/{experiment.epochs}")
     before = saved = time.perf_counter()
-    for state, totals, done in train_epoch_by_call(
-        position.state,
-        experiment.train,
-        experiment.cut,
-        epoch,
-        done=position.done,
-        totals=position.totals,
-        take=experiment.take,
-    ):
+    for state, totals, done in _calls(experiment, position):
         bad_step = int(totals.bad_step)  # waits for the call to end
         now = time.perf_counter()
         clock.first_step(now)
@@ -124,6 +126,15 @@ def _finish_epoch(
             before += saved - now  # saving is not training
             _stop_if_told(signals, folder, position)
     return position
+
+
+def _calls(experiment: Experiment, position: Position) -> Iterator[tuple[TrainState, Totals, int]]:
+    state, train, cut, epoch = position.state, experiment.train, experiment.cut, position.epoch
+    if isinstance(train, Stream):
+        return train_epoch_by_stream(state, train, cut, epoch, done=position.done, totals=position.totals)
+    return train_epoch_by_call(
+        state, train, cut, epoch, done=position.done, totals=position.totals, take=experiment.take
+    )
 
 
 def _stop_if_told(signals: StopSignals, folder: Folder, position: Position) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from jaxnets.data import Split
+from jaxnets.data.streaming import Stream
 from jaxnets.train import Outputs, TrainState, eval_step, train_step
 
 
@@ -40,6 +41,24 @@ def epoch_order(key: Array, epoch: int | Int[Array, ""], num_examples: int) -> I
     return jax.random.permutation(jax.random.fold_in(order_key, epoch), num_examples)
 
 
+def take_batch(
+    state: TrainState, totals: Totals, batch: Split, axis_name: str | None = None, batch_size: int | None = None
+) -> tuple[TrainState, Totals]:
+    """`train_step`, summed up. With `axis_name`, `batch` is this device's share of one of `batch_size`."""
+    examples = batch.labels.shape[0] if batch_size is None else batch_size
+    new_state, metrics = train_step(state, batch, axis_name)
+    is_bad = ~jnp.isfinite(metrics["loss"])
+    new_totals = Totals(
+        totals.loss + metrics["loss"].astype(totals.loss.dtype) * examples,
+        totals.correct + jnp.round(metrics["accuracy"] * examples).astype(jnp.int32),
+        totals.examples + examples,
+        jnp.where((totals.bad_step < 0) & is_bad, state.step, totals.bad_step),
+        totals.taken + 1,
+        totals.losses.at[totals.taken].set(metrics["loss"].astype(totals.losses.dtype)),
+    )
+    return new_state, new_totals
+
+
 def take_steps(
     state: TrainState,
     totals: Totals,
@@ -60,20 +79,9 @@ def take_steps(
     offset = 0 if axis_name is None else share * jax.lax.axis_index(axis_name)
 
     def one(carry: tuple[TrainState, Totals], i: Int[Array, ""]) -> tuple[tuple[TrainState, Totals], None]:
-        state, totals = carry
         indices = jax.lax.dynamic_slice(order, (start + i * batch_size + offset,), (share,))
         batch = Split(jnp.take(split.images, indices, axis=0), jnp.take(split.labels, indices, axis=0))
-        new_state, metrics = train_step(state, batch, axis_name)
-        is_bad = ~jnp.isfinite(metrics["loss"])
-        new_totals = Totals(
-            totals.loss + metrics["loss"].astype(totals.loss.dtype) * batch_size,
-            totals.correct + jnp.round(metrics["accuracy"] * batch_size).astype(jnp.int32),
-            totals.examples + batch_size,
-            jnp.where((totals.bad_step < 0) & is_bad, state.step, totals.bad_step),
-            totals.taken + 1,
-            totals.losses.at[totals.taken].set(metrics["loss"].astype(totals.losses.dtype)),
-        )
-        return (new_state, new_totals), None
+        return take_batch(*carry, batch, axis_name, batch_size), None
 
     if steps == 1:
         return one((state, totals), jnp.zeros((), jnp.int32))[0]
@@ -83,6 +91,7 @@ def take_steps(
 _take_steps_jitted = partial(
     jax.jit, static_argnames=("batch_size", "steps", "axis_name"), donate_argnames=("state", "totals")
 )(take_steps)
+_take_batch_jitted = partial(jax.jit, donate_argnames=("state", "totals"))(take_batch)
 
 
 class Epoch(NamedTuple):
@@ -149,6 +158,17 @@ def train_epoch_by_call(
         start = np.int32(first * cut.batch_size)
         state, totals = take(state, totals, split, order, start, batch_size=batch_size, steps=steps)
         yield state, totals, first + steps
+
+
+def train_epoch_by_stream(
+    state: TrainState, stream: Stream, cut: Epoch, epoch: int, *, done: int = 0, totals: Totals | None = None
+) -> Iterator[tuple[TrainState, Totals, int]]:
+    """As `train_epoch_by_call`, of pictures that are decoded as they are needed, in the stream's own order."""
+    totals = Totals.zero(cut.steps) if totals is None else totals
+    stream.restore({**stream.state(), "position": epoch * len(stream) + done * cut.batch_size})
+    for taken, batch in zip(range(done + 1, cut.steps + 1), stream, strict=False):
+        state, totals = _take_batch_jitted(state, totals, batch)
+        yield state, totals, taken
 
 
 def train_epoch(

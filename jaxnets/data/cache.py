@@ -117,7 +117,7 @@ def _decode_into(path: Path, files: PictureFiles, size: int, on_progress: Progre
 
 def _decoded(files: PictureFiles, size: int) -> Iterator[tuple[bytes, UInt8[np.ndarray, "H W 3"] | str]]:
     """Of each file in order: a digest of its content, and its pixels or the sentence that says why there are none."""
-    import grain  # type: ignore[import-untyped]  # slow to import, and no other set needs it
+    import grain  # slow to import, and no other set needs it
 
     def one(index: int) -> tuple[bytes, UInt8[np.ndarray, "H W 3"] | str]:
         digest = b""

@@ -68,7 +68,12 @@ def decode(content: bytes, image_shape: tuple[int, int, int], *, where: str) -> 
             image = _eight_bits(ImageOps.exif_transpose(picture), where)
             if image.has_transparency_data:
                 image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
-            image = image.convert(_PILLOW_MODE[channels])
+            try:
+                image = image.convert(_PILLOW_MODE[channels])
+            except ValueError as error:
+                raise DataError(
+                    f"{where} has colours that cannot be converted ({image.mode}); save it as RGB."
+                ) from error
             if image.size != (width, height):
                 image = image.resize((width, height), Image.Resampling.BILINEAR)
             return np.asarray(image).reshape(image_shape)

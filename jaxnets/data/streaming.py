@@ -1,11 +1,14 @@
 """Picture files as batches, decoded while they are needed: for sets that do not fit into memory or the cache."""
 
+import dataclasses
 import hashlib
 import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypedDict
 
 import numpy as np
+from jaxtyping import Int, UInt8
 
 from jaxnets.data.dataset import DataError, Split
 from jaxnets.data.pictures import PictureFiles, decode
@@ -20,6 +23,32 @@ class StreamState(TypedDict):
 
     position: int
     order: str
+
+
+@dataclasses.dataclass(frozen=True)
+class LazyPictures:
+    """Picture files as an array [N, size, size, 3] of which only what is indexed is decoded, by several threads."""
+
+    files: PictureFiles
+    size: int
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        return len(self.files), self.size, self.size, 3
+
+    def __getitem__(self, index: int | Int[np.ndarray, "M"]) -> UInt8[np.ndarray, "..."]:
+        """One picture, or those of several indices.
+
+        Raises:
+          DataError: for one that cannot be read.
+        """
+        if np.ndim(index) == 0:
+            return self._decode(int(index))
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            return np.stack([*pool.map(self._decode, np.asarray(index).tolist())])
+
+    def _decode(self, index: int) -> UInt8[np.ndarray, "H W 3"]:
+        return decode(self.files[index], self.shape[1:], where=str(self.files.root / self.files.names[index]))
 
 
 class Stream:
@@ -55,7 +84,7 @@ class Stream:
         seed: int | None = None,
         skip_unreadable: bool = False,
     ) -> None:
-        import grain  # type: ignore[import-untyped]  # slow to import, and no other set needs it
+        import grain  # slow to import, and no other set needs it
 
         if not len(files) or size < 1 or batch_size < 1:
             raise DataError(
@@ -72,6 +101,10 @@ class Stream:
         threads = os.cpu_count() or 1
         options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(4 * threads, 2 * batch_size))
         self._iterator: Any = iter(indices.map(self._decode).repeat().to_iter_dataset(options))
+
+    def __len__(self) -> int:
+        """The number of files."""
+        return len(self._files)
 
     @property
     def epoch(self) -> int:

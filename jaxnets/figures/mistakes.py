@@ -2,9 +2,10 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Int
 from matplotlib.figure import Figure
 
 from jaxnets.figures.page import TITLE_BAND, page, panel, shortened
@@ -14,7 +15,7 @@ COLUMNS, ROWS = 6, 4
 
 
 def mistakes(
-    images: UInt8[np.ndarray, "N H W C"],
+    images: Any,
     labels: Int[np.ndarray, "N"],
     probabilities: Float[np.ndarray, "N K"],
     *,
@@ -25,7 +26,7 @@ def mistakes(
     """Draws the 24 images whose predicted class is wrong and most probable, with what they were taken for.
 
     Args:
-      images: [N, H, W, 1 or 3]; any array that can be indexed, one in a file too.
+      images: uint8 [N, H, W, 1 or 3]; anything that gives an image for an index, files too.
       labels: [N].
       probabilities: [N, K], of each class.
       classes: K names.

@@ -29,7 +29,9 @@ def variables():
 def a_run(folder, variables, class_weights, which="best"):
     """A run's folder with as much in it as is needed of one."""
     folder.mkdir()
-    (folder / "config.json").write_text(json.dumps({"config": {"variant": "v0", "data": "mnist"}}))
+    classes = [f"class {i}" for i in range(len(class_weights))]
+    config = {"variant": "v0", "image_shape": [28, 28, 1], "classes": classes}
+    (folder / "config.json").write_text(json.dumps({"config": config}))
     head = {"class_weights": jnp.asarray(class_weights)}
     state = {"params": {"net": variables["params"], "head": head}, "batch_stats": variables["batch_stats"]}
     checkpoint.save(folder / "checkpoints" / which, 7, jax.tree.map(jnp.asarray, state), keep=1)

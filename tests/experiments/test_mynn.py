@@ -1,6 +1,7 @@
 """The gender study's command in this process: what a run leaves, what it refuses, what begins with given weights."""
 
 import dataclasses
+import itertools
 import json
 
 import jax
@@ -11,7 +12,8 @@ from PIL import Image
 from experiments import mynn, predict, terminal
 from experiments.folder import Folder
 from experiments.mynn import Config
-from jaxnets import create, load
+from jaxnets import create, evaluate, load
+from jaxnets.epochs import train_epoch_by_stream
 from jaxnets.torch_weights import from_torch, save
 
 SIZE = 16
@@ -124,6 +126,24 @@ def test_another_configuration_is_refused_and_the_same_goes_on(pictures, tmp_pat
         mynn.command(dataclasses.replace(first, epochs=3, augment=False))
 
 
+def test_a_stream_goes_on_at_the_very_picture_where_it_stopped(pictures, tmp_path):
+    """Stopped after five of eight steps, in the middle of its second epoch."""
+    whole = config(pictures, tmp_path / "whole", stream=True)
+    mynn.command(whole)
+    folder = Folder(mynn.folder_of(whole, "mynn"))
+    cut = dataclasses.replace(whole, out=tmp_path / "cut")
+    experiment = mynn.build("mynn", cut, mynn.Streamed.of(cut))
+    state = experiment.state
+    for epoch, steps in ((0, 4), (1, 1)):
+        calls = train_epoch_by_stream(state, experiment.train, experiment.cut, epoch)
+        *_, (state, totals, _) = itertools.islice(calls, steps)
+    end = train_epoch_by_stream(state, experiment.train, experiment.cut, 1, done=1, totals=totals)
+    *_, (state, totals, done) = end
+    assert done == 4 and int(totals.examples) == 28
+    np.testing.assert_array_equal(totals.losses, folder.arrays(2)["step_losses"])
+    np.testing.assert_array_equal(evaluate(state, experiment.test, 8).embeddings, folder.arrays(2)["scores"])
+
+
 @pytest.mark.parametrize(
     ("argv", "words"),
     [
@@ -134,6 +154,7 @@ def test_another_configuration_is_refused_and_the_same_goes_on(pictures, tmp_pat
         (["--size", "16", "--pretrained", "none.pth"], "none.pth"),
         (["--data", "folder:/nowhere"], "/nowhere"),
         (["--optimizer", "lion"], "optimizer"),
+        (["--stream"], "--stream is for --data folder:PATH on one device"),
         (["--devices", "99", "--size", "16"], "99 devices were asked for"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
