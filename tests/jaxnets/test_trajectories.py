@@ -35,7 +35,7 @@ def check_float32(ours, theirs):
 
 @pytest.mark.parametrize("case", trajectories.FIXED, ids=str)
 def test_in_float32(case):
-    ours = trajectories.kept(trajectories.jaxnets_trajectory(case, "float32"))
+    ours = trajectories.kept(trajectories.jaxnets_trajectory(trajectories.in_fixture(case), "float32"))
     check_float32(ours, of_pytorch(case, "float32"))
 
 
@@ -61,5 +61,6 @@ def test_in_float64(half):
 @pytest.mark.parametrize("case", trajectories.FULL, ids=str)
 def test_full_networks_against_a_live_pytorch(case):
     pytest.importorskip("torch")
+    case = trajectories.settled(case)
     ours, theirs = trajectories.jaxnets_trajectory(case, "float32"), trajectories.torch_trajectory(case, "float32")
     check_float32(ours, theirs)
