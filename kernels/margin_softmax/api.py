@@ -8,13 +8,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from kernels.margin_softmax import choice, reference, streamed
+from kernels.margin_softmax import choice, pallas_gpu, reference, streamed
 from kernels.margin_softmax.chunked import Chunked
 from kernels.margin_softmax.geometry import wide
 from kernels.margin_softmax.reference import HardNegatives, OfTarget
 from kernels.varying import vary_alike
 
-Implementation: TypeAlias = Literal["reference", "chunked"]
+Implementation: TypeAlias = Literal["reference", "chunked", "pallas_gpu"]
 MarginGrad: TypeAlias = Literal["exact", "straight_through"]
 
 
@@ -47,9 +47,10 @@ def margin_softmax(
       margin_grad: "exact" differentiates the margin. "straight_through" gives the same loss with dψ/dcos θ taken as 1,
         as if there were no margin: the softmax's probabilities alone know of it.
       hard_negatives: which other classes count as c·(t + c), and t; no gradient flows to t, nor through the choice.
-      implementation: a name is used or refused; None chooses.
+      implementation: a name is used or refused; None chooses (see `kernels.margin_softmax.choice`).
 
     Raises:
+      NotImplementedError: from a named implementation that cannot serve these arguments.
       ValueError: for arrays whose shapes or dtypes do not fit, or an unknown `margin_grad` or implementation.
     """
     _check(embeddings, class_weights, labels)
@@ -84,6 +85,7 @@ def _reference(embeddings: Array, class_weights: Array, labels: Array, **options
 _IMPLEMENTATIONS: dict[str, Callable[..., Float[Array, "N"]]] = {
     "reference": _reference,
     "chunked": partial(streamed.margin_softmax, Chunked()),
+    "pallas_gpu": pallas_gpu.margin_softmax,
 }
 
 

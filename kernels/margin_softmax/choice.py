@@ -1,4 +1,7 @@
-"""Which implementation serves which shape: the one place."""
+"""Which implementation serves which shape: the one place.
+
+`pallas_gpu` has to be named: it is interpreted and compiled in tests, and has not been run on a GPU yet.
+"""
 
 import math
 
@@ -7,5 +10,5 @@ FEW_LOGITS = 2**26
 
 
 def preferred(num_embeddings: int, class_weights_shape: tuple[int, ...]) -> str:
-    """The name of an implementation; class weights are [C, D] or [C, K, D]."""
+    """The name of the implementation for N embeddings and class weights [C, D] or [C, K, D]."""
     return "reference" if num_embeddings * math.prod(class_weights_shape[:-1]) <= FEW_LOGITS else "chunked"

@@ -25,11 +25,11 @@ class Chunked:
     numbers: int = 2**22
 
     def log_sum(self, x: Float[Array, "N D"], w: Float[Array, "C K D"], rows: Rows, scale: float) -> Float[Array, "N"]:
-        inverse_x = _inverse_lengths(x)
+        inverse_x = inverse_lengths(x)
 
         def add(chunk: Array, first: Array | int, so_far: tuple[Array, Array]) -> tuple[Array, Array]:
             largest, total = so_far
-            cosines = _cosines(x, inverse_x, chunk, _inverse_lengths(chunk))
+            cosines = _cosines(x, inverse_x, chunk, inverse_lengths(chunk))
             logits, _ = _logits(cosines, first, rows, scale)
             new_largest = jnp.maximum(largest, logits.max(axis=1))
             shift = jnp.where(new_largest == -jnp.inf, 0, new_largest)  # as long as nothing has counted
@@ -49,13 +49,13 @@ class Chunked:
         log_sum: Float[Array, "N"],
         cotangent: Float[Array, "N"],
     ) -> tuple[Float[Array, "N D"], Float[Array, "C K D"]]:
-        inverse_x = _inverse_lengths(x)
+        inverse_x = inverse_lengths(x)
         dtype = inverse_x.dtype
         unit_x = x.astype(dtype) * inverse_x[:, None]
 
         def add(chunk: Array, first: Array | int, so_far: tuple[Array, Array]) -> tuple[Array, Array]:
             dx, dw = so_far
-            inverse_w = _inverse_lengths(chunk)
+            inverse_w = inverse_lengths(chunk)
             cosines = _cosines(x, inverse_x, chunk, inverse_w)
             logits, slopes = _logits(cosines, first, rows, scale)
             dc = (cotangent * scale)[:, None] * jnp.exp(logits - log_sum[:, None])  # 0 where a logit is −∞
@@ -64,12 +64,13 @@ class Chunked:
             to_each = _to_nearest(dc, cosines)
             dx = dx + _product("nck,ckd->nd", to_each * inverse_w[None], chunk)
             dw_chunk = _product("nck,nd->ckd", to_each, unit_x.astype(x.dtype))
-            dw_chunk = _tangential(dw_chunk, chunk.astype(dtype), inverse_w).astype(w.dtype)
-            return dx, lax.dynamic_update_slice_in_dim(dw, dw_chunk, first, 0)
+            dw_chunk = without_radial(dw_chunk, chunk.astype(dtype), inverse_w) * inverse_w[..., None]
+            return dx, lax.dynamic_update_slice_in_dim(dw, dw_chunk.astype(w.dtype), first, 0)
 
         zeros = varying_like(jnp.zeros(x.shape, dtype), x), varying_like(jnp.zeros(w.shape, w.dtype), x)
         dx, dw = self._over_chunks(w, len(x), add, zeros)
-        return _tangential(dx, x.astype(dtype), inverse_x).astype(x.dtype), dw
+        dx = without_radial(dx, x.astype(dtype), inverse_x) * inverse_x[:, None]
+        return dx.astype(x.dtype), dw
 
     def _over_chunks(self, w: Array, num_rows: int, add: Callable[..., Any], so_far: Any) -> Any:
         """Folds `add`(chunk of w, its first class, so far) over the classes; what a last chunk lacks is not padded."""
@@ -114,17 +115,17 @@ def _to_nearest(dc: Float[Array, "N B"], cosines: Float[Array, "N B K"]) -> Floa
     return jnp.where(lax.argmax(cosines, 2, jnp.int32)[:, :, None] == centers, dc[:, :, None], 0)
 
 
-def _inverse_lengths(vectors: Float[Array, "*batch D"]) -> Float[Array, "*batch"]:
+def inverse_lengths(vectors: Float[Array, "*batch D"]) -> Float[Array, "*batch"]:
     """1/‖v‖ in float32 at least; 0 for a vector too short to have a direction."""
     squares = jnp.sum(jnp.square(vectors.astype(wide(vectors.dtype))), axis=-1)
     too_short = squares <= SHORTEST**2
     return jnp.where(too_short, 0, lax.rsqrt(jnp.where(too_short, 1, squares)))
 
 
-def _tangential(gradient: Array, vectors: Array, inverse: Array) -> Array:
-    """The gradient of vectors, given that of their directions."""
+def without_radial(gradient: Array, vectors: Array, inverse: Array) -> Array:
+    """Less the part along the vectors [..., D], of inverse lengths [...]: a direction does not change that way."""
     unit = vectors * inverse[..., None]
-    return (gradient - (gradient * unit).sum(axis=-1, keepdims=True) * unit) * inverse[..., None]
+    return gradient - (gradient * unit).sum(axis=-1, keepdims=True) * unit
 
 
 def _product(subscripts: str, a: Array, b: Array) -> Array:

@@ -1,0 +1,181 @@
+"""Compiles the head for an H200 on a machine that has none, and says what it would take there:
+
+    python -m kernels.margin_softmax.aot
+
+It is the whole compile, ptxas included, which needs JAX 0.11 or later with CUDA's plugin and compiler, `jax[cuda12]`,
+but no GPU and no driver. For N = 4096 and D = 512 a table lists the program's temporary memory beyond its arguments and
+results, and what its kernels take: bytes of registers spilled, registers a thread, bytes of shared memory a block. This
+is blank where there are no kernels that no row above has.
+
+Exit code 1 if a kernel spills or asks for too much shared memory, or if there are temporaries over 250 MB, where the
+logits alone would take 16.4 GB; 2 if CUDA's parts are missing. Hard negatives and sub-centres may spill 64 bytes:
+sixteen registers, saved once for a tile's 128 × 512 × 128 products.
+"""
+
+import contextlib
+import dataclasses
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import topologies
+from jax.sharding import SingleDeviceSharding
+from jaxtyping import Array
+
+from kernels.margin_softmax import streamed
+from kernels.margin_softmax.chunked import Chunked
+from kernels.margin_softmax.pallas_gpu import OLDEST_JAX, PallasGpu
+from kernels.margin_softmax.reference import HardNegatives
+
+TEMPORARIES = 250e6  # bytes
+SHARED_MEMORY = 232_448  # bytes a block may have
+SPILLED_BY_VARIANTS = 64  # bytes
+
+H200 = """
+gpu_device_info {
+  threads_per_block_limit: 1024 threads_per_warp: 32 shared_memory_per_block: 49152
+  shared_memory_per_core: 233472 threads_per_core_limit: 2048 core_count: 132 fpus_per_core: 128
+  block_dim_limit_x: 2147483647 block_dim_limit_y: 65535 block_dim_limit_z: 65535
+  memory_bandwidth: 4800000000000 l2_cache_size: 52428800 clock_rate_ghz: 1.98
+  device_memory_size: 150000000000 shared_memory_per_block_optin: 232448
+  cuda_compute_capability { major: 9 } registers_per_core_limit: 65536 registers_per_block_limit: 65536
+}
+platform_name: "CUDA"
+dnn_version_info { major: 9 minor: 10 }
+runtime_version { major: 12 minor: 8 patch: 0 }
+device_description_str: "NVIDIA H200"
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """What is compiled: the loss, or with `gradients` those of embeddings and class weights too."""
+
+    streams: streamed.Streams
+    num_classes: int
+    dtype: Any
+    gradients: bool = True
+    num_centers: int = 0
+    is_hard: bool = False
+
+    def __str__(self) -> str:
+        variant = f" K={self.num_centers}" * bool(self.num_centers) + " hard" * self.is_hard
+        what = "value and gradients" if self.gradients else "value"
+        name = f"{type(self.streams).__name__} {jnp.dtype(self.dtype).name} C={self.num_classes:.0e}{variant}"
+        return f"{name:<36} {what:<19}"
+
+    @property
+    def spilled_at_most(self) -> int:
+        return SPILLED_BY_VARIANTS if self.num_centers or self.is_hard else 0
+
+    def program(self) -> tuple[Any, list[jax.ShapeDtypeStruct]]:
+        hard = HardNegatives(0.3, threshold=_margin) if self.is_hard else None
+
+        def total(x: Array, w: Array, labels: Array) -> Array:
+            options: dict[str, Any] = {"margin": _margin, "scale": 64.0, "hard_negatives": hard}
+            return streamed.margin_softmax(self.streams, x, w, labels, **options).sum()
+
+        shapes = (4096, 512), (self.num_classes, *[self.num_centers] * bool(self.num_centers), 512)
+        arguments = [jax.ShapeDtypeStruct(shape, self.dtype) for shape in shapes]
+        labels = jax.ShapeDtypeStruct((4096,), jnp.int32)
+        return jax.value_and_grad(total, (0, 1)) if self.gradients else total, [*arguments, labels]
+
+
+CASES = [
+    *[
+        Case(streams, num_classes, dtype, gradients)
+        for streams in (PallasGpu(), Chunked())
+        for dtype in (jnp.bfloat16, jnp.float32)
+        for num_classes in (10_000, 100_000, 1_000_000)
+        for gradients in (False, True)
+    ],
+    Case(PallasGpu(), 100_000, jnp.bfloat16, is_hard=True),
+    Case(PallasGpu(), 30_000, jnp.bfloat16, num_centers=3),
+    Case(PallasGpu(), 30_000, jnp.bfloat16, num_centers=3, is_hard=True),
+]
+
+
+def main() -> None:
+    if jax.__version_info__ < OLDEST_JAX:
+        _refuse(f"it takes JAX {'.'.join(map(str, OLDEST_JAX))} or later, not {jax.__version__}")
+    jax.config.update("jax_platforms", "cpu")
+    # Read by Mosaic GPU when it compiles: what ptxas says of a kernel, and the call that launches it.
+    os.environ.update(MOSAIC_GPU_DUMP_PTXAS="1", MOSAIC_GPU_DUMP_HOST_LLVM="1")
+    try:
+        topology = topologies.get_topology_desc(platform="cuda", topology="1x1x1", target_config=H200)
+    except Exception as error:  # of many kinds, by what is missing
+        _refuse(f"CUDA's plugin and compiler are not here, see jax[cuda12] ({str(error).splitlines()[0]})")
+    complaints = ["ptxas says nothing of the kernels, or in other words than are known here"]
+    print(f"{'':<56} {'temporary':>10} {'spilled':>8} {'registers':>10} {'shared':>8}")
+    for case in CASES:
+        temporaries, kernels = _compile(case, topology)
+        spilled, registers, shared = kernels if kernels else ("", "", "")
+        if kernels:
+            complaints = [c for c in complaints if not c.startswith("ptxas")]
+        print(f"{case} {temporaries / 1e6:>7.1f} MB {spilled:>8} {registers:>10} {shared:>8}", flush=True)
+        if temporaries > TEMPORARIES:
+            complaints.append(f"{case}: temporaries over {TEMPORARIES / 1e6:.0f} MB")
+        if kernels and kernels[0] > case.spilled_at_most:
+            complaints.append(f"{case}: spills over {case.spilled_at_most} bytes")
+        if kernels and kernels[2] > SHARED_MEMORY:
+            complaints.append(f"{case}: shared memory over {SHARED_MEMORY} bytes")
+    sys.exit("\n".join(complaints) or 0)
+
+
+def _refuse(reason: str) -> None:
+    print(f"kernels.margin_softmax.aot cannot compile for a GPU: {reason}", file=sys.stderr)
+    sys.exit(2)
+
+
+def _margin(cos_theta: Array, sin_theta: Array) -> Array:
+    """cos(θ + 0.5): what the margin is does not matter to the kernels."""
+    return 0.8776 * cos_theta - 0.4794 * sin_theta
+
+
+def _compile(case: Case, topology: Any) -> tuple[int, tuple[int, int, int] | None]:
+    """Temporary memory in bytes; and of the kernels the most spilled, of registers, and of shared memory."""
+    from jax.sharding import AbstractDevice, AbstractMesh, use_abstract_mesh  # not in every JAX that is too old
+
+    program, shapes = case.program()
+    device = AbstractDevice(device_kind="NVIDIA H200", num_cores=132, platform="gpu")
+    sharding = SingleDeviceSharding(topology.devices[0])
+    arguments = [jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding) for shape in shapes]
+    with use_abstract_mesh(AbstractMesh((), (), abstract_device=device)), _said() as said:
+        traced = jax.jit(program, out_shardings=sharding).trace(*arguments)
+        memory = traced.lower(lowering_platforms=("cuda",)).compile().memory_analysis()
+    text = said[0]
+    spilled = [int(bytes_) for bytes_ in re.findall(r"(\d+) bytes spill stores", text)]
+    registers = [int(number) for number in re.findall(r"Used (\d+) registers", text)]
+    launch = (
+        r"call void @mosaic_gpu_build_kernel_spec\(ptr %\d+(?:, i32 \d+){9}, i32 (\d+),"  # after grid, cluster, block
+    )
+    shared = [int(bytes_) for bytes_ in re.findall(launch, text)]
+    return memory.temp_size_in_bytes, (max(spilled), max(registers), max(shared)) if shared else None
+
+
+@contextlib.contextmanager
+def _said() -> Iterator[list[str]]:
+    """What is written to the terminal meanwhile, by libraries too."""
+    said: list[str] = []
+    with tempfile.TemporaryFile() as file:
+        sys.stdout.flush()
+        kept = [os.dup(stream) for stream in (1, 2)]
+        try:
+            for stream in (1, 2):
+                os.dup2(file.fileno(), stream)
+            yield said
+        finally:
+            for stream, duplicate in zip((1, 2), kept, strict=True):
+                os.dup2(duplicate, stream)
+                os.close(duplicate)
+            file.seek(0)
+            said.append(file.read().decode(errors="replace"))
+
+
+if __name__ == "__main__":
+    main()
