@@ -7,11 +7,11 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from experiments.terminal import (
-    Diverged,
     OptionalFloat,
     OptionalInt,
     OptionalStr,
@@ -94,25 +94,15 @@ def command(config: Config) -> None:
 
     from experiments.session import prepare  # JAX is imported from here on, not for --help and --list
 
-    set_up = prepare(keep_memory=config.keep_memory)
-    if config.verbose:
-        print(*set_up, sep="\n")
+    prepare(keep_memory=config.keep_memory, verbose=config.verbose)
     from experiments import drawings
-    from experiments.run import run
+    from experiments.run import run_all
     from jaxnets import data
 
     with said_by_a_library(ValueError):
         dataset = data.load(config.data)
-    for name in names:
-        with said_by_a_library(ValueError):
-            experiment = build(VARIANTS[name], config, dataset)
-        try:
-            summary = run(experiment, fresh=config.fresh, started=STARTED)
-            print(drawings.closing_words(experiment.directory, summary))
-        except Diverged as error:
-            if len(names) == 1:
-                raise
-            print(error)
+    builds = [partial(build, VARIANTS[name], config, dataset) for name in names]
+    run_all(builds, drawings.closing_words, fresh=config.fresh, started=STARTED)
     if len(names) > 1:
         folders = {VARIANTS[name]: folder_of(config, name) for name in names}
         sheet = drawings.draw_sheet(config.out / "arcloss" / f"sheet_seed{config.seed}.png", folders, dataset)

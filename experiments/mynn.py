@@ -4,15 +4,16 @@ python -m experiments.mynn
 python -m experiments.mynn --model all --data folder:PHOTOGRAPHS
 """
 
+import contextlib
 import dataclasses
 import math
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from experiments.terminal import (
-    Diverged,
     OptionalFloat,
     OptionalInt,
     ProgressBar,
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 STARTED = time.perf_counter()
 NETWORKS = ("mynn", "resnet18", "resnet50", "regnet_x_400mf", "mobilenet_v2", "vgg16")  # that the study compares
 MOMENTUM = 0.9  # of --optimizer sgd
-# Mynn at 0.01 with momentum 0.9 trains without a dip; Adam's is PyTorch's default.
+# The study names neither optimiser nor rate; Adam's is PyTorch's default.
 LEARNING_RATES = {"sgd": 0.01, "adam": 1e-3}
 
 
@@ -87,24 +88,15 @@ def command(config: Config) -> None:
 
     from experiments.session import prepare  # JAX is imported from here on, not for --help
 
-    set_up = prepare(keep_memory=config.keep_memory)
-    if config.verbose:
-        print(*set_up, sep="\n")
+    prepare(keep_memory=config.keep_memory, verbose=config.verbose)
     from experiments import mynn_drawings as drawings
-    from experiments.run import run
+    from experiments.run import run_all
 
     dataset = Streamed.of(config) if config.stream else load(config)
     for note in dataset.notes:
         print(f"note: {note}")
-    for name in names:
-        experiment = build(name, config, dataset)
-        try:
-            summary = run(experiment, fresh=config.fresh, started=STARTED)
-            print(drawings.closing_words(experiment.directory, summary))
-        except Diverged as error:
-            if len(names) == 1:
-                raise
-            print(error)
+    builds = [partial(build, name, config, dataset) for name in names]
+    run_all(builds, drawings.closing_words, fresh=config.fresh, started=STARTED)
     if len(names) > 1:
         folders = {name: folder_of(config, name) for name in names}
         table, picture = drawings.compare(config.out / "mynn" / f"comparison_seed{config.seed}", folders, dataset.name)
@@ -131,22 +123,17 @@ def load(config: Config) -> "Dataset":
     """The data that the command line names, with a progress bar where pictures have to be decoded first."""
     from jaxnets import data
 
-    bar: ProgressBar | None = None
+    with contextlib.ExitStack() as stack, said_by_a_library(ValueError):
+        bar: ProgressBar | None = None
 
-    def show(done: int, total: int) -> None:
-        nonlocal bar
-        if bar is None:
-            bar = ProgressBar(config.data, total)
-            bar.__enter__()
-            bar.describe("decoding, once")
-        bar.advance_to(done)
+        def show(done: int, total: int) -> None:
+            nonlocal bar
+            if bar is None:
+                bar = stack.enter_context(ProgressBar(config.data, total))
+                bar.describe("decoding, once")
+            bar.advance_to(done)
 
-    try:
-        with said_by_a_library(ValueError):
-            return data.load(config.data, size=config.size, skip_unreadable=config.skip_unreadable, on_progress=show)
-    finally:
-        if bar is not None:
-            bar.__exit__(None, None, None)
+        return data.load(config.data, size=config.size, skip_unreadable=config.skip_unreadable, on_progress=show)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ import numpy as np
 
 from experiments.folder import Arrays, Folder, Line, Position
 from experiments.records import write_json
-from experiments.terminal import Diverged, Interrupted, ProgressBar, StopSignals, UserError
+from experiments.terminal import Diverged, Interrupted, ProgressBar, StopSignals, UserError, said_by_a_library
 from jaxnets.data import Split
 from jaxnets.data.streaming import Stream
 from jaxnets.epochs import (
@@ -50,6 +50,32 @@ class Experiment:
     draw_run: Callable[[Folder, list[Line]], None]
     take: Callable[..., Any] | None = None  # stands in for the single-device `take_steps`
     evaluation_batch: int = 1000
+
+
+def run_all(
+    builds: Sequence[Callable[[], Experiment]],
+    closing_words: Callable[[Path, Line], str],
+    *,
+    fresh: bool,
+    started: float,
+) -> None:
+    """Builds and runs one experiment after the other, and says how each ended; of several, one may diverge.
+
+    Raises:
+      UserError: for arguments that a library refuses, and as `run`.
+      Interrupted: as `run`.
+      Diverged: where there is one experiment alone.
+    """
+    for build in builds:
+        with said_by_a_library(ValueError):
+            experiment = build()
+        try:
+            summary = run(experiment, fresh=fresh, started=started)
+            print(closing_words(experiment.directory, summary))
+        except Diverged as error:
+            if len(builds) == 1:
+                raise
+            print(error)
 
 
 def run(experiment: Experiment, *, fresh: bool, started: float) -> Line:

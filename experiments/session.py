@@ -9,8 +9,8 @@ from pathlib import Path
 _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
 
 
-def prepare(*, keep_memory: bool = True) -> tuple[str, ...]:
-    """Keeps compiled programs between runs and, unless told not to, freed memory within one; says so in sentences."""
+def prepare(*, keep_memory: bool = True, verbose: bool = False) -> None:
+    """Keeps compiled programs between runs and, unless told not to, freed memory within one; says so if `verbose`."""
     kept = keep_memory and keep_freed_memory()
     import jax
 
@@ -20,10 +20,9 @@ def prepare(*, keep_memory: bool = True) -> tuple[str, ...]:
         programs = str(home / "jaxnets" / "xla")
         jax.config.update("jax_compilation_cache_dir", programs)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
-    return (
-        f"compiled programs are kept in {programs}",
-        "freed memory is kept for reuse" if kept else "freed memory is left to the C library",
-    )
+    if verbose:
+        print(f"compiled programs are kept in {programs}")
+        print("freed memory is kept for reuse" if kept else "freed memory is left to the C library")
 
 
 def keep_freed_memory() -> bool:

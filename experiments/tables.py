@@ -71,7 +71,7 @@ def step_table(result: dict[str, Any]) -> str:
         "of",
         *(f"{_CALLED[name]}" for name in contenders),
         *(f"× {_CALLED[name]}'s rate" for name in peers),
-        "compilation" if "compile_seconds" in result["rows"][0]["jaxnets"] else "first step",
+        "compilation",
         *(f"memory, {_CALLED[name]}" for name in contenders if name != "torch.compile"),
     ]
     rows = ["| " + " | ".join(columns) + " |", "|---|" + "---|" * (len(columns) - 1)]
@@ -81,7 +81,7 @@ def step_table(result: dict[str, Any]) -> str:
             row["name"],
             *(_duration(seconds[name]) for name in contenders),
             *(f"{seconds[name] / seconds['jaxnets']:.2f}" for name in peers),
-            f"{row['jaxnets'].get('compile_seconds') or row['jaxnets']['first_step_seconds']:.1f} s",
+            f"{row['jaxnets']['compile_seconds']:.1f} s",
             *(f"{row[name]['peak_bytes'] / 2**20:.0f} MiB" for name in contenders if name != "torch.compile"),
         ]
         rows.append("| " + " | ".join(cells) + " |")

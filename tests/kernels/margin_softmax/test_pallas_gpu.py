@@ -4,6 +4,7 @@ The interpreter runs each warpgroup in a thread of its own, which on a machine o
 without end if XLA's pool has no thread left. So it runs in a process of its own, whose pool is large (NPROC).
 """
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -133,6 +134,14 @@ def test_what_it_cannot_serve_is_refused():
         serve(jnp.float16, 8)
     with pytest.raises(NotImplementedError, match="of length 640 at most, not 641"):
         serve(jnp.bfloat16, 641)
+
+
+def test_compiling_ahead_says_what_it_lacks():
+    if jax.__version_info__ >= OLDEST_JAX and importlib.util.find_spec("jax_cuda12_plugin"):
+        pytest.skip("it lacks nothing, and takes minutes")
+    done = subprocess.run([sys.executable, "-m", "kernels.margin_softmax.aot"], capture_output=True, text=True)
+    assert done.returncode == 2 and not done.stdout
+    assert done.stderr.splitlines()[-1].startswith("kernels.margin_softmax.aot cannot compile for a GPU: ")
 
 
 if __name__ == "__main__":
