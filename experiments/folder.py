@@ -138,8 +138,16 @@ class Folder:
 
 
 def _saved(state: TrainState) -> tuple[str, ...]:
-    """A head without statistics leaves none, so that runs begun before heads had any are resumed too."""
-    return (*SAVED, "head_stats") if state.head_stats else SAVED
+    """What is empty is left out, so that runs begun before it existed are resumed too."""
+    return (*SAVED, *(name for name in ("head_stats", "averages") if getattr(state, name)))
+
+
+def variables_of(tree: dict[str, Any]) -> dict[str, Any]:
+    """What a checkpoint would have evaluated: {"params", "batch_stats"}, and "head" where that has parameters."""
+    chosen = tree.get("averages") or tree
+    params = chosen["params"]
+    head = {"head": params["head"]} if params["head"] else {}
+    return {"params": params["net"], "batch_stats": chosen["batch_stats"], **head}
 
 
 def _tree(position: Position) -> dict[str, Any]:

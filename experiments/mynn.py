@@ -58,6 +58,8 @@ class Config:
     """cosine falls to zero over the whole run"""
     augment: bool = False
     """flip, crop and colour the training pictures at random"""
+    averaging: OptionalFloat = None
+    """evaluate the running average of the weights, of which a step keeps this share: 0.999, say"""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """what the network computes in; weights are float32"""
     pretrained: Path | None = None
@@ -191,6 +193,7 @@ def build(name: str, config: Config, dataset: "Dataset | Streamed") -> "Experime
             net_optimizer=optim.sgd(schedule, MOMENTUM) if config.optimizer == "sgd" else optim.adam(schedule),
             head_optimizer=optim.sgd(0.0),
             augment=augment if config.augment else None,
+            averaging=config.averaging,
         )
     if config.pretrained is not None:
         state, left = begin_with(state, name, config.pretrained)
@@ -204,6 +207,7 @@ def build(name: str, config: Config, dataset: "Dataset | Streamed") -> "Experime
             "learning_rate": rate,
             "schedule": config.schedule if config.schedule == "constant" else f"cosine over {config.epochs} epochs",
             "augment": config.augment,
+            "averaging": config.averaging,
             "stream": config.stream,
             "dtype": config.dtype,
             "pretrained": _sha256(config.pretrained),
@@ -263,7 +267,11 @@ def begin_with(state: Any, name: str, file: Path) -> tuple[Any, list[str]]:
     if len(left) > 2:  # a last layer's kernel and bias
         raise UserError(f"{file} holds {name}'s weights for images of another size or kind: {len(left)} arrays differ")
     params = {**state.params, "net": taken["params"]}
-    return state.replace(params=params, batch_stats=taken["batch_stats"]), left
+    begun = state.replace(params=params, batch_stats=taken["batch_stats"])
+    if begun.averages:
+        averages = {"params": params, "batch_stats": taken["batch_stats"]}
+        begun = begun.replace(averages=jax.tree.map(jnp.copy, averages))
+    return begun, left
 
 
 def _sha256(file: Path | None) -> str | None:

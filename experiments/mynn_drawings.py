@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.folder import Arrays, Folder, Line
+from experiments.folder import Arrays, Folder, Line, variables_of
 from experiments.records import write_atomically, write_json
 from jaxnets import checkpoint, figures, torch_weights
 from jaxnets.data import Split
@@ -45,8 +45,7 @@ def draw_run(
         found = checkpoint.restore(folder.path / "checkpoints" / "best")
         if found is not None:
             _, tree = found
-            variables = {"params": tree["params"]["net"], "batch_stats": tree["batch_stats"]}
-            torch_weights.save(folder.path / WEIGHTS, name, variables)
+            torch_weights.save(folder.path / WEIGHTS, name, variables_of(tree))
 
     return of_run
 

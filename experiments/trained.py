@@ -81,6 +81,7 @@ def state_of_run(
     Raises:
       UserError: for a folder that is no run's, or another network's, or has none of these checkpoints.
     """
+    from experiments.folder import variables_of
     from experiments.records import read_json
     from jaxnets import checkpoint
 
@@ -97,11 +98,7 @@ def state_of_run(
         found = checkpoint.restore(folder / "checkpoints" / kind)
         if found is not None:
             step, tree = found
-            params = tree["params"]
-            variables = {"params": params["net"], "batch_stats": tree["batch_stats"]}
-            if params["head"]:  # none of a network that makes scores itself
-                variables["head"] = params["head"]
-            return recorded, f"the {kind} state of {folder}, after {step} steps", variables
+            return recorded, f"the {kind} state of {folder}, after {step} steps", variables_of(tree)
     raise UserError(f"{folder} has no {' or '.join(kinds)} checkpoint yet: the run did not come so far")
 
 

@@ -46,7 +46,8 @@ class TrainState(struct.PyTreeNode):
 
     `params` is {"net": …, "head": …}: two groups, each with its own optimiser. `batch_stats` are the net's running
     statistics, `head_stats` the head's (AdaFace's or CurricularFace's; empty for others). `augment` changes the images
-    of each training step, by a key for each.
+    of each training step, by a key for each. With `averaging`, `averages` are {"params", "batch_stats"} averaged over
+    the steps, of which each keeps that share (see `averaged`), and it is they that are evaluated; else empty.
     """
 
     params: Params
@@ -55,10 +56,18 @@ class TrainState(struct.PyTreeNode):
     opt_state: optax.OptState
     step: Int[Array, ""]
     key: Array
+    averages: Params
     model: nn.Module = struct.field(pytree_node=False)
     head: Head = struct.field(pytree_node=False)
     optimizer: optax.GradientTransformation = struct.field(pytree_node=False)
     augment: Augment | None = struct.field(pytree_node=False, default=None)
+    averaging: float | None = struct.field(pytree_node=False, default=None)
+
+    def for_inference(self) -> tuple[Params, Params]:
+        """The parameters and running statistics to evaluate: the averages, where there are any."""
+        if self.averaging is None:
+            return self.params, self.batch_stats
+        return self.averages["params"], self.averages["batch_stats"]
 
 
 def create_train_state(
@@ -69,8 +78,15 @@ def create_train_state(
     net_optimizer: optax.GradientTransformation,
     head_optimizer: optax.GradientTransformation,
     augment: Augment | None = None,
+    averaging: float | None = None,
 ) -> TrainState:
-    """A fresh state. `images` [N, H, W, C] gives the shape alone; the same key gives the same state, bit for bit."""
+    """A fresh state. `images` [N, H, W, C] gives the shape alone; the same key gives the same state, bit for bit.
+
+    Raises:
+      ValueError: for an `averaging` outside of [0, 1).
+    """
+    if averaging is not None and not 0 <= averaging < 1:
+        raise ValueError(f"averaging is the share of an average that a step keeps: in [0, 1), not {averaging}")
     optimizer = optax.partition({"net": net_optimizer, "head": head_optimizer}, {"net": "net", "head": "head"})
 
     # Optimising the random numbers' code would take seconds on a CPU, and it runs once.
@@ -86,7 +102,22 @@ def create_train_state(
 
     params, batch_stats, head_stats, opt_state, state_key = init(key)
     step = jnp.zeros((), jnp.int32)
-    return TrainState(params, batch_stats, head_stats, opt_state, step, state_key, model, head, optimizer, augment)
+    # Copies: a step may be given the state's buffers to reuse, and no buffer twice.
+    averages = {} if averaging is None else jax.tree.map(jnp.copy, {"params": params, "batch_stats": batch_stats})
+    return TrainState(
+        params=params,
+        batch_stats=batch_stats,
+        head_stats=head_stats,
+        opt_state=opt_state,
+        step=step,
+        key=state_key,
+        averages=averages,
+        model=model,
+        head=head,
+        optimizer=optimizer,
+        augment=augment,
+        averaging=averaging,
+    )
 
 
 def as_floats(images: Array, params: Params) -> Float[Array, "N H W C"]:
@@ -129,9 +160,11 @@ def train_step(state: TrainState, batch: Split, axis_name: str | None = None) ->
     if axis_name is not None:
         grads, batch_stats, metrics = jax.lax.pmean((grads, batch_stats, metrics), axis_name)
     updates, opt_state = state.optimizer.update(grads, state.opt_state, state.params)
+    new_params = optax.apply_updates(state.params, updates)
     return (
         state.replace(
-            params=optax.apply_updates(state.params, updates),
+            params=new_params,
+            averages=averaged(state, {"params": new_params, "batch_stats": batch_stats}),
             batch_stats=batch_stats,
             head_stats=head_stats,
             opt_state=opt_state,
@@ -139,6 +172,18 @@ def train_step(state: TrainState, batch: Split, axis_name: str | None = None) ->
         ),
         metrics,
     )
+
+
+def averaged(state: TrainState, new: Params) -> Params:
+    """The averages after a step that ends in `new`: a ← d·a + (1 − d)·new, d = min(averaging, (1 + t) / (10 + t)).
+
+    t counts steps, so that the first ones, far from where training ends, are soon forgotten.
+    """
+    if state.averaging is None:
+        return {}
+    t = state.step.astype(jnp.float32)
+    keeps = jnp.minimum(state.averaging, (1 + t) / (10 + t))
+    return jax.tree.map(lambda a, n: a + (1 - keeps).astype(a.dtype) * (n - a), state.averages, new)
 
 
 def _keys_of_share(key: Array, share: int, axis_name: str | None) -> Array:
@@ -160,12 +205,11 @@ class Outputs(NamedTuple):
 def eval_step(state: TrainState, batch: Split) -> Outputs:
     """The network and the head in inference, by their running statistics; the loss has its margin, predictions not."""
     images, labels = jnp.asarray(batch.images), jnp.asarray(batch.labels)
+    params, batch_stats = state.for_inference()
     outputs = state.model.apply(
-        {"params": state.params["net"], "batch_stats": state.batch_stats},
-        as_floats(images, state.params),
-        train=False,
+        {"params": params["net"], "batch_stats": batch_stats}, as_floats(images, params), train=False
     )
-    head = state.params["head"]
+    head = params["head"]
     losses = state.head.loss(state.head_stats, head, outputs, labels)
     return Outputs(outputs, losses, state.head.predict(head, outputs))
 

@@ -3,6 +3,8 @@ python -m experiments.bench inference
 python -m experiments.bench products
 python -m experiments.bench epoch
 python -m experiments.bench start
+python -m experiments.bench accuracy --data folder:PHOTOGRAPHS
+python -m experiments.bench head --classes 10000 100000
 """
 
 import sys
@@ -10,7 +12,9 @@ from typing import Annotated
 
 import tyro
 
+from experiments.bench.accuracy import Accuracy
 from experiments.bench.epoch import EpochCost
+from experiments.bench.head import Head
 from experiments.bench.products import Products
 from experiments.bench.start import Start
 from experiments.bench.step import Inference, Step
@@ -23,10 +27,12 @@ Command = (
     | Annotated[Products, tyro.conf.subcommand("products")]
     | Annotated[EpochCost, tyro.conf.subcommand("epoch")]
     | Annotated[Start, tyro.conf.subcommand("start")]
+    | Annotated[Accuracy, tyro.conf.subcommand("accuracy")]
+    | Annotated[Head, tyro.conf.subcommand("head")]
 )
 
 
-def command(config: Step | Inference | Products | EpochCost | Start) -> None:
+def command(config: Step | Inference | Products | EpochCost | Start | Accuracy | Head) -> None:
     result = config.measure()
     if config.out:
         line = f"python -m experiments.bench {' '.join(sys.argv[1:])}"

@@ -129,7 +129,7 @@ CONTENDERS: dict[str, Callable[[Case, str], tuple[Task, float]]] = {
 
 def main(contender: str, task: str, case: Case) -> None:
     take, compile_seconds = CONTENDERS[contender](case, task)
-    before = _memory_before()
+    before = memory_before()
     start = time.perf_counter()
     take()
     _print(compile_seconds=compile_seconds, first_seconds=time.perf_counter() - start)
@@ -137,10 +137,10 @@ def main(contender: str, task: str, case: Case) -> None:
         start = time.perf_counter()
         take()
         _print(seconds=time.perf_counter() - start)
-    _print(peak_bytes=_memory("VmHWM") - before)
+    _print(peak_bytes=memory_of_process("VmHWM") - before)
 
 
-def _memory_before() -> int:
+def memory_before() -> int:
     """What the process holds once it has given back what compilation freed; the peak is counted anew from here."""
     if not sys.platform.startswith("linux"):
         return 0
@@ -148,10 +148,10 @@ def _memory_before() -> int:
     if trim:
         trim(0)
     Path("/proc/self/clear_refs").write_text("5")
-    return _memory("VmRSS")
+    return memory_of_process("VmRSS")
 
 
-def _memory(name: str) -> int:
+def memory_of_process(name: str) -> int:
     """Of this process, in bytes; 0 where the system does not say."""
     if not sys.platform.startswith("linux"):
         return 0

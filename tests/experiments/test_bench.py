@@ -4,8 +4,10 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from experiments.bench.accuracy import Accuracy
 from experiments.bench.cases import cases
 from experiments.bench.epoch import EpochCost
+from experiments.bench.head import Head
 from experiments.bench.products import Products, products_of
 from experiments.bench.step import Inference, Step
 from experiments.terminal import UserError
@@ -54,3 +56,44 @@ def test_a_step_is_held_against_its_products(capsys):
     # The Linear layer, 256 images × 6400 features → 2, is there with both its gradients.
     assert sum(row["times"] for row in result["products"] if "6400" in row["product"]) >= 3
     assert "all products" in capsys.readouterr().out
+
+
+def test_training_beside_pytorch_begins_alike(capsys):
+    pytest.importorskip("torch")
+    (row,) = Accuracy(size=32, epochs=1, batch_size=16, steps_per_epoch=4).measure()["rows"]
+    ours, theirs = row["jaxnets"], row["torch"]
+    assert ours["train_loss"] == pytest.approx(theirs["train_loss"], rel=1e-5) and ours["train_loss"] > 0
+    assert ours["test_accuracy"] == pytest.approx(theirs["test_accuracy"], abs=0.01)
+    assert "mynn on faces" in capsys.readouterr().out
+
+
+def test_training_beside_pytorch_needs_pytorch(monkeypatch):
+    monkeypatch.setattr("experiments.bench.accuracy.find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"pip install -e '\.\[torch\]'"):
+        Accuracy().measure()
+
+
+def test_heads_are_timed_or_say_why_not(capsys):
+    contenders = ("reference", "chunked", "pallas_gpu")
+    (row,) = Head(classes=(300,), batch=16, dimensions=8, dtype="float32", contenders=contenders, rounds=1).measure()[
+        "rows"
+    ]
+    for name in ("reference", "chunked"):
+        assert 0 < row[name]["forward_seconds"] < 10 and 0 < row[name]["both_seconds"] < 10
+    assert "pallas_gpu" in row["pallas_gpu"]["refused"]
+    assert "300" in capsys.readouterr().out
+
+
+def test_a_head_of_pytorch_is_timed_too(capsys):
+    pytest.importorskip("torch")
+    (row,) = Head(classes=(300,), batch=16, dimensions=8, dtype="float32", contenders=("torch",), rounds=1).measure()[
+        "rows"
+    ]
+    assert row["torch"]["matrix_rate"] > 1e8 and row["torch"]["both_seconds"] > 0
+    assert "torch" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("options", [{"contenders": ("numpy",)}, {"classes": (1,)}, {"rounds": 0}])
+def test_unusable_measurements_of_heads_are_refused(options):
+    with pytest.raises(UserError, match="--"):
+        Head(**options).measure()

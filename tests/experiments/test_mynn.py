@@ -114,6 +114,20 @@ def test_all_networks_share_a_table(pictures, tmp_path, monkeypatch, capsys):
         assert picture.width > picture.height
 
 
+def test_averaged_weights_are_evaluated_saved_and_resumed(pictures, tmp_path):
+    options = {"averaging": 0.5, "lr": 0.003}
+    mynn.command(config(pictures, tmp_path / "whole", epochs=2, **options))
+    mynn.command(config(pictures, tmp_path / "parts", epochs=1, **options))
+    mynn.command(config(pictures, tmp_path / "parts", epochs=2, **options))
+    whole, parts = (Folder(tmp_path / name / "mynn" / "mynn" / "seed0") for name in ("whole", "parts"))
+    np.testing.assert_array_equal(parts.arrays(2)["scores"], whole.arrays(2)["scores"])
+    best = whole.arrays(max(whole.lines(), key=lambda line: line["test_accuracy"])["epoch"])["scores"]
+    variables = from_torch("mynn", whole.path / "weights.safetensors")
+    test = load(f"folder:{pictures}", size=SIZE).test
+    scores = create("mynn", 2).apply(variables, np.asarray(test.images, np.float32) / 255)
+    np.testing.assert_allclose(scores, best, rtol=1e-4, atol=1e-5)
+
+
 def test_another_configuration_is_refused_and_the_same_goes_on(pictures, tmp_path):
     first = config(pictures, tmp_path, epochs=1, augment=True)
     mynn.command(first)

@@ -1,0 +1,76 @@
+"""The margin softmax alone: full logits, in chunks, fused, and as PyTorch has it; each in a process of its own."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal
+
+from rich.console import Console
+from rich.table import Table
+
+from experiments.terminal import UserError, check_counts
+
+CONTENDERS = ("reference", "chunked", "pallas_gpu", "torch", "torch.compile")
+
+
+@dataclasses.dataclass(frozen=True)
+class Head:
+    """The margin softmax alone, forward and with both gradients: full logits, in chunks, fused, and PyTorch's."""
+
+    classes: tuple[int, ...] = (10_000, 100_000)
+    batch: int = 4096
+    dimensions: int = 512
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    contenders: tuple[str, ...] = CONTENDERS
+    """of reference, chunked, pallas_gpu, torch and torch.compile; PyTorch's are left out where it is not installed"""
+    rounds: int = 5
+    """times that each is taken; the median counts"""
+    limit: int = 120
+    """seconds that a contender may take for one number of classes, compilation included"""
+    out: Path | None = None
+    """write the result as JSON"""
+
+    def measure(self) -> dict[str, Any]:
+        check_counts(self, ("batch", "dimensions", "rounds", "limit"))
+        unknown = set(self.contenders) - set(CONTENDERS)
+        if unknown or not self.contenders or not self.classes or min(self.classes) < 2:
+            raise UserError(f"--contenders are of {', '.join(CONTENDERS)}, and --classes are numbers from 2 on")
+        installed = [name for name in self.contenders if find_spec("torch") or not name.startswith("torch")]
+        table = Table("classes", "contender", "forward", "both", "of the matrix rate", "memory", title="margin softmax")
+        rows: list[dict[str, Any]] = []
+        for num_classes in self.classes:
+            row: dict[str, Any] = {"name": f"{num_classes:,} classes", "classes": num_classes}
+            rows.append(row)
+            for name in installed:
+                row[name] = result = self._of(name, num_classes)
+                cells = _cells(result, self.batch * self.dimensions * num_classes)
+                table.add_row(f"{num_classes:,}", name, *cells)
+                Console(stderr=True).print(f"{num_classes:,} classes, {name}: {', '.join(cells)}", highlight=False)
+        Console().print(table)
+        return {"batch": self.batch, "dimensions": self.dimensions, "dtype": self.dtype, "rows": rows}
+
+    def _of(self, name: str, num_classes: int) -> dict[str, Any]:
+        """What the contender's process says, or {"refused": why there is nothing}."""
+        job = {**dataclasses.asdict(self), "classes": num_classes, "contender": name}
+        command = [sys.executable, "-m", "experiments.bench.head_worker", json.dumps(job, default=str)]
+        try:
+            ended = subprocess.run(command, capture_output=True, text=True, timeout=self.limit)
+        except subprocess.TimeoutExpired:
+            return {"refused": f"not done within {self.limit} s"}
+        if ended.returncode:
+            said = ended.stderr.strip().splitlines()
+            return {"refused": said[-1] if said else f"ended with {ended.returncode}: out of memory, most likely"}
+        return json.loads(ended.stdout.splitlines()[-1])
+
+
+def _cells(result: dict[str, Any], products: int) -> list[str]:
+    if "refused" in result:
+        return [result["refused"], "", "", ""]
+    forward, both = result["forward_seconds"], result["both_seconds"]
+    # Forward one product of embeddings and class weights, and three more backward where it is made anew.
+    share = 2 * products / result["matrix_rate"] / forward, 8 * products / result["matrix_rate"] / both
+    times = f"{forward * 1e3:.2f} ms", f"{both * 1e3:.2f} ms"
+    return [*times, f"{share[0]:.0%}, {share[1]:.0%}", f"{result['peak_bytes'] / 2**20:.0f} MiB"]

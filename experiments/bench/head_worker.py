@@ -1,0 +1,128 @@
+"""One contender of `experiments.bench.head`: prints its times and memory as a line of JSON.
+
+The matrix rate is what one large product of the same dtype reaches on the device, just before. Peak memory is what is
+held beyond the arguments: on a CPU by the system's count, on a GPU by XLA's plan and by PyTorch's count.
+"""
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from experiments.bench.worker import memory_before, memory_of_process
+
+MARGIN_M, SCALE = 0.5, 64.0
+SQUARE = {"gpu": 8192, "cpu": 1024}  # the side of the product whose rate is measured
+
+
+def jax_contender(job: dict[str, Any]) -> dict[str, Any]:
+    from experiments.session import keep_freed_memory
+
+    keep_freed_memory()
+    import jax
+    import jax.numpy as jnp
+
+    from jaxnets import ArcFace, margin_softmax_loss
+
+    x_key, w_key, y_key, g_key = jax.random.split(jax.random.key(0), 4)
+    dtype = jnp.dtype(job["dtype"])
+    x = jax.random.normal(x_key, (job["batch"], job["dimensions"]), dtype)
+    w = jax.random.normal(w_key, (job["classes"], job["dimensions"]), dtype)
+    labels = jax.random.randint(y_key, (job["batch"],), 0, job["classes"])
+    cotangent = jax.random.uniform(g_key, (job["batch"],))
+
+    def loss(x: jax.Array, w: jax.Array) -> jax.Array:
+        options = {"margin": ArcFace(MARGIN_M), "scale": SCALE, "implementation": job["contender"]}
+        return margin_softmax_loss(x, w, labels, **options)
+
+    def both(x: jax.Array, w: jax.Array) -> Any:
+        value, pull = jax.vjp(loss, x, w)
+        return value, pull(cotangent.astype(value.dtype))
+
+    side = SQUARE["gpu" if jax.default_backend() == "gpu" else "cpu"]
+    square = jnp.ones((side, side), dtype)
+    product = jax.jit(lambda a, b: jnp.matmul(a, b, preferred_element_type=jnp.float32))
+    rate = 2 * side**3 / median(lambda: jax.block_until_ready(product(square, square)), job["rounds"])
+    forward, with_gradients = (jax.jit(of).lower(x, w).compile() for of in (loss, both))
+    before = memory_before()
+    seconds = {
+        "forward_seconds": median(lambda: jax.block_until_ready(forward(x, w)), job["rounds"]),
+        "both_seconds": median(lambda: jax.block_until_ready(with_gradients(x, w)), job["rounds"]),
+    }
+    plan = with_gradients.memory_analysis()
+    if jax.default_backend() == "cpu" or plan is None:
+        return {**seconds, "matrix_rate": rate, "peak_bytes": memory_of_process("VmHWM") - before}
+    return {**seconds, "matrix_rate": rate, "peak_bytes": plan.temp_size_in_bytes + plan.output_size_in_bytes}
+
+
+def torch_contender(job: dict[str, Any]) -> dict[str, Any]:
+    import torch
+    import torch.nn.functional as F
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    dtype = getattr(torch, job["dtype"])
+    torch.manual_seed(0)
+    x = torch.randn(job["batch"], job["dimensions"], device=device, dtype=dtype, requires_grad=True)
+    w = torch.randn(job["classes"], job["dimensions"], device=device, dtype=dtype, requires_grad=True)
+    labels = torch.randint(0, job["classes"], (job["batch"],), device=device)
+
+    def loss(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+        """As insightface's arcface_torch writes it, up to the margin's gradient."""
+        logits = F.linear(F.normalize(x), F.normalize(w)).float().clamp(-1, 1)
+        rows = torch.arange(len(labels), device=device)
+        with torch.no_grad():
+            target = torch.cos(logits[rows, labels].arccos() + MARGIN_M)
+        logits = logits.index_put((rows, labels), target)
+        return F.cross_entropy(logits * SCALE, labels)
+
+    chosen = torch.compile(loss) if job["contender"] == "torch.compile" else loss
+
+    def forward() -> None:
+        with torch.no_grad():
+            chosen(x, w)
+        finish()
+
+    def both() -> None:
+        x.grad = w.grad = None
+        chosen(x, w).backward()
+        finish()
+
+    def finish() -> None:
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+    side = SQUARE["gpu" if device == "cuda" else "cpu"]
+    square = torch.ones(side, side, device=device, dtype=dtype)
+
+    def product() -> None:
+        torch.mm(square, square)
+        finish()
+
+    rate = 2 * side**3 / median(product, job["rounds"])
+    before = memory_before() if device == "cpu" else torch.cuda.memory_allocated()
+    seconds = {"forward_seconds": median(forward, job["rounds"]), "both_seconds": median(both, job["rounds"])}
+    peak = memory_of_process("VmHWM") if device == "cpu" else torch.cuda.max_memory_allocated()
+    return {**seconds, "matrix_rate": rate, "peak_bytes": peak - before}
+
+
+def median(task: Callable[[], Any], rounds: int) -> float:
+    """Of the seconds that a task takes, after a first time that does not count."""
+    task()
+    seconds = []
+    for _ in range(rounds):
+        start = time.perf_counter()
+        task()
+        seconds.append(time.perf_counter() - start)
+    return float(np.median(seconds))
+
+
+if __name__ == "__main__":
+    given = json.loads(sys.argv[1])
+    try:
+        result = torch_contender(given) if given["contender"].startswith("torch") else jax_contender(given)
+    except (NotImplementedError, RuntimeError) as error:  # both libraries' own for want of memory is the latter
+        result = {"refused": str(error).splitlines()[0]}
+    print(json.dumps(result))
