@@ -21,6 +21,7 @@ from jaxnets.margins import AdaFace, ArcFace, Combined, CosFace, CurricularFace,
 from jaxnets.models import create
 from jaxnets.optim import adam, sgd, step_lr
 from jaxnets.train import TrainState, create_train_state, eval_step, train_step
+from kernels.platform import quick_compilation
 
 __all__ = [
     "AdaFace",
@@ -45,6 +46,7 @@ __all__ = [
     "evaluate",
     "load",
     "margin_softmax_loss",
+    "quick_compilation",
     "sgd",
     "step_lr",
     "train_epoch",

@@ -1,7 +1,7 @@
 """Whole epochs over a set that lives on the device as uint8, shuffled there, and evaluation over one."""
 
-from collections.abc import Iterator
-from functools import partial
+from collections.abc import Callable, Iterator
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Int
 from jaxnets.data import Split
 from jaxnets.data.streaming import Stream
 from jaxnets.train import Outputs, TrainState, eval_step, train_step
+from kernels.platform import quick_compilation
 
 
 class Totals(NamedTuple):
@@ -88,10 +89,11 @@ def take_steps(
     return jax.lax.scan(one, (state, totals), jnp.arange(steps, dtype=jnp.int32))[0]
 
 
-_take_steps_jitted = partial(
-    jax.jit, static_argnames=("batch_size", "steps", "axis_name"), donate_argnames=("state", "totals")
-)(take_steps)
-_take_batch_jitted = partial(jax.jit, donate_argnames=("state", "totals"))(take_batch)
+@cache
+def _jitted(steps: Callable[..., Any], *static: str) -> Callable[..., Any]:
+    """Made on first use, since the platform decides how it is compiled."""
+    options = {"static_argnames": static, "donate_argnames": ("state", "totals")}
+    return jax.jit(steps, compiler_options=quick_compilation(), **options)
 
 
 class Epoch(NamedTuple):
@@ -151,7 +153,7 @@ def train_epoch_by_call(
 
     `state` is given up: its buffers are reused. `take` stands in for the jitted `take_steps` (see `jaxnets.parallel`).
     """
-    take = take or _take_steps_jitted
+    take = take or _jitted(take_steps, "batch_size", "steps", "axis_name")
     totals = Totals.zero(cut.steps) if totals is None else totals
     order = epoch_order(state.key, epoch, split.labels.shape[0])
     for first, batch_size, steps in epoch_calls(cut, done, steps_per_call()):
@@ -167,7 +169,7 @@ def train_epoch_by_stream(
     totals = Totals.zero(cut.steps) if totals is None else totals
     stream.restore({**stream.state(), "position": epoch * len(stream) + done * cut.batch_size})
     for taken, batch in zip(range(done + 1, cut.steps + 1), stream, strict=False):
-        state, totals = _take_batch_jitted(state, totals, batch)
+        state, totals = _jitted(take_batch)(state, totals, batch)
         yield state, totals, taken
 
 

@@ -10,6 +10,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jaxnets.epochs import take_steps
+from kernels.platform import quick_compilation
 
 AXIS = "data"
 
@@ -39,7 +40,8 @@ def sharded_step(step: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
     The batch size must be a multiple of the number of devices. The result is the step on the whole batch.
     """
     local = partial(step, axis_name=AXIS)
-    return jax.jit(jax.shard_map(local, mesh=mesh, in_specs=(P(), P(AXIS)), out_specs=(P(), P())))
+    sharded = jax.shard_map(local, mesh=mesh, in_specs=(P(), P(AXIS)), out_specs=(P(), P()))
+    return jax.jit(sharded, compiler_options=quick_compilation())
 
 
 def sharded_take_steps(mesh: Mesh) -> Callable[..., Any]:
@@ -49,7 +51,9 @@ def sharded_take_steps(mesh: Mesh) -> Callable[..., Any]:
     numbers, no faster.
     """
 
-    @partial(jax.jit, static_argnames=("batch_size", "steps"), donate_argnums=(0, 1))
+    options = quick_compilation()
+
+    @partial(jax.jit, static_argnames=("batch_size", "steps"), donate_argnums=(0, 1), compiler_options=options)
     def take(state: Any, totals: Any, split: Any, order: Any, start: Any, *, batch_size: int, steps: int) -> Any:
         axis_name = AXIS if batch_size % mesh.size == 0 else None
         local = partial(take_steps, batch_size=batch_size, steps=steps, axis_name=axis_name)

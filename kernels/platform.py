@@ -1,12 +1,16 @@
-"""Which platform a program is traced for: the one it will run on, or none in particular."""
+"""Which platform a program is traced for: the one it will run on, or none in particular; and how to compile for it."""
 
 import contextlib
+import functools
 from collections.abc import Iterator
 from contextvars import ContextVar
 
 import jax
 
 _portable = ContextVar("portable", default=False)
+
+# Of XLA:CPU. The older emitters, where there still are two kinds, and fewer of LLVM's passes.
+_QUICK = {"xla_cpu_use_fusion_emitters": False, "xla_backend_optimization_level": 1}
 
 
 def is_cpu() -> bool:
@@ -25,3 +29,24 @@ def portable() -> Iterator[None]:
         yield
     finally:
         _portable.reset(token)
+
+
+@functools.cache
+def quick_compilation() -> dict[str, bool | int] | None:
+    """Compiler options for a training step: `jax.jit(train_step, compiler_options=quick_compilation())`.
+
+    A step on a CPU is hundreds of small loops around matrix products, which XLA has from a library. Compiling the
+    loops with less care halves the seconds of compilation and costs no time in the step (`python -m experiments.bench
+    step` measures both). Options that this version of XLA does not have are left out; None for other platforms.
+    """
+    if jax.default_backend() != "cpu":
+        return None
+    return {name: value for name, value in _QUICK.items() if _is_known(name, value)}
+
+
+def _is_known(name: str, value: bool | int) -> bool:
+    try:
+        jax.jit(lambda: 0, compiler_options={name: value}).lower().compile()
+    except jax.errors.JaxRuntimeError:
+        return False
+    return True

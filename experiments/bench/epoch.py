@@ -34,7 +34,16 @@ def _epoch(config: EpochCost) -> dict[str, Any]:
     import numpy as np
 
     from experiments.arcloss import build_optimizer
-    from jaxnets import ArcFace, MarginHead, create, create_train_state, load, train_epoch, train_step
+    from jaxnets import (
+        ArcFace,
+        MarginHead,
+        create,
+        create_train_state,
+        load,
+        quick_compilation,
+        train_epoch,
+        train_step,
+    )
     from jaxnets.data import Split
     from jaxnets.epochs import Totals, epoch_order, take_steps
 
@@ -50,8 +59,9 @@ def _epoch(config: EpochCost) -> dict[str, Any]:
         net_optimizer=build_optimizer(variant.net, config.steps)[0],
         head_optimizer=build_optimizer(variant.head, config.steps)[0],
     )
-    single = jax.jit(train_step)
-    scan = jax.jit(take_steps, static_argnames=("batch_size", "steps"))
+    options = quick_compilation()
+    single = jax.jit(train_step, compiler_options=options)
+    scan = jax.jit(take_steps, static_argnames=("batch_size", "steps"), compiler_options=options)
     batches = [
         jax.device_put(Split(np.asarray(split.images[i : i + size]), np.asarray(split.labels[i : i + size])))
         for i in range(0, size * config.steps, size)

@@ -69,7 +69,7 @@ def _backward(maps: Transforms, residuals: tuple[Array, Array], dy: Array) -> tu
     dw_points = _einsum("pin,pon->pio", x_points, dy_points)
     return (
         maps.image.apply_transpose(_unstacked(dx_points, maps)),
-        maps.kernel.apply_transpose(_unblocked(dw_points, maps)),
+        maps.kernel.apply_transpose(_points_of_filters(dw_points, maps)),
     )
 
 
@@ -84,14 +84,12 @@ def _filtered(points: Float[Array, "P c n"], w: Array, maps: Transforms, *, tran
     """
     plain = min(w.shape[2:]) * (1 if maps.plan.gauss else 2) >= _PLAIN_PRODUCT
     swap = plain != transpose
-    filters = maps.kernel.apply(w.swapaxes(2, 3) if swap else w)
-    if not maps.plan.gauss:
-        filters = _blocks(filters, conjugate=swap)
+    filters = _matrices(maps.kernel.apply(w.swapaxes(2, 3) if swap else w), maps, swapped=swap)
     return _einsum("pab,pbn->pan" if plain else "pba,pbn->pan", filters, points)
 
 
-# Points are [points, c, n]. Without Gauss's trick they come in pairs (re, im), and a complex product is the real one
-# (re, im)·[[w_re, w_im], [−w_im, w_re]] of twice the channels: images are stacked to it, filters made blocks.
+# Points are [points, c, n]. Without Gauss's trick those of images come in pairs (re, im), which count as twice the
+# channels, and those of filters in fours, the 2×2 blocks that multiply them.
 
 
 def _stacked(points: Float[Array, "P c n"], maps: Transforms) -> Array:
@@ -102,20 +100,21 @@ def _unstacked(points: Array, maps: Transforms) -> Float[Array, "P c n"]:
     return points if maps.plan.gauss else points.reshape(-1, points.shape[1] // 2, points.shape[2])
 
 
-def _blocks(points: Float[Array, "P a b"], *, conjugate: bool) -> Array:
-    re, im = points[0::2], points[1::2]
-    upper, lower = (-im, im) if conjugate else (im, -im)
-    rows = [jnp.stack([re, upper], axis=2), jnp.stack([lower, re], axis=2)]
-    return jnp.stack(rows, axis=1).reshape(-1, 2 * points.shape[1], 2 * points.shape[2])
-
-
-def _unblocked(blocks: Array, maps: Transforms) -> Float[Array, "P c_in c_out"]:
+def _matrices(points: Float[Array, "P a b"], maps: Transforms, *, swapped: bool) -> Array:
+    """What multiplies the points of images: [points, in, out], or [points, out, in] of `swapped` filters."""
     if maps.plan.gauss:
-        return blocks
-    c_in, c_out = blocks.shape[1] // 2, blocks.shape[2] // 2
-    re = blocks[:, :c_in, :c_out] + blocks[:, c_in:, c_out:]
-    im = blocks[:, :c_in, c_out:] - blocks[:, c_in:, :c_out]
-    return jnp.stack([re, im], axis=1).reshape(-1, c_in, c_out)
+        return points
+    a, b = points.shape[1:]
+    order = (0, 2, 3, 1, 4) if swapped else (0, 1, 3, 2, 4)
+    return points.reshape(-1, 2, 2, a, b).transpose(order).reshape(-1, 2 * a, 2 * b)
+
+
+def _points_of_filters(matrices: Float[Array, "P i o"], maps: Transforms) -> Array:
+    """The way back of `_matrices`, unswapped."""
+    if maps.plan.gauss:
+        return matrices
+    i, o = matrices.shape[1] // 2, matrices.shape[2] // 2
+    return matrices.reshape(-1, 2, i, 2, o).transpose(0, 1, 3, 2, 4).reshape(-1, i, o)
 
 
 def _einsum(subscripts: str, a: Array, b: Array) -> Array:

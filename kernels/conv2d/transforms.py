@@ -13,9 +13,9 @@ wrap, where x is 0. A discrete Fourier transform makes a circular convolution a 
 with X, K and Y real and constant, and all that depends on channels and batch a matrix product at each point of ⊙.
 All gradients are of the same form: dx = Xᵀ[(K·w) ⊙ (Y·dy)], dw = Kᵀ[(X·x) ⊙ (Y·dy)].
 
-Of each conjugate pair of frequencies of these real signals one is kept. Its complex product (a + ib)(c + id) is
-either made by Gauss's three real ones, (a+b)·c, a·(d−c), b·(c+d), or left as rows (a, b) for the caller to multiply
-as a 2×2 block of real matrices.
+Of each conjugate pair of frequencies of these real signals one is kept. Its complex product (a + ib)(c + id) is made
+either by Gauss's three real ones, (a+b)·c, a·(d−c), b·(c+d), or by one real product of twice the channels, of rows
+(a, b) with the 2×2 blocks ((c, d), (−d, c)).
 """
 
 import dataclasses
@@ -31,6 +31,7 @@ from kernels.conv2d.reference import Padding
 
 # What the (re, im) of a frequency contributes to each of its points.
 _PAIR = np.array([[1, 0], [0, 1]])
+_BLOCK = np.array([[1, 0], [0, 1], [0, -1], [1, 0]])
 _GAUSS_IMAGE = np.array([[1, 1], [1, 0], [0, 1]])
 _GAUSS_KERNEL = np.array([[1, 0], [-1, 1], [1, 1]])
 _GAUSS_OUTPUT = np.array([[1, 1], [0, 1], [-1, 0]])
@@ -93,7 +94,7 @@ def transforms(size: tuple[int, int], k: int, padding: Padding, plan: Plan) -> T
     kernel = [low - np.arange(k) for low, _ in padding]
     output = [np.arange(length + sum(pads) - k + 1) for length, pads in zip(size, padding, strict=True)]
     of = functools.partial(_dense if plan.dense else _separable, period=period)
-    rules = (_GAUSS_IMAGE, _GAUSS_KERNEL, _GAUSS_OUTPUT) if plan.gauss else (_PAIR, _PAIR, _PAIR)
+    rules = (_GAUSS_IMAGE, _GAUSS_KERNEL, _GAUSS_OUTPUT) if plan.gauss else (_PAIR, _BLOCK, _PAIR)
     return Transforms(plan, of(image, rules[0]), of(kernel, rules[1]), of(output, rules[2], inverse=True))
 
 
@@ -144,7 +145,7 @@ def _points(parts: np.ndarray, rule: np.ndarray, is_real: bool) -> np.ndarray:
     """The rows that multiply a frequency's (re, im) rows `parts`. A real product needs one of Gauss's three."""
     if not is_real:
         return rule @ parts
-    return parts[:1] if len(rule) == 3 else parts * np.array([[1], [0]])
+    return parts[:1] if len(rule) == 3 else rule @ (parts * np.array([[1], [0]]))
 
 
 def _weight(is_real: bool, inverse: bool) -> int:
