@@ -1,17 +1,22 @@
-"""Compiles the head for an H200 on a machine that has none, and says what it would take there:
+"""Compiles the head for an H200, or for TPUs, on a machine that has none, and says what it would take there:
 
     python -m kernels.margin_softmax.aot
+    python -m kernels.margin_softmax.aot --platform tpu
 
-It is the whole compile, ptxas included, which needs JAX 0.11 or later with CUDA's plugin and compiler, `jax[cuda12]`,
-but no GPU and no driver. For N = 4096 and D = 512 a table lists the program's temporary memory beyond its arguments and
-results, and what its kernels take: bytes of registers spilled, registers a thread, bytes of shared memory a block. This
-is blank where there are no kernels that no row above has.
+It is the whole compile, ptxas or the TPU's compiler included, without the device or its driver. For GPUs it takes JAX
+0.11 or later with CUDA's plugin and compiler, `jax[cuda12]`; for TPUs, which are v5e and v6e, libtpu, `jax[tpu]`.
 
-Exit code 1 if a kernel spills or asks for too much shared memory, or if there are temporaries over 250 MB, where the
-logits alone would take 16.4 GB; 2 if CUDA's parts are missing. Hard negatives and sub-centres may spill 64 bytes:
-sixteen registers, saved once for a tile's 128 × 512 × 128 products.
+For N = 4096 and D = 512, unless said, a table lists the program's temporary memory beyond its arguments and results;
+for GPUs, too, what its kernels take: bytes of registers spilled, registers a thread, bytes of shared memory a block.
+This is blank where there are no kernels that no row above has.
+
+Exit code 1 if a kernel spills or asks for more of the chip's memory than there is, or if there are temporaries over 250
+MB, where the logits alone would take 16.4 GB; on TPUs longer rows and sub-centres may take more. 2 if something is
+missing. On GPUs hard negatives and sub-centres may spill 64 bytes: sixteen registers, saved once for a tile's 128 × 512
+× 128 products.
 """
 
+import argparse
 import contextlib
 import dataclasses
 import os
@@ -19,7 +24,7 @@ import re
 import sys
 import tempfile
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 import jax.numpy as jnp
@@ -30,11 +35,13 @@ from jaxtyping import Array
 from kernels.margin_softmax import streamed
 from kernels.margin_softmax.chunked import Chunked
 from kernels.margin_softmax.pallas_gpu import OLDEST_JAX, PallasGpu
+from kernels.margin_softmax.pallas_tpu import PallasTpu
 from kernels.margin_softmax.reference import HardNegatives
 
 TEMPORARIES = 250e6  # bytes
 SHARED_MEMORY = 232_448  # bytes a block may have
 SPILLED_BY_VARIANTS = 64  # bytes
+TPUS = ("v5e:2x2", "v6e:2x2")
 
 H200 = """
 gpu_device_info {
@@ -62,9 +69,11 @@ class Case:
     gradients: bool = True
     num_centers: int = 0
     is_hard: bool = False
+    length: int = 512
 
     def __str__(self) -> str:
         variant = f" K={self.num_centers}" * bool(self.num_centers) + " hard" * self.is_hard
+        variant += f" D={self.length}" * (self.length != 512)
         what = "value and gradients" if self.gradients else "value"
         name = f"{type(self.streams).__name__} {jnp.dtype(self.dtype).name} C={self.num_classes:.0e}{variant}"
         return f"{name:<36} {what:<19}"
@@ -73,6 +82,10 @@ class Case:
     def spilled_at_most(self) -> int:
         return SPILLED_BY_VARIANTS if self.num_centers or self.is_hard else 0
 
+    @property
+    def weight_bytes(self) -> int:
+        return self.num_classes * max(self.num_centers, 1) * self.length * int(jnp.dtype(self.dtype).itemsize)
+
     def program(self) -> tuple[Any, list[jax.ShapeDtypeStruct]]:
         hard = HardNegatives(0.3, threshold=_margin) if self.is_hard else None
 
@@ -80,13 +93,13 @@ class Case:
             options: dict[str, Any] = {"margin": _margin, "scale": 64.0, "hard_negatives": hard}
             return streamed.margin_softmax(self.streams, x, w, labels, **options).sum()
 
-        shapes = (4096, 512), (self.num_classes, *[self.num_centers] * bool(self.num_centers), 512)
+        shapes = (4096, self.length), (self.num_classes, *[self.num_centers] * bool(self.num_centers), self.length)
         arguments = [jax.ShapeDtypeStruct(shape, self.dtype) for shape in shapes]
         labels = jax.ShapeDtypeStruct((4096,), jnp.int32)
         return jax.value_and_grad(total, (0, 1)) if self.gradients else total, [*arguments, labels]
 
 
-CASES = [
+GPU_CASES = [
     *[
         Case(streams, num_classes, dtype, gradients)
         for streams in (PallasGpu(), Chunked())
@@ -99,21 +112,67 @@ CASES = [
     Case(PallasGpu(), 30_000, jnp.bfloat16, num_centers=3, is_hard=True),
 ]
 
+TPU_CASES = [
+    *[
+        Case(PallasTpu(), num_classes, dtype)
+        for dtype in (jnp.bfloat16, jnp.float32)
+        for num_classes in (10_000, 100_000, 1_000_000)
+    ],
+    Case(PallasTpu(), 1_000_000, jnp.bfloat16, gradients=False),
+    Case(PallasTpu(), 100_000, jnp.bfloat16, is_hard=True),
+    Case(PallasTpu(), 30_000, jnp.bfloat16, num_centers=3),
+    Case(PallasTpu(), 30_000, jnp.float32, num_centers=3, is_hard=True),
+    Case(PallasTpu(), 10_007, jnp.bfloat16, length=100),
+    Case(PallasTpu(), 10_007, jnp.float32, length=4096),
+]
+
 
 def main() -> None:
+    parser = argparse.ArgumentParser(prog="kernels.margin_softmax.aot", description="Compiles the head ahead of time.")
+    parser.add_argument("--platform", choices=("gpu", "tpu"), default="gpu")
+    complaints = {"gpu": _for_gpu, "tpu": _for_tpu}[parser.parse_args().platform]()
+    sys.exit("\n".join(complaints) or 0)
+
+
+def _for_tpu() -> list[str]:
+    jax.config.update("jax_platforms", "cpu")
+    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # libtpu would ask a cloud which TPU this is
+    try:
+        devices = {name: topologies.get_topology_desc(name, platform="tpu").devices[0] for name in TPUS}
+    except Exception as error:  # of many kinds, by what is missing
+        _refuse("a TPU", f"libtpu is not here, see jax[tpu] ({str(error).splitlines()[0]})")
+    complaints = []
+    print(f"{'':<64} {'temporary':>10}")
+    for name, device in devices.items():
+        for case in TPU_CASES:
+            try:
+                temporaries = _compiled(case, device, "tpu").memory_analysis().temp_size_in_bytes
+            except Exception as error:  # of many kinds; too much VMEM is one
+                complaints.append(f"{name} {case}: does not compile: {str(error).splitlines()[0]}")
+                continue
+            print(f"{name} {case} {temporaries / 1e6:>7.1f} MB", flush=True)
+            # Gradients of the rows are of D numbers each. With sub-centres XLA lays the gradient of w out anew, to add
+            # what comes from the targets, and back.
+            allowed = TEMPORARIES * max(case.length / 512, 1) + 3 * case.weight_bytes * bool(case.num_centers)
+            if temporaries > allowed:
+                complaints.append(f"{name} {case}: temporaries over {allowed / 1e6:.0f} MB")
+    return complaints
+
+
+def _for_gpu() -> list[str]:
     if jax.__version_info__ < OLDEST_JAX:
-        _refuse(f"it takes JAX {'.'.join(map(str, OLDEST_JAX))} or later, not {jax.__version__}")
+        _refuse("a GPU", f"it takes JAX {'.'.join(map(str, OLDEST_JAX))} or later, not {jax.__version__}")
     jax.config.update("jax_platforms", "cpu")
     # Read by Mosaic GPU when it compiles: what ptxas says of a kernel, and the call that launches it.
     os.environ.update(MOSAIC_GPU_DUMP_PTXAS="1", MOSAIC_GPU_DUMP_HOST_LLVM="1")
     try:
         topology = topologies.get_topology_desc(platform="cuda", topology="1x1x1", target_config=H200)
     except Exception as error:  # of many kinds, by what is missing
-        _refuse(f"CUDA's plugin and compiler are not here, see jax[cuda12] ({str(error).splitlines()[0]})")
+        _refuse("a GPU", f"CUDA's plugin and compiler are not here, see jax[cuda12] ({str(error).splitlines()[0]})")
     complaints = ["ptxas says nothing of the kernels, or in other words than are known here"]
     print(f"{'':<56} {'temporary':>10} {'spilled':>8} {'registers':>10} {'shared':>8}")
-    for case in CASES:
-        temporaries, kernels = _compile(case, topology)
+    for case in GPU_CASES:
+        temporaries, kernels = _compile_for_gpu(case, topology)
         spilled, registers, shared = kernels if kernels else ("", "", "")
         if kernels:
             complaints = [c for c in complaints if not c.startswith("ptxas")]
@@ -124,11 +183,11 @@ def main() -> None:
             complaints.append(f"{case}: spills over {case.spilled_at_most} bytes")
         if kernels and kernels[2] > SHARED_MEMORY:
             complaints.append(f"{case}: shared memory over {SHARED_MEMORY} bytes")
-    sys.exit("\n".join(complaints) or 0)
+    return complaints
 
 
-def _refuse(reason: str) -> None:
-    print(f"kernels.margin_softmax.aot cannot compile for a GPU: {reason}", file=sys.stderr)
+def _refuse(target: str, reason: str) -> NoReturn:
+    print(f"kernels.margin_softmax.aot cannot compile for {target}: {reason}", file=sys.stderr)
     sys.exit(2)
 
 
@@ -137,17 +196,20 @@ def _margin(cos_theta: Array, sin_theta: Array) -> Array:
     return 0.8776 * cos_theta - 0.4794 * sin_theta
 
 
-def _compile(case: Case, topology: Any) -> tuple[int, tuple[int, int, int] | None]:
+def _compiled(case: Case, device: Any, platform: str) -> Any:
+    program, shapes = case.program()
+    sharding = SingleDeviceSharding(device)
+    arguments = [jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding) for shape in shapes]
+    return jax.jit(program, out_shardings=sharding).trace(*arguments).lower(lowering_platforms=(platform,)).compile()
+
+
+def _compile_for_gpu(case: Case, topology: Any) -> tuple[int, tuple[int, int, int] | None]:
     """Temporary memory in bytes; and of the kernels the most spilled, of registers, and of shared memory."""
     from jax.sharding import AbstractDevice, AbstractMesh, use_abstract_mesh  # not in every JAX that is too old
 
-    program, shapes = case.program()
     device = AbstractDevice(device_kind="NVIDIA H200", num_cores=132, platform="gpu")
-    sharding = SingleDeviceSharding(topology.devices[0])
-    arguments = [jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding) for shape in shapes]
     with use_abstract_mesh(AbstractMesh((), (), abstract_device=device)), _said() as said:
-        traced = jax.jit(program, out_shardings=sharding).trace(*arguments)
-        memory = traced.lower(lowering_platforms=("cuda",)).compile().memory_analysis()
+        memory = _compiled(case, topology.devices[0], "cuda").memory_analysis()
     text = said[0]
     spilled = [int(bytes_) for bytes_ in re.findall(r"(\d+) bytes spill stores", text)]
     registers = [int(number) for number in re.findall(r"Used (\d+) registers", text)]

@@ -8,13 +8,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from kernels.margin_softmax import choice, pallas_gpu, reference, streamed
+from kernels.margin_softmax import choice, pallas_gpu, pallas_tpu, reference, streamed
 from kernels.margin_softmax.chunked import Chunked
 from kernels.margin_softmax.geometry import wide
 from kernels.margin_softmax.reference import HardNegatives, OfTarget
 from kernels.varying import vary_alike
 
-Implementation: TypeAlias = Literal["reference", "chunked", "pallas_gpu"]
+Implementation: TypeAlias = Literal["reference", "chunked", "pallas_gpu", "pallas_tpu"]
 MarginGrad: TypeAlias = Literal["exact", "straight_through"]
 
 
@@ -86,6 +86,7 @@ _IMPLEMENTATIONS: dict[str, Callable[..., Float[Array, "N"]]] = {
     "reference": _reference,
     "chunked": partial(streamed.margin_softmax, Chunked()),
     "pallas_gpu": pallas_gpu.margin_softmax,
+    "pallas_tpu": pallas_tpu.margin_softmax,
 }
 
 

@@ -1,6 +1,7 @@
 """Which implementation serves which shape: the one place.
 
-`pallas_gpu` has to be named: it is interpreted and compiled in tests, and has not been run on a GPU yet.
+`pallas_gpu` and `pallas_tpu` have to be named: they are interpreted and compiled in tests, and neither has been run on
+the device it is for yet.
 """
 
 import math

@@ -61,8 +61,8 @@ KINDS = [
 CASES = [(kind, (8, 2, 10)) for kind in KINDS] + [(Case(ArcFace(0.5)), shape) for shape in SHAPES]
 CASES += [(Case(ArcFace(0.5), num_centers, t), (7, 33, 129)) for num_centers, t in ((2, 0.0), (0, 0.4), (3, 0.4))]
 
-# The one for GPUs runs interpreted here, which takes long: see test_pallas_gpu.py.
-ON_EVERY_PLATFORM = [name for name in get_args(Implementation) if name != "pallas_gpu"]
+# Those for GPUs and TPUs run interpreted here, which takes long: see test_pallas_gpu.py and test_pallas_tpu.py.
+ON_EVERY_PLATFORM = [name for name in get_args(Implementation) if not name.startswith("pallas")]
 pytestmark = pytest.mark.parametrize("implementation", ON_EVERY_PLATFORM)
 
 

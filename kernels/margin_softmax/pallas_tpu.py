@@ -1,0 +1,138 @@
+"""On TPUs, by Mosaic: the cosines are computed on the chip, forward and backward, and never leave it.
+
+Operands are the embeddings and class weights as they are given, scaled to cosines by their lengths afterwards. Of
+bfloat16 inputs all products are exact, and summed in float32; what is rounded is the gradient of the products x·w, to
+2⁻⁹ of each number. If one of the two is float32, so are the products, at the highest precision there is.
+
+Nothing is made beyond a few numbers of each row and each class, the gradient of x in float32 and the results. Of sub-
+centres the kernels want one after the other, [K, C, D]: that is how XLA keeps an array [C, K, D] on a TPU, uncopied.
+"""
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from kernels.margin_softmax import streamed
+from kernels.margin_softmax.chunked import inverse_lengths, without_radial
+from kernels.margin_softmax.streamed import Rows
+
+if TYPE_CHECKING:
+    from kernels.margin_softmax.mosaic_tpu import Kernels
+
+LANES = 128  # numbers in a row of a TPU's vector registers
+NEEDED = ("CompilerParams", "VMEM")  # of `pltpu`, whose names change from one JAX to the next
+NEVER = 1e30  # an exponent that leaves nothing of a row
+
+
+def margin_softmax(embeddings: Array, class_weights: Array, *args: Any, **options: Any) -> Float[Array, "N"]:
+    """As `streamed.margin_softmax`, by `PallasTpu`.
+
+    Raises:
+      NotImplementedError: for a device that is no TPU, a JAX whose Pallas has other names, for other dtypes than
+        float32 and bfloat16, and where a block of 128 rows and one of 128 classes are too large for VMEM.
+    """
+    if jax.devices()[0].platform != "tpu":
+        raise NotImplementedError("margin_softmax's implementation pallas_tpu runs on TPUs alone")
+    return streamed.margin_softmax(PallasTpu(), embeddings, class_weights, *args, **options)
+
+
+@dataclasses.dataclass(frozen=True)
+class PallasTpu:
+    """`rows` and `classes`: of a block, at most; multiples of 128."""
+
+    rows: int = 512
+    classes: int = 512
+    vmem: int = 48 * 2**20  # bytes: less than TPUs of the fifth generation and later have
+    interpret: Any = False  # True, or `pltpu.InterpretParams()`, to run on a CPU
+
+    def log_sum(self, x: Float[Array, "N D"], w: Float[Array, "C K D"], rows: Rows, scale: float) -> Float[Array, "N"]:
+        self._refuse(x, w)
+        kernels = self._kernels(x, w, rows, scale)
+        return kernels.log_sum(*_operands(kernels, x, w, rows, inverse_lengths(x)))[: len(x), 0]
+
+    def gradients(
+        self,
+        x: Float[Array, "N D"],
+        w: Float[Array, "C K D"],
+        rows: Rows,
+        scale: float,
+        log_sum: Float[Array, "N"],
+        cotangent: Float[Array, "N"],
+    ) -> tuple[Float[Array, "N D"], Float[Array, "C K D"]]:
+        self._refuse(x, w)
+        inverse_x = inverse_lengths(x)
+        factor = cotangent * scale * inverse_x
+        exponent = jnp.where(log_sum == -jnp.inf, NEVER, log_sum)
+        kernels = self._kernels(x, w, rows, scale)
+        operands = _operands(kernels, x, w, rows, inverse_x, factor, exponent)
+        dw = kernels.of_classes(*operands)[:, : len(w)].swapaxes(0, 1)
+        dx = kernels.of_rows(*operands)[: len(x)]
+        return without_radial(dx, x.astype(jnp.float32), inverse_x).astype(x.dtype), dw
+
+    def _kernels(self, x: Array, w: Array, rows: Rows, scale: float) -> "Kernels":
+        from kernels.margin_softmax.mosaic_tpu import Kernels  # not before it is needed: it is slow to import
+
+        num_rows, classes = self._block(x, w)
+        num_blocks = max(-(-len(x) // num_rows), 1)  # all about as large, so that little is padded
+        return Kernels(
+            num_classes=len(w),
+            rows=_whole(max(-(-len(x) // num_blocks), 1), 16),
+            classes=min(classes, _whole(len(w), LANES)),
+            scale=scale,
+            is_hard=rows.hard is not None,
+            vmem=self.vmem,
+            interpret=self.interpret,
+        )
+
+    def _block(self, x: Array, w: Array) -> tuple[int, int]:
+        """Rows and classes of a block: half as many of what there are more of, until they fit."""
+        rows, classes = self.rows, self.classes
+        while _bytes(rows, classes, x, w) > self.vmem:
+            if max(rows, classes) <= LANES:
+                num_centers, length = w.shape[1:]
+                raise NotImplementedError(
+                    f"pallas_tpu's blocks of [{num_centers}, {length}] a class are too large for VMEM"
+                )
+            rows, classes = (rows, classes // 2) if classes > rows else (rows // 2, classes)
+        return rows, classes
+
+    def _refuse(self, x: Array, w: Array) -> None:
+        from jax.experimental.pallas import tpu as pltpu
+
+        if missing := [name for name in NEEDED if not hasattr(pltpu, name)]:
+            raise NotImplementedError(f"pallas_tpu does not know JAX {jax.__version__}: it has no pltpu.{missing[0]}")
+        for dtype in (x.dtype, w.dtype):
+            if dtype not in (jnp.float32, jnp.bfloat16):
+                raise NotImplementedError(f"pallas_tpu takes float32 and bfloat16, not {dtype}")
+        self._block(x, w)
+
+
+def _bytes(rows: int, classes: int, x: Array, w: Array) -> int:
+    """What the largest kernel holds, about: two buffers of all that is fetched or written, sums, what is between."""
+    num_centers, length = w.shape[1], _whole(w.shape[2], LANES)
+    of_x, of_w = rows * length, num_centers * classes * length
+    buffers = 2 * (of_x * x.dtype.itemsize + 2 * of_w * w.dtype.itemsize + 2 * rows * LANES * 4)
+    return buffers + 4 * (of_w + 2 * classes * length + of_x + (num_centers + 4) * rows * classes)
+
+
+def _operands(
+    kernels: "Kernels", x: Array, w: Array, rows: Rows, inverse_x: Array, *vectors: Array
+) -> tuple[Array, ...]:
+    """As `Kernels` wants them."""
+    missing = _whole(len(w), kernels.classes) - len(w)
+    weights = w.swapaxes(0, 1)
+    inverse_w = jnp.pad(inverse_lengths(weights), ((0, 0), (0, missing)))
+    if len(w) < kernels.classes:
+        weights = jnp.pad(weights, ((0, 0), (0, missing), (0, 0)))
+    hard = [] if rows.hard is None else [rows.hard.threshold, jnp.broadcast_to(rows.hard.t, inverse_x.shape)]
+    numbers = jnp.stack([inverse_x, *hard, *vectors], axis=1)
+    padding = (0, _whole(max(len(x), 1), kernels.rows) - len(x)), (0, 0)
+    x, labels, numbers = (jnp.pad(array, padding) for array in (x, rows.labels[:, None], numbers))
+    return x, labels, numbers, weights, inverse_w
+
+
+def _whole(number: int, multiple: int) -> int:
+    return -(-number // multiple) * multiple
