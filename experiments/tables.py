@@ -110,6 +110,8 @@ TABLES = {
     "default_run_newest_jax": default_run_table,
     "exact_gradient_run": default_run_table,
     "step_cpu": step_table,
+    "mynn_step_cpu": step_table,
+    "inference_cpu": step_table,
     "start_cpu": start_table,
     "epoch_cpu": epoch_table,
 }

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from experiments.terminal import UserError, check_counts
 
-CONTENDERS = ("reference", "chunked", "pallas_gpu", "torch", "torch.compile")
+CONTENDERS = ("reference", "chunked", "pallas_gpu", "pallas_tpu", "torch", "torch.compile")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Head:
     dimensions: int = 512
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     contenders: tuple[str, ...] = CONTENDERS
-    """of reference, chunked, pallas_gpu, torch and torch.compile; PyTorch's are left out where it is not installed"""
+    """some of these; those of PyTorch are left out where it is not installed"""
     rounds: int = 5
     """times that each is taken; the median counts"""
     limit: int = 120
