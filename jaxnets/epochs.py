@@ -92,8 +92,9 @@ def take_steps(
 @cache
 def _jitted(steps: Callable[..., Any], *static: str) -> Callable[..., Any]:
     """Made on first use, since the platform decides how it is compiled."""
-    options = {"static_argnames": static, "donate_argnames": ("state", "totals")}
-    return jax.jit(steps, compiler_options=quick_compilation(), **options)
+    return jax.jit(
+        steps, static_argnames=static, donate_argnames=("state", "totals"), compiler_options=quick_compilation()
+    )
 
 
 class Epoch(NamedTuple):
