@@ -35,9 +35,9 @@ def portable() -> Iterator[None]:
 def quick_compilation() -> dict[str, bool | int] | None:
     """Compiler options for a training step: `jax.jit(train_step, compiler_options=quick_compilation())`.
 
-    A step on a CPU is hundreds of small loops around matrix products, which XLA has from a library. Compiling the
-    loops with less care halves the seconds of compilation and costs no time in the step (`python -m experiments.bench
-    step` measures both). Options that this version of XLA does not have are left out; None for other platforms.
+    A step on a CPU is hundreds of small loops around matrix products, which XLA has from a library: little of its time
+    depends on how well the loops are compiled, and much of the wait before it. Options that this version of XLA does
+    not have are left out; None for other platforms.
     """
     if jax.default_backend() != "cpu":
         return None

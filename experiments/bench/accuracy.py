@@ -94,6 +94,7 @@ class _PyTorch:
         import jax
         import torch
 
+        from experiments.mynn import MOMENTUM
         from experiments.torch_peer import Mynn, build_optimizer
         from experiments.variants import Sgd
         from jaxnets.torch_weights import to_torch
@@ -103,7 +104,7 @@ class _PyTorch:
         weights = to_torch("mynn", {"params": state.params["net"], "batch_stats": state.batch_stats})
         self._net = Mynn(config["image_shape"][0], len(config["classes"])).to(memory_format=torch.channels_last)
         self._net.load_state_dict({name: torch.tensor(np.asarray(array)) for name, array in weights.items()})
-        self._optimizer = build_optimizer(Sgd(config["learning_rate"], momentum=0.9), self._net)
+        self._optimizer = build_optimizer(Sgd(config["learning_rate"], MOMENTUM), self._net)
 
     def train_epoch(self, epoch: int) -> Iterator[tuple[int, float]]:
         from torch.nn import functional

@@ -54,8 +54,9 @@ class Head:
 
     def _of(self, name: str, num_classes: int) -> dict[str, Any]:
         """What the contender's process says, or {"refused": why there is nothing}."""
-        job = {**dataclasses.asdict(self), "classes": num_classes, "contender": name}
-        command = [sys.executable, "-m", "experiments.bench.head_worker", json.dumps(job, default=str)]
+        job = {field: getattr(self, field) for field in ("batch", "dimensions", "dtype", "rounds")}
+        job |= {"classes": num_classes, "contender": name}
+        command = [sys.executable, "-m", "experiments.bench.head_worker", json.dumps(job)]
         try:
             ended = subprocess.run(command, capture_output=True, text=True, timeout=self.limit)
         except subprocess.TimeoutExpired:

@@ -1,21 +1,21 @@
 """One contender of `experiments.bench.head`: prints its times and memory as a line of JSON.
 
 The matrix rate is what one large product of the same dtype reaches on the device, just before. Peak memory is what is
-held beyond the arguments: on a CPU by the system's count, on a GPU by XLA's plan and by PyTorch's count.
+held beyond the arguments: on a CPU by the system's count, elsewhere by XLA's plan and by PyTorch's count.
 """
 
 import json
 import sys
-import time
-from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
-from experiments.bench.worker import memory_before, memory_of_process
+from experiments.bench.worker import median_seconds, memory_before, memory_of_process
 
 MARGIN_M, SCALE = 0.5, 64.0
-SQUARE = {"gpu": 8192, "cpu": 1024}  # the side of the product whose rate is measured
+
+
+def side_of_product(platform: str) -> int:
+    """The side of the square product whose rate is measured."""
+    return 1024 if platform == "cpu" else 8192
 
 
 def jax_contender(job: dict[str, Any]) -> dict[str, Any]:
@@ -42,15 +42,15 @@ def jax_contender(job: dict[str, Any]) -> dict[str, Any]:
         value, pull = jax.vjp(loss, x, w)
         return value, pull(cotangent.astype(value.dtype))
 
-    side = SQUARE["gpu" if jax.default_backend() == "gpu" else "cpu"]
+    side = side_of_product(jax.default_backend())
     square = jnp.ones((side, side), dtype)
     product = jax.jit(lambda a, b: jnp.matmul(a, b, preferred_element_type=jnp.float32))
-    rate = 2 * side**3 / median(lambda: jax.block_until_ready(product(square, square)), job["rounds"])
+    rate = 2 * side**3 / median_seconds(lambda: jax.block_until_ready(product(square, square)), job["rounds"])
     forward, with_gradients = (jax.jit(of).lower(x, w).compile() for of in (loss, both))
     before = memory_before()
     seconds = {
-        "forward_seconds": median(lambda: jax.block_until_ready(forward(x, w)), job["rounds"]),
-        "both_seconds": median(lambda: jax.block_until_ready(with_gradients(x, w)), job["rounds"]),
+        "forward_seconds": median_seconds(lambda: jax.block_until_ready(forward(x, w)), job["rounds"]),
+        "both_seconds": median_seconds(lambda: jax.block_until_ready(with_gradients(x, w)), job["rounds"]),
     }
     plan = with_gradients.memory_analysis()
     if jax.default_backend() == "cpu" or plan is None:
@@ -94,29 +94,21 @@ def torch_contender(job: dict[str, Any]) -> dict[str, Any]:
         if device == "cuda":
             torch.cuda.synchronize()
 
-    side = SQUARE["gpu" if device == "cuda" else "cpu"]
+    side = side_of_product(device)
     square = torch.ones(side, side, device=device, dtype=dtype)
 
     def product() -> None:
         torch.mm(square, square)
         finish()
 
-    rate = 2 * side**3 / median(product, job["rounds"])
+    rate = 2 * side**3 / median_seconds(product, job["rounds"])
     before = memory_before() if device == "cpu" else torch.cuda.memory_allocated()
-    seconds = {"forward_seconds": median(forward, job["rounds"]), "both_seconds": median(both, job["rounds"])}
+    seconds = {
+        "forward_seconds": median_seconds(forward, job["rounds"]),
+        "both_seconds": median_seconds(both, job["rounds"]),
+    }
     peak = memory_of_process("VmHWM") if device == "cpu" else torch.cuda.max_memory_allocated()
     return {**seconds, "matrix_rate": rate, "peak_bytes": peak - before}
-
-
-def median(task: Callable[[], Any], rounds: int) -> float:
-    """Of the seconds that a task takes, after a first time that does not count."""
-    task()
-    seconds = []
-    for _ in range(rounds):
-        start = time.perf_counter()
-        task()
-        seconds.append(time.perf_counter() - start)
-    return float(np.median(seconds))
 
 
 if __name__ == "__main__":

@@ -3,8 +3,6 @@
 import collections
 import dataclasses
 import math
-import statistics
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -27,7 +25,7 @@ class Products:
     """write the result as JSON"""
 
     def measure(self) -> dict[str, Any]:
-        from experiments.bench.worker import jaxnets_inputs, jaxnets_task
+        from experiments.bench.worker import jaxnets_inputs, jaxnets_task, median_seconds
 
         (case,) = cases((self.variant,))
         inputs = jaxnets_inputs(case)
@@ -38,12 +36,12 @@ class Products:
         products = collections.Counter(products_of(jax.make_jaxpr(train_step)(*inputs).jaxpr))
         rows: list[dict[str, Any]] = []
         for product, times in products.items():
-            seconds = times * _median(product.task(), self.rounds)
+            seconds = times * median_seconds(product.task(), self.rounds)
             gflop = times * product.flop / 1e9
             rows.append({"product": str(product), "times": times, "gflop": gflop, "seconds": seconds})
         rows.sort(key=lambda row: -row["seconds"])
         take, _ = jaxnets_task(case, "step")
-        step_seconds = _median(take, self.rounds)
+        step_seconds = median_seconds(take, self.rounds)
         sum_seconds = sum(row["seconds"] for row in rows)
         total_gflop = sum(row["gflop"] for row in rows)
 
@@ -94,16 +92,6 @@ def products_of(jaxpr: Any) -> Iterator[_Product]:
             inner = getattr(value, "jaxpr", value)
             if hasattr(inner, "eqns"):
                 yield from products_of(inner)
-
-
-def _median(task: Any, rounds: int) -> float:
-    task()
-    seconds = []
-    for _ in range(rounds):
-        start = time.perf_counter()
-        task()
-        seconds.append(time.perf_counter() - start)
-    return statistics.median(seconds)
 
 
 def _cells(gflop: float, seconds: float) -> list[str]:

@@ -7,6 +7,7 @@ Prints a line of JSON when it is ready, for each time, and at the end of the inp
 
 import ctypes
 import json
+import statistics
 import sys
 import time
 from collections.abc import Callable
@@ -138,6 +139,17 @@ def main(contender: str, task: str, case: Case) -> None:
         take()
         _print(seconds=time.perf_counter() - start)
     _print(peak_bytes=memory_of_process("VmHWM") - before)
+
+
+def median_seconds(task: Task, rounds: int) -> float:
+    """Of a task, after a first time that does not count."""
+    task()
+    seconds = []
+    for _ in range(rounds):
+        start = time.perf_counter()
+        task()
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds)
 
 
 def memory_before() -> int:

@@ -168,6 +168,10 @@ def test_a_stream_goes_on_at_the_very_picture_where_it_stopped(pictures, tmp_pat
         (["--size", "16", "--pretrained", "none.pth"], "none.pth"),
         (["--data", "folder:/nowhere"], "/nowhere"),
         (["--optimizer", "lion"], "optimizer"),
+        (
+            ["--averaging", "1", "--size", "16"],
+            "averaging is the share of an average that a step keeps: in [0, 1), not 1.0",
+        ),
         (["--stream"], "--stream is for --data folder:PATH on one device"),
         (["--devices", "99", "--size", "16"], "99 devices were asked for"),
     ],
