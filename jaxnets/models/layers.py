@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from kernels.conv2d import Implementation, Layout, conv2d
+from kernels.conv2d import Layout, conv2d
 from kernels.grouped_conv2d import grouped_conv2d
 from kernels.max_pool import max_pool
 from kernels.norm_act_pool import norm_act_pool, norm_act_pool_inference
@@ -105,12 +105,18 @@ class Conv(nn.Module):
         kernel = self.param("kernel", self.kernel_init or default, shape).astype(x.dtype)
         if self.groups > 1:
             y = grouped_conv2d(x, kernel, groups=self.groups, stride=self.stride, padding=self.padding)
+            y = max_pool(y, layout=self.layout) if self.pool else y
         else:
-            # Images held batch first would be transposed for the CPU's fast products, which costs what they gain.
-            lowering: Implementation | None = "xla" if self.layout == "NHWC" else None
-            y = conv2d(x, kernel, stride=self.stride, padding=self.padding, layout=self.layout, implementation=lowering)
-        if self.pool:
-            y = max_pool(y, layout=self.layout)  # before the bias: rounding is monotonic, so the maxima are the same
+            y = conv2d(
+                x,
+                kernel,
+                stride=self.stride,
+                padding=self.padding,
+                layout=self.layout,
+                pool=self.pool,  # before the bias: rounding is monotonic, so the maxima are the same
+                # Images held batch first would be transposed for the CPU's fast products, which costs what they gain.
+                implementation="xla" if self.layout == "NHWC" else None,
+            )
         if not self.use_bias:
             return y
         bias = self.param("bias", nn.initializers.zeros if self.kernel_init else default, (self.features,))

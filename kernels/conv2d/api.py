@@ -8,17 +8,27 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from kernels.conv2d import choice, dft, reference, tiled, toeplitz, xla
+from kernels.max_pool import max_pool
 from kernels.varying import vary_alike
 
 Implementation: TypeAlias = Literal["reference", "xla", "dft", "toeplitz", "tiled"]
 Layout: TypeAlias = Literal["NHWC", "HWCN"]
 Padding: TypeAlias = int | tuple[tuple[int, int], tuple[int, int]] | Literal["SAME", "VALID"]
 
+
+def _pooling(convolve: Callable[..., Array]) -> Callable[..., Array]:
+    def conv2d(x: Array, w: Array, *, layout: Layout, pool: bool, **arguments: Any) -> Array:
+        y = convolve(x, w, layout=layout, **arguments)
+        return max_pool(y, layout=layout) if pool else y
+
+    return conv2d
+
+
 _IMPLEMENTATIONS: dict[str, Callable[..., Array]] = {
-    "reference": reference.conv2d,
-    "xla": xla.conv2d,
-    "dft": dft.conv2d,
-    "toeplitz": toeplitz.conv2d,
+    "reference": _pooling(reference.conv2d),
+    "xla": _pooling(xla.conv2d),
+    "dft": _pooling(dft.conv2d),
+    "toeplitz": _pooling(toeplitz.conv2d),
     "tiled": tiled.conv2d,
 }
 
@@ -30,6 +40,7 @@ def conv2d(
     stride: int = 1,
     padding: Padding,
     layout: Layout = "NHWC",
+    pool: bool = False,
     implementation: Implementation | None = None,
 ) -> Float[Array, "..."]:
     """Convolves images with a bank of filters, exactly as `lax.conv_general_dilated` does.
@@ -43,10 +54,13 @@ def conv2d(
       stride: of both axes.
       padding: zeros on every side; or ((top, bottom), (left, right)); or "SAME" or "VALID".
       layout: of x and of the result. "HWCN" (batch minor) is what the matrix-product implementations compute in.
+      pool: whether to take the maxima of 2×2 windows of the result, 2 apart (see `kernels.max_pool`), which `tiled`
+        takes before it writes anything out.
       implementation: a name is used or refused; None chooses by platform and shape (see `kernels.conv2d.choice`).
 
     Returns:
-      [N, H', W', C_out] or [H', W', C_out, N], with H' = (H + top + bottom − k_h) // stride + 1, and likewise W'.
+      [N, H', W', C_out] or [H', W', C_out, N], with H' = (H + top + bottom − k_h) // stride + 1, and likewise W'; with
+      `pool`, half as many, rounded down.
 
     Raises:
       ValueError: for arrays that do not fit together, or an unknown layout or implementation.
@@ -56,7 +70,7 @@ def conv2d(
     _check(x, w, stride, layout, implementation)
     pads = _explicit(padding, x, w, stride, layout)
     x, w = vary_alike(x, w)
-    arguments: dict[str, Any] = {"stride": stride, "padding": pads, "layout": layout}
+    arguments: dict[str, Any] = {"stride": stride, "padding": pads, "layout": layout, "pool": pool}
     if implementation is not None:
         return _IMPLEMENTATIONS[implementation](x, w, **arguments)
     for name in choice.preferences(x, w, layout=layout):
@@ -64,7 +78,7 @@ def conv2d(
             return _IMPLEMENTATIONS[name](x, w, **arguments)
         except NotImplementedError:
             continue
-    return xla.conv2d(x, w, **arguments)
+    return _IMPLEMENTATIONS["xla"](x, w, **arguments)
 
 
 def _check(x: Array, w: Array, stride: int, layout: str, implementation: str | None) -> None:

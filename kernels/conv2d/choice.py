@@ -9,7 +9,9 @@ from jaxtyping import Array
 from kernels.conv2d.transforms import Plan
 from kernels.platform import is_cpu
 
-TILE = 28  # Output pixels along a side of `tiled`'s tiles, at most.
+# Output pixels along a side of `tiled`'s tiles, at most, and how many points a row of such tiles may have; if it has
+# more, tiles of half that side have a quarter less, nearer to the processor.
+TILE, _MANY_POINTS = 28, 2**23
 
 
 def preferences(x: Array, w: Array, *, layout: str) -> tuple[str, ...]:
@@ -24,6 +26,13 @@ def preferences(x: Array, w: Array, *, layout: str) -> tuple[str, ...]:
     if w.shape[2] == 1:
         return ("toeplitz", "xla")
     return ("dft", "xla")
+
+
+def tile_limit(size: tuple[int, int], k: int, batch: int, w_shape: tuple[int, ...]) -> int:
+    """The most output pixels along a side of a tile, for an output of `size`."""
+    side = TILE + k - 1
+    points = side * side * -(-size[1] // TILE) * batch * max(w_shape[2:])
+    return TILE // 2 if points > _MANY_POINTS else TILE
 
 
 def dft_plan(size: tuple[int, int], c_in: int, c_out: int) -> Plan:

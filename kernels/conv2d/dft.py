@@ -51,16 +51,18 @@ def convolve(
     maps: Transforms, x: Float[Array, "H W c_in N"], w: Float[Array, "k k c_in c_out"]
 ) -> Float[Array, "H_out W_out c_out N"]:
     """The convolution that `maps` were made for."""
-    return _forward(maps, x, w)[0]
+    return forward(maps, x, w)[0]
 
 
-def _forward(maps: Transforms, x: Array, w: Array) -> tuple[Array, tuple[Array, Array]]:
+def forward(maps: Transforms, x: Array, w: Array) -> tuple[Array, tuple[Array, Array]]:
+    """The convolution, and what `backward` needs."""
     x_points = _stacked(maps.image.apply(x), maps)
     y_points = _filtered(x_points, w, maps)
     return maps.output.apply_transpose(_unstacked(y_points, maps)), (x_points, w)
 
 
-def _backward(maps: Transforms, residuals: tuple[Array, Array], dy: Array) -> tuple[Array, Array]:
+def backward(maps: Transforms, residuals: tuple[Array, Array], dy: Array) -> tuple[Array, Array]:
+    """dx and dw."""
     x_points, w = residuals
     # A dependency that XLA cannot remove as it does a barrier; or it transforms the filters early and holds them.
     w = w * jnp.where(jnp.isnan(dy[0, 0, 0, 0]), jnp.nan, 1).astype(w.dtype)
@@ -73,7 +75,7 @@ def _backward(maps: Transforms, residuals: tuple[Array, Array], dy: Array) -> tu
     )
 
 
-convolve.defvjp(_forward, _backward)
+convolve.defvjp(forward, backward)
 
 
 def _filtered(points: Float[Array, "P c n"], w: Array, maps: Transforms, *, transpose: bool = False) -> Array:

@@ -37,6 +37,9 @@ class Windows:
         return itertools.product(range(self.size), range(self.size))
 
 
+PAIRS = Windows(size=2, stride=2, padding=0, layout="HWCN")
+
+
 def pixels(x: Float[Array, "..."], windows: Windows) -> list[Float[Array, "..."]]:
     """For each place the pixels there of all windows; what fits in no window is in none."""
     counts = [windows.count(x.shape[axis]) for axis in windows.axes]

@@ -26,13 +26,18 @@ def _max_pool(static: _Static, x: Array) -> Array:
     return functools.reduce(jnp.maximum, pixels(x, static.windows))
 
 
-def _forward(static: _Static, x: Array) -> tuple[Array, Int8[Array, "..."]]:
-    largest, *others = pixels(x, static.windows)
+def maxima(x: Float[Array, "..."], windows: Windows) -> tuple[Float[Array, "..."], Int8[Array, "..."]]:
+    """The maximum of each window, and its place there, counted in row-major order."""
+    largest, *others = pixels(x, windows)
     winner = jnp.zeros_like(largest, jnp.int8)
     for place, pixel in enumerate(others, 1):
         winner = jnp.where(pixel > largest, jnp.int8(place), winner)
         largest = jnp.maximum(largest, pixel)
     return largest, winner
+
+
+def _forward(static: _Static, x: Array) -> tuple[Array, Int8[Array, "..."]]:
+    return maxima(x, static.windows)
 
 
 def _backward(static: _Static, winner: Int8[Array, "..."], dy: Array) -> tuple[Array]:

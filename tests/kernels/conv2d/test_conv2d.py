@@ -61,6 +61,23 @@ def y_dx_dw(x, w, dy, **arguments):
     return y, *vjp(dy)
 
 
+def pooled(y):
+    """The maxima of 2×2 windows, a last odd row or column dropped, and a gradient for them. Layout HWCN."""
+    height, width = (length // 2 for length in y.shape[:2])
+    windows = y[: 2 * height, : 2 * width].reshape(height, 2, width, 2, *y.shape[2:])
+    largest = windows.max((1, 3))
+    return largest, np.random.default_rng(1).standard_normal(largest.shape)
+
+
+def unpooled(y, d_pooled):
+    """The gradient where each maximum was, 0 elsewhere."""
+    dy = np.zeros_like(y)
+    for i, j in np.ndindex(d_pooled.shape[:2]):
+        window = y[2 * i : 2 * i + 2, 2 * j : 2 * j + 2]
+        dy[2 * i : 2 * i + 2, 2 * j : 2 * j + 2] = (window == window.max((0, 1))) * d_pooled[i, j]
+    return dy
+
+
 def assert_close(actual, expected, tolerance):
     """Every error at most `tolerance` of the largest value."""
     for name, a, b in zip(("y", "dx", "dw"), actual, expected, strict=False):
@@ -92,6 +109,18 @@ class Contract:
         with jax.enable_x64(True):
             actual = self.run(x, w, dy, padding=shape[2], layout="HWCN")
             assert_close(actual, by_definition(x, w, dy, shape[2]), 1e-14)
+
+    @pytest.mark.parametrize("case", [case for case in ODD_SHAPES if case != "smaller_than_filter"])
+    def test_pool(self, case):
+        """Of float64, so that no two values which the definition tells apart are told apart otherwise."""
+        *shape, batch = ODD_SHAPES[case]
+        x, w, dy = make(*shape, batch, dtype=np.float64)
+        y, _, _ = by_definition(x, w, dy, shape[2])
+        largest, d_pooled = pooled(y)
+        with jax.enable_x64(True):
+            actual = self.run(x, w, d_pooled, padding=shape[2], layout="HWCN", pool=True)
+        expected = by_definition(x, w, unpooled(y, d_pooled), shape[2])
+        assert_close(actual, (largest, *expected[1:]), 1e-13)
 
     def test_bfloat16(self):
         x, w, dy = (jnp.asarray(a, jnp.bfloat16) for a in make(*ODD_SHAPES["same"]))
@@ -203,6 +232,15 @@ class TestTiled(MatrixProducts):
     @pytest.fixture(autouse=True)
     def small_tiles(self, monkeypatch):
         monkeypatch.setattr(choice, "TILE", 4)
+
+    def test_smaller_tiles_where_there_are_many_points(self, monkeypatch):
+        """Half the side: rows of them that are more, and as right."""
+        x, w, dy = make((11, 13), 3, 1, 2, 3, 4)
+        before = str(jax.make_jaxpr(functools.partial(self.run, padding=1, layout="HWCN"))(x, w, dy))
+        monkeypatch.setattr(choice, "_MANY_POINTS", 0)
+        monkeypatch.setattr(choice, "TILE", 8)
+        assert str(jax.make_jaxpr(functools.partial(self.run, padding=1, layout="HWCN"))(x, w, dy)) == before
+        assert_close(self.run(x, w, dy, padding=1, layout="HWCN"), by_definition(x, w, dy, 1), 2e-6)
 
 
 class TestDft(MatrixProducts):
