@@ -9,14 +9,8 @@ import jax
 
 _portable = ContextVar("portable", default=False)
 
-# Of XLA:CPU. The older emitters, where there still are two kinds, and fewer of LLVM's passes; and oneDNN's products of
-# small matrices, of a first one transposed too, which are twice as fast as Eigen's.
-_QUICK = {
-    "xla_cpu_use_fusion_emitters": False,
-    "xla_backend_optimization_level": 1,
-    "xla_cpu_use_onednn": True,
-    "xla_cpu_experimental_onednn_custom_call": True,
-}
+# Of XLA:CPU. The older emitters, where there still are two kinds, and fewer of LLVM's passes.
+_QUICK = {"xla_cpu_use_fusion_emitters": False, "xla_backend_optimization_level": 1}
 
 
 def is_cpu() -> bool:

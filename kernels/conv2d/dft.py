@@ -16,9 +16,6 @@ from kernels.conv2d import choice
 from kernels.conv2d.reference import Padding
 from kernels.conv2d.transforms import Transforms, transforms
 
-# Channels of a product from which XLA:CPU's routine for a·b is the faster.
-_PLAIN_PRODUCT = 128
-
 
 def conv2d(
     x: Float[Array, "..."], w: Float[Array, "k k c_in c_out"], *, stride: int, padding: Padding, layout: str
@@ -82,9 +79,9 @@ def _filtered(points: Float[Array, "P c n"], w: Array, maps: Transforms, *, tran
     """Σ_i w[i, o]·points[i] at every point, or with `transpose` Σ_o w[i, o]·points[o].
 
     The filters are transformed anew for either, which costs less than to keep them, or to multiply by them in the
-    order that does not suit: XLA:CPU has one routine for a·b and another for aᵀ·b, the faster for large and for small.
+    order that does not suit: XLA:CPU has one routine for a·b and another for aᵀ·b.
     """
-    plain = min(w.shape[2:]) * (1 if maps.plan.gauss else 2) >= _PLAIN_PRODUCT
+    plain = choice.is_plain(min(w.shape[2:]) * (1 if maps.plan.gauss else 2))
     swap = plain != transpose
     filters = _matrices(maps.kernel.apply(w.swapaxes(2, 3) if swap else w), maps, swapped=swap)
     return _einsum("pab,pbn->pan" if plain else "pba,pbn->pan", filters, points)

@@ -39,14 +39,14 @@ def conv2d(
     if layout == "NHWC":
         x = x.transpose(1, 2, 3, 0)
     k = w.shape[0]
-    size = tuple(length + sum(pads) - k + 1 for length, pads in zip(x.shape[:2], padding, strict=True))
-    limit = choice.tile_limit(size, k, x.shape[3], w.shape)
-    tile_h, tile_w = (_tile(length, limit, k, even=pool) for length in size)
+    height, width = (length + sum(pads) - k + 1 for length, pads in zip(x.shape[:2], padding, strict=True))
+    limit = choice.tile_limit(width, k, x.shape[3], max(w.shape[2:]))
+    tile_h, tile_w = (_tile(length, limit, k, even=pool) for length in (height, width))
     sides = tile_h + k - 1, tile_w + k - 1
     maps = transforms(sides, k, ((0, 0), (0, 0)), choice.dft_plan(sides, *w.shape[2:]))
-    tiling = _Tiling(maps, k, padding, (tile_h, tile_w), (-(-size[0] // tile_h), -(-size[1] // tile_w)), pool)
+    tiling = _Tiling(maps, k, padding, (tile_h, tile_w), (-(-height // tile_h), -(-width // tile_w)), pool)
     y = _convolve(tiling, x, w)
-    y = y[: size[0] // 2, : size[1] // 2] if pool else y[: size[0], : size[1]]
+    y = y[: height // 2, : width // 2] if pool else y[:height, :width]
     return y.transpose(3, 0, 1, 2) if layout == "NHWC" else y
 
 
