@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from kernels.conv2d import choice, conv2d, dft
+from kernels.conv2d import choice, conv2d
 from kernels.conv2d.transforms import Plan
 
 # size, k, padding, c_in, c_out, batch
