@@ -218,6 +218,7 @@ def evaluate(state: TrainState, split: Split, batch_size: int = 1000) -> Evaluat
     for start in range(0, num_examples, batch_size):
         indices = np.minimum(np.arange(start, start + batch_size, dtype=np.int32), num_examples - 1)
         outputs.append(_eval_step(state, Split(split.images[indices], split.labels[indices])))
+        jax.block_until_ready(outputs[-2:-1])  # or all batches would be under way at once, with their activations
     embeddings, losses, predictions = (
         np.concatenate([np.asarray(batch[field]) for batch in outputs])[:num_examples] for field in range(3)
     )

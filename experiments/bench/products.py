@@ -83,7 +83,7 @@ class _Product:
 
 
 def products_of(jaxpr: Any) -> Iterator[_Product]:
-    """Those of a program, inner ones too; loops are not unrolled: a step has none."""
+    """Those of a program, inner ones too, and those of a scan as often as it goes round."""
     for equation in jaxpr.eqns:
         if equation.primitive.name == "dot_general":
             shapes = tuple(variable.aval.shape for variable in equation.invars)
@@ -91,7 +91,8 @@ def products_of(jaxpr: Any) -> Iterator[_Product]:
         for value in equation.params.values():
             inner = getattr(value, "jaxpr", value)
             if hasattr(inner, "eqns"):
-                yield from products_of(inner)
+                for _ in range(equation.params["length"] if equation.primitive.name == "scan" else 1):
+                    yield from products_of(inner)
 
 
 def _cells(gflop: float, seconds: float) -> list[str]:

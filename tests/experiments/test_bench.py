@@ -50,6 +50,14 @@ def test_products_are_found_and_counted_within_functions():
     assert sorted(product.flop for product in found) == [2 * 4 * 5 * 5, 2 * 3 * 4 * 5 * 5, 2 * 3 * 4 * 5 * 5]
 
 
+def test_products_of_a_loop_count_as_often_as_it_goes_round():
+    def program(x, y):
+        return jax.lax.scan(lambda carry, row: (carry, row @ y), None, x)[1]
+
+    found = list(products_of(jax.make_jaxpr(program)(jnp.ones((7, 3, 5)), jnp.ones((5, 2))).jaxpr))
+    assert [product.flop for product in found] == 7 * [2 * 3 * 5 * 2]
+
+
 def test_a_step_is_held_against_its_products(capsys):
     result = Products(variant="v0", rounds=1).measure()
     assert result["products_seconds"] > 0 and result["step_seconds"] > 0
