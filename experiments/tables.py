@@ -89,6 +89,15 @@ def step_table(result: dict[str, Any]) -> str:
     return "\n".join(rows)
 
 
+def products_table(result: dict[str, Any]) -> str:
+    products, step = result["products_seconds"], result["step_seconds"]
+    gflop = sum(row["gflop"] for row in result["products"])
+    return (
+        f"The matrix products of a step of {result['name']}, {gflop:.1f} GFLOP, are {products / step:.0%} of it when each is "
+        f"timed alone: {_duration(products)} of {_duration(step)}. {_made_by(result)}"
+    )
+
+
 def start_table(result: dict[str, Any]) -> str:
     none, kept = (row["median_seconds"] for row in result["rows"])
     return (
@@ -105,13 +114,26 @@ def epoch_table(result: dict[str, Any]) -> str:
     )
 
 
+def accuracy_table(result: dict[str, Any]) -> str:
+    rows = ["| after epoch | jaxnets | PyTorch | loss, jaxnets | loss, PyTorch |", "|---|---|---|---|---|"]
+    for row in result["rows"]:
+        contenders = row["jaxnets"], row["torch"]
+        accuracies = " | ".join(f"{each['test_accuracy']:.2%}".rstrip("%") for each in contenders)
+        losses = " | ".join(f"{each['train_loss']:.4f}" for each in contenders)
+        rows.append(f"| {row['epoch']} | {accuracies} | {losses} |")
+    rows += ["", f"Test accuracy in % and the epoch's mean training loss. {_made_by(result)}"]
+    return "\n".join(rows)
+
+
 TABLES = {
     "default_run": default_run_table,
-    "default_run_newest_jax": default_run_table,
+    "default_run_oldest_jax": default_run_table,
     "exact_gradient_run": default_run_table,
     "step_cpu": step_table,
     "mynn_step_cpu": step_table,
+    "mynn_accuracy_cpu": accuracy_table,
     "inference_cpu": step_table,
+    "products_cpu": products_table,
     "start_cpu": start_table,
     "epoch_cpu": epoch_table,
 }
