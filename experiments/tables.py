@@ -93,8 +93,8 @@ def products_table(result: dict[str, Any]) -> str:
     products, step = result["products_seconds"], result["step_seconds"]
     gflop = sum(row["gflop"] for row in result["products"])
     return (
-        f"The matrix products of a step of {result['name']}, {gflop:.1f} GFLOP, are {products / step:.0%} of it when each is "
-        f"timed alone: {_duration(products)} of {_duration(step)}. {_made_by(result)}"
+        f"The matrix products of a step of {result['name']}, {gflop:.1f} GFLOP, are {products / step:.0%} of it when "
+        f"each is timed alone: {_duration(products)} of {_duration(step)}. {_made_by(result)}"
     )
 
 
