@@ -1,6 +1,6 @@
 """The loss over classes of which each device of a mesh axis has a share, under `jax.shard_map`.
 
-Every device has the rows of all (`shares.gather_rows`), sums exp(s·f(c)) over its own classes, by the implementations of
+Every device has the rows of all (see `shares`), sums exp(s·f(c)) over its own classes, by the implementations of
 `streamed`, and knows the target of the rows whose class it has. Both meet in one all-reduce of vectors [N], and the
 sum's gradient needs nothing from elsewhere: of a device's L_p it is exp(L_p − L) times that of L.
 

@@ -1,4 +1,4 @@
-"""Who has what, under `jax.shard_map`: the rows that devices along a mesh axis bring, and the classes that they hold."""
+"""Who has what, under `jax.shard_map`: the rows that devices along a mesh axis bring, the classes that they hold."""
 
 import functools
 from typing import TypeAlias
