@@ -88,7 +88,7 @@ def sharded_margin_softmax(
     own = own_labels(labels, class_weights, axis_name, num_classes)
     names, num_here, num_devices = names_of(axis_name), class_weights.shape[0], lax.axis_size(names_of(axis_name))
     num_classes = num_classes or num_here * num_devices
-    x, w, own, seen_labels = vary_alike(embeddings, class_weights, own, labels)
+    x, w, own = vary_alike(embeddings, class_weights, own)
     here = lax.axis_index(names).astype(jnp.int32)
 
     fewest = num_classes - (num_devices - 1) * num_here
@@ -102,7 +102,7 @@ def sharded_margin_softmax(
             f"{implementation} takes no padding, and {num_classes} classes leave some on {num_devices} devices"
         )
 
-    is_here, is_ignored = own >= 0, seen_labels == -1
+    is_here = own >= 0
     rows = Rows(own, None, varying_like(counted, x) if has_padding else None)
     hard_negatives = with_constant_t(hard_negatives, x, w)
     if hard_negatives is not None:
@@ -113,7 +113,6 @@ def sharded_margin_softmax(
 
     streams = _STREAMS[implementation or "chunked"]()
     others, psi = others_and_psi(streams, x, w, rows, margin=of_target(margin, margin_grad), scale=scale)
-    others = jnp.where(is_ignored, -jnp.inf, others)
     highest = scale * (1 if hard_negatives is None else 2) + math.log(num_classes)
     others, target = _meet(names, _shifts(-scale, highest), others, jnp.where(is_here, scale * psi, 0))
     is_class = (labels >= 0) & (labels < num_classes)
