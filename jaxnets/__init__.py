@@ -16,7 +16,7 @@ if not any((_Path(place) / "margin_softmax").is_dir() for place in _places):
 from jaxnets.data import Dataset, Split, load
 from jaxnets.epochs import Evaluation, evaluate, train_epoch
 from jaxnets.heads import MarginHead, ScoresHead
-from jaxnets.losses import adacos_scale, margin_softmax_loss
+from jaxnets.losses import adacos_scale, margin_softmax_loss, sharded_margin_softmax_loss
 from jaxnets.margins import AdaFace, ArcFace, Combined, CosFace, CurricularFace, NormFace, SphereFace, Tutorial
 from jaxnets.models import create
 from jaxnets.optim import adam, sgd, step_lr
@@ -48,6 +48,7 @@ __all__ = [
     "margin_softmax_loss",
     "quick_compilation",
     "sgd",
+    "sharded_margin_softmax_loss",
     "step_lr",
     "train_epoch",
     "train_step",

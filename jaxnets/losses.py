@@ -1,13 +1,14 @@
 """Embeddings, class weights and labels in; a loss for each example out."""
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 import kernels.margin_softmax as kernel
-from jaxnets.margins import AdaptiveMargin, Curriculum, Margin, Tutorial
+from jaxnets.margins import AdaptiveMargin, Curriculum, Margin, Statistics, Tutorial
 from kernels.margin_softmax import geometry
 from kernels.margin_softmax.geometry import directions
 
@@ -56,7 +57,12 @@ def limit_turning(embeddings: Float[Array, "N D"], min_norm: float) -> Float[Arr
     A loss of directions has a gradient that goes as 1/‖x‖. Where D is small, embeddings come near the origin: in the
     plane P(‖x‖ < r) goes as r², so that the gradient's variance is infinite, and now and then one example throws all
     weights. Here that of x is multiplied by ‖x‖/min_norm if this is below one; 0 changes nothing.
+
+    Raises:
+      ValueError: for a `min_norm` that is negative or not finite.
     """
+    if not (0 <= min_norm < math.inf):
+        raise ValueError(f"min_norm must be a finite number of 0 or more, not {min_norm}")
     if not min_norm:
         return embeddings
     x = jax.lax.stop_gradient(embeddings)
@@ -102,19 +108,102 @@ def margin_softmax_loss(
       ValueError: for shapes or dtypes that do not fit, a negative `min_norm`, an unknown `margin_grad`, or a margin
         without its statistics.
     """
-    if not (0 <= min_norm < math.inf):
-        raise ValueError(f"min_norm must be a finite number of 0 or more, not {min_norm}")
     if isinstance(margin, AdaptiveMargin):
         raise ValueError(f"{margin} has statistics: give its .at(statistics, embeddings), see jaxnets.margins.adaptive")
-    if isinstance(margin, Tutorial):
-        scale = scale / margin.divisor
     return kernel.margin_softmax(
         limit_turning(embeddings, min_norm),
         class_weights,
         labels,
-        margin=margin,
-        scale=scale,
         margin_grad=margin_grad,
-        hard_negatives=margin.hard_negatives if isinstance(margin, Curriculum) else None,
         implementation=implementation,
+        **_of_margin(margin, scale),
     )
+
+
+def sharded_margin_softmax_loss(
+    embeddings: Float[Array, "n D"],
+    class_weights: Float[Array, "c D"] | Float[Array, "c K D"],
+    labels: Int[Array, "n"],
+    *,
+    axis_name: kernel.Axes,
+    margin: Margin | AdaptiveMargin,
+    scale: float,
+    statistics: Statistics | None = None,
+    margin_grad: kernel.MarginGrad = "exact",
+    min_norm: float = 0.0,
+    num_classes: int | None = None,
+    sample: float | None = None,
+    key: Array | None = None,
+    implementation: kernel.Implementation | None = None,
+) -> Float[Array, "N"]:
+    """`margin_softmax_loss` in a `jax.shard_map` whose devices have a share of the classes each, for very many of them.
+
+    It is the loss of all rows along `axis_name`, in order, the same on each of its devices: of N, where a device brings
+    n = N/P of them. With its mean as the loss, the gradients of embeddings and class weights are those of one device
+    that has everything. A whole program, and the same with rows split over "data" as well:
+
+        @jax.shard_map(mesh=mesh, in_specs=(P("class"), P("class"), P("class")), out_specs=P())
+        def loss(x, w, y):
+            return sharded_margin_softmax_loss(x, w, y, axis_name="class", margin=ArcFace(), scale=64.0).mean()
+
+        rows = P(("data", "class"))
+        @jax.shard_map(mesh=mesh, in_specs=(rows, P("class"), rows), out_specs=P())
+        def loss(x, w, y):
+            losses = sharded_margin_softmax_loss(x, w, y, axis_name="class", margin=ArcFace(), scale=64.0)
+            return jax.lax.pmean(losses.mean(), "data")
+
+    Embeddings and labels may also be split over "data" alone, P("data"), if all devices along "class" have the same
+    ones: nothing is gathered then. Class weights that are the same along "data" have their gradients summed over it, by
+    shard_map itself; it has to check (check_vma=True, the default). P("data") has [N] losses in the order of the rows.
+    If C does not divide by the devices, append rows of any finite numbers to the class weights and state `num_classes`:
+
+        w = jnp.pad(w, ((0, -C % P), (0, 0)))  # and num_classes=C
+
+    What a step costs, on paper, is in `kernels.margin_softmax.sharded`.
+
+    Args:
+      embeddings: [n, D], this device's, of any length.
+      class_weights: [c, D] or [c, K, D], this device's c = C/P, of classes p·c to (p + 1)·c.
+      labels: [n], integers in [0, C) or −1, split as the embeddings are.
+      axis_name: the mesh axis over which classes are split; or several, the first one changing slowest, as in P.
+      margin: as in `margin_softmax_loss`; and AdaFace and CurricularFace as such, with
+      statistics: those of such a margin, see `jaxnets.margins.sharded_update`.
+      margin_grad, min_norm: as in `margin_softmax_loss`.
+      num_classes: C, where the last devices' class weights are more than that; those beyond count for nothing.
+      sample: a share of the classes in (0, 1], the only others that rows are held against: less work, and a loss and
+        gradients that are biased, as in Partial FC (An et al., 2020, arXiv:2010.05222). The classes of all rows are
+        always among them; see `kernels.margin_softmax.negative_sampling`.
+      key: what the sample is drawn by: the same on all devices, and another in each step.
+      implementation: "chunked", the choice of None, "pallas_gpu" or "pallas_tpu"; the latter two take no padding.
+
+    Raises:
+      NotImplementedError: from a named implementation that cannot serve these arguments.
+      ValueError: as `margin_softmax_loss`; for class weights that are not split over the axis, labels split otherwise
+        than embeddings, a `num_classes` or `sample` out of range, a sample without key, a margin without statistics.
+    """
+    embeddings, labels = kernel.gather_rows(limit_turning(embeddings, min_norm), labels, axis_name)
+    if isinstance(margin, AdaptiveMargin):
+        if statistics is None:
+            raise ValueError(f"{margin} has statistics: give them, see jaxnets.margins.sharded_update")
+        margin = margin.at(statistics, embeddings)
+    return kernel.sharded_margin_softmax(
+        embeddings,
+        class_weights,
+        labels,
+        axis_name=axis_name,
+        margin_grad=margin_grad,
+        num_classes=num_classes,
+        sample=sample,
+        key=key,
+        implementation=implementation,
+        **_of_margin(margin, scale),
+    )
+
+
+def _of_margin(margin: Margin, scale: float) -> dict[str, Any]:
+    """As the kernel takes them: the scale that is in force, and a curriculum's hard negatives."""
+    return {
+        "margin": margin,
+        "scale": scale / margin.divisor if isinstance(margin, Tutorial) else scale,
+        "hard_negatives": margin.hard_negatives if isinstance(margin, Curriculum) else None,
+    }

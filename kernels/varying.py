@@ -13,19 +13,20 @@ def vary_alike(*arrays: Any) -> list[Any]:
     A custom_vjp must return gradients that vary as its inputs do. Parameters shared by all shards would break that:
     cast to varying here, their gradients are summed over the shards by the cast's own transpose.
     """
-    everywhere = frozenset[str]().union(*(_axes(array) for array in arrays if array is not None))
+    everywhere = frozenset[str]().union(*(varying_axes(array) for array in arrays if array is not None))
     return [None if array is None else _vary(array, everywhere) for array in arrays]
 
 
 def varying_like(array: Array, other: Array) -> Array:
     """Under shard_map, gives `array` the mesh axes that `other` varies over: a loop's carry must vary as its result."""
-    return _vary(array, _axes(other))
+    return _vary(array, varying_axes(other))
 
 
-def _axes(array: Array) -> frozenset[str]:
+def varying_axes(array: Array) -> frozenset[str]:
+    """The mesh axes whose devices may hold different values of it; none where shard_map does not check."""
     return jax.typeof(array).manual_axis_type.varying
 
 
 def _vary(array: Array, axes: frozenset[str]) -> Array:
-    missing = tuple(axes - _axes(array))
+    missing = tuple(axes - varying_axes(array))
     return lax.pcast(array, missing, to="varying") if missing else array

@@ -19,6 +19,7 @@ from jaxnets.margins.adaptive import AdaptiveMargin as AdaptiveMargin
 from jaxnets.margins.adaptive import CurricularFace as CurricularFace
 from jaxnets.margins.adaptive import Curriculum as Curriculum
 from jaxnets.margins.adaptive import Statistics as Statistics
+from jaxnets.margins.adaptive import sharded_update as sharded_update
 from jaxnets.margins.fixed import ArcFace as ArcFace
 from jaxnets.margins.fixed import Combined as Combined
 from jaxnets.margins.fixed import CosFace as CosFace

@@ -21,8 +21,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from jaxnets.margins.fixed import ArcFace, Margin
-from kernels.margin_softmax import HardNegatives
+from kernels.margin_softmax import Axes, HardNegatives, gather_rows, own_labels
 from kernels.margin_softmax.geometry import directions, target_cos_sin
+from kernels.varying import varying_axes
 
 Statistics: TypeAlias = dict[str, Array]
 
@@ -42,16 +43,39 @@ class AdaptiveMargin(Protocol):
         embeddings: Float[Array, "N D"],
         class_weights: ClassWeights,
         labels: Int[Array, "N"],
-        axis_name: str | None = None,
+        axis_name: Axes | None = None,
     ) -> Statistics:
         """The statistics after one more batch.
 
-        With `axis_name` these are of the whole batch over that mapped axis, and the same on each of its devices. Rows
+        With `axis_name` these are of the whole batch over that mapped axis, or those, and the same on each device. Rows
         labelled −1 do not count; a batch of no others changes nothing.
         """
 
     def at(self, statistics: Statistics, embeddings: Float[Array, "N D"]) -> Margin:
         """The margin of these embeddings, as `margin_softmax_loss` takes it."""
+
+
+def sharded_update(
+    margin: AdaptiveMargin,
+    statistics: Statistics,
+    embeddings: Float[Array, "n D"],
+    class_weights: Float[Array, "c D"] | Float[Array, "c K D"],
+    labels: Int[Array, "n"],
+    axis_name: Axes,
+    num_classes: int | None = None,
+) -> Statistics:
+    """`margin.update` where each device has a share of the classes, as for `jaxnets.sharded_margin_softmax_loss`.
+
+    The statistics are those of the whole batch, over all mesh axes that its rows are split over. Each row is counted
+    once, where its class is.
+
+    Raises:
+      ValueError: as `sharded_margin_softmax_loss`.
+    """
+    embeddings, labels = gather_rows(jax.lax.stop_gradient(embeddings), labels, axis_name)
+    own = own_labels(labels, class_weights, axis_name, num_classes)
+    everywhere = tuple(varying_axes(embeddings) | varying_axes(own))
+    return margin.update(statistics, embeddings, class_weights, own, everywhere)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +107,7 @@ class AdaFace:
         embeddings: Float[Array, "N D"],
         class_weights: ClassWeights,
         labels: Int[Array, "N"],
-        axis_name: str | None = None,
+        axis_name: Axes | None = None,
     ) -> Statistics:
         lengths = _lengths(embeddings, statistics["mean"].dtype)
         mean, count = _mean(lengths, labels, axis_name)
@@ -127,7 +151,7 @@ class CurricularFace:
         embeddings: Float[Array, "N D"],
         class_weights: ClassWeights,
         labels: Int[Array, "N"],
-        axis_name: str | None = None,
+        axis_name: Axes | None = None,
     ) -> Statistics:
         dtype = statistics["t"].dtype
         x, w = (jax.lax.stop_gradient(vectors).astype(dtype) for vectors in (embeddings, class_weights))
@@ -160,7 +184,7 @@ def _lengths(embeddings: Float[Array, "N D"], dtype: jnp.dtype) -> Float[Array, 
 
 
 def _mean(
-    values: Float[Array, "N"], labels: Int[Array, "N"], axis_name: str | None
+    values: Float[Array, "N"], labels: Int[Array, "N"], axis_name: Axes | None
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """The mean over the rows that have a class, on all devices of the axis, and how many they are."""
     has_class = labels >= 0

@@ -4,3 +4,7 @@ from kernels.margin_softmax.api import Implementation as Implementation
 from kernels.margin_softmax.api import MarginGrad as MarginGrad
 from kernels.margin_softmax.api import margin_softmax as margin_softmax
 from kernels.margin_softmax.reference import HardNegatives as HardNegatives
+from kernels.margin_softmax.sharded import sharded_margin_softmax as sharded_margin_softmax
+from kernels.margin_softmax.shares import Axes as Axes
+from kernels.margin_softmax.shares import gather_rows as gather_rows
+from kernels.margin_softmax.shares import own_labels as own_labels

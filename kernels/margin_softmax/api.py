@@ -53,24 +53,11 @@ def margin_softmax(
       NotImplementedError: from a named implementation that cannot serve these arguments.
       ValueError: for arrays whose shapes or dtypes do not fit, or an unknown `margin_grad` or implementation.
     """
-    _check(embeddings, class_weights, labels)
-    if margin_grad not in get_args(MarginGrad):
-        raise ValueError(f"margin_grad is exact or straight_through, not {margin_grad!r}")
-    if implementation not in (None, *get_args(Implementation)):
-        known = ", ".join(get_args(Implementation))
-        raise ValueError(
-            f"margin_softmax has no implementation {implementation!r}; there is {known}, or None to choose"
-        )
-
+    check(embeddings, class_weights, labels, margin_grad, implementation)
     embeddings, class_weights = vary_alike(embeddings, class_weights)
     labels = labels.astype(jnp.int32)
-    if margin_grad == "straight_through":
-        margin = _straight_through(margin)
-    if hard_negatives is not None:
-        t = jax.lax.stop_gradient(jnp.asarray(hard_negatives.t, wide(embeddings.dtype, class_weights.dtype)))
-        if t.shape:
-            raise ValueError(f"hard_negatives has one t for all rows, not {t.shape}")
-        hard_negatives = hard_negatives._replace(t=t)
+    margin = of_target(margin, margin_grad)
+    hard_negatives = with_constant_t(hard_negatives, embeddings, class_weights)
     serve = _IMPLEMENTATIONS[implementation or choice.preferred(len(labels), class_weights.shape)]
     loss = serve(embeddings, class_weights, labels, margin=margin, scale=scale, hard_negatives=hard_negatives)
     is_class = (labels >= 0) & (labels < class_weights.shape[0])
@@ -90,7 +77,11 @@ _IMPLEMENTATIONS: dict[str, Callable[..., Float[Array, "N"]]] = {
 }
 
 
-def _straight_through(margin: OfTarget) -> OfTarget:
+def of_target(margin: OfTarget, margin_grad: MarginGrad) -> OfTarget:
+    """The margin with the gradient that is asked for."""
+    if margin_grad == "exact":
+        return margin
+
     def unchanged(cos_theta: Float[Array, "N"], sin_theta: Float[Array, "N"]) -> Float[Array, "N"]:
         psi = jax.lax.stop_gradient(margin(cos_theta, sin_theta))
         return psi + (cos_theta - jax.lax.stop_gradient(cos_theta))  # ψ + 0
@@ -98,7 +89,25 @@ def _straight_through(margin: OfTarget) -> OfTarget:
     return unchanged
 
 
-def _check(embeddings: Array, class_weights: Array, labels: Array) -> None:
+def with_constant_t(
+    hard_negatives: HardNegatives | None, embeddings: Array, class_weights: Array
+) -> HardNegatives | None:
+    if hard_negatives is None:
+        return None
+    t = jax.lax.stop_gradient(jnp.asarray(hard_negatives.t, wide(embeddings.dtype, class_weights.dtype)))
+    if t.shape:
+        raise ValueError(f"hard_negatives has one t for all rows, not {t.shape}")
+    return hard_negatives._replace(t=t)
+
+
+def check(
+    embeddings: Array,
+    class_weights: Array,
+    labels: Array,
+    margin_grad: MarginGrad,
+    implementation: Implementation | None,
+) -> None:
+    """Raises ValueError for what no implementation takes."""
     shapes = f"embeddings {embeddings.shape}, class_weights {class_weights.shape}, labels {labels.shape}"
     if embeddings.ndim != 2 or class_weights.ndim not in (2, 3) or labels.ndim != 1 or 0 in class_weights.shape[1:]:
         raise ValueError(
@@ -113,3 +122,10 @@ def _check(embeddings: Array, class_weights: Array, labels: Array) -> None:
     for name, array in (("embeddings", embeddings), ("class_weights", class_weights)):
         if not jnp.issubdtype(array.dtype, jnp.floating):
             raise ValueError(f"{name} must be floating point, not {array.dtype}")
+    if margin_grad not in get_args(MarginGrad):
+        raise ValueError(f"margin_grad is exact or straight_through, not {margin_grad!r}")
+    if implementation not in (None, *get_args(Implementation)):
+        known = ", ".join(get_args(Implementation))
+        raise ValueError(
+            f"margin_softmax has no implementation {implementation!r}; there is {known}, or None to choose"
+        )

@@ -52,6 +52,7 @@ class Chunked:
         inverse_x = inverse_lengths(x)
         dtype = inverse_x.dtype
         unit_x = x.astype(dtype) * inverse_x[:, None]
+        log_sum = jnp.where(log_sum == -jnp.inf, jnp.inf, log_sum)  # nothing has counted: its logits are −∞ as well
 
         def add(chunk: Array, first: Array | int, so_far: tuple[Array, Array]) -> tuple[Array, Array]:
             dx, dw = so_far
@@ -96,15 +97,18 @@ def _cosines(x: Array, inverse_x: Array, chunk: Array, inverse_w: Array) -> Floa
 def _logits(
     cosines: Float[Array, "N B K"], first: Array | int, rows: Rows, scale: float
 ) -> tuple[Float[Array, "N B"], Float[Array, "N B"] | None]:
-    """s·f(c) of a chunk of classes, −∞ for the rows' own ones, and f'(c) where f is not the identity."""
+    """s·f(c) of a chunk of classes, −∞ for the rows' own ones and padding, and f'(c) where f is not the identity."""
     nearest, slopes = cosines.max(axis=2), None
     if rows.hard is not None:
         is_hard = nearest > rows.hard.threshold[:, None]
         slopes = jnp.where(is_hard, rows.hard.t + 2 * nearest, 1)
         nearest = jnp.where(is_hard, nearest * (rows.hard.t + nearest), nearest)
     own = rows.labels - first
-    is_own = own[:, None] == jnp.arange(cosines.shape[1], dtype=own.dtype)[None, :]
-    return jnp.where(is_own, -jnp.inf, scale * nearest), slopes
+    classes = jnp.arange(cosines.shape[1], dtype=own.dtype)[None, :]
+    is_none = own[:, None] == classes
+    if rows.num_classes is not None:
+        is_none |= classes >= rows.num_classes - first
+    return jnp.where(is_none, -jnp.inf, scale * nearest), slopes
 
 
 def _to_nearest(dc: Float[Array, "N B"], cosines: Float[Array, "N B K"]) -> Float[Array, "N B K"]:

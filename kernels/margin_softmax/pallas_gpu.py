@@ -40,9 +40,13 @@ def margin_softmax(embeddings: Array, class_weights: Array, *args: Any, **option
       NotImplementedError: for JAX before 0.11, a GPU that is no Hopper, for other dtypes than float32 and bfloat16,
         and for D > 640.
     """
+    return streamed.margin_softmax(on_this_device(), embeddings, class_weights, *args, **options)
+
+
+def on_this_device() -> "PallasGpu":
     if not _is_hopper():
         raise NotImplementedError("margin_softmax's implementation pallas_gpu runs on Hopper GPUs alone (H100, H200)")
-    return streamed.margin_softmax(PallasGpu(), embeddings, class_weights, *args, **options)
+    return PallasGpu()
 
 
 def _is_hopper() -> bool:

@@ -34,9 +34,13 @@ def margin_softmax(embeddings: Array, class_weights: Array, *args: Any, **option
       NotImplementedError: for a device that is no TPU, a JAX whose Pallas has other names, for other dtypes than
         float32 and bfloat16, and where a block of 128 rows and one of 128 classes are too large for VMEM.
     """
+    return streamed.margin_softmax(on_this_device(), embeddings, class_weights, *args, **options)
+
+
+def on_this_device() -> "PallasTpu":
     if jax.devices()[0].platform != "tpu":
         raise NotImplementedError("margin_softmax's implementation pallas_tpu runs on TPUs alone")
-    return streamed.margin_softmax(PallasTpu(), embeddings, class_weights, *args, **options)
+    return PallasTpu()
 
 
 @dataclasses.dataclass(frozen=True)

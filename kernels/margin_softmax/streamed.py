@@ -31,10 +31,11 @@ class Hard(NamedTuple):
 
 
 class Rows(NamedTuple):
-    """What a row knows beside its embedding."""
+    """What a row knows beside its embedding; and of how many classes the first ones are, where others are padding."""
 
     labels: Int[Array, "N"]
     hard: Hard | None
+    num_classes: Int[Array, ""] | None = None
 
 
 class Streams(Protocol):
@@ -68,22 +69,48 @@ def margin_softmax(
     hard_negatives: HardNegatives | None = None,
 ) -> Float[Array, "N"]:
     """As `reference`, for embeddings and class weights of fewer bits too, which are not widened as a whole."""
+    rows = Rows(labels, None)
+    if hard_negatives is not None:
+        threshold = thresholds(embeddings, class_weights, labels, hard_negatives)
+        rows = Rows(labels, Hard(threshold, jnp.asarray(hard_negatives.t, threshold.dtype)))
+    others, psi = others_and_psi(streams, embeddings, class_weights, rows, margin=margin, scale=scale)
+    return jax.nn.softplus(others - scale * psi)
+
+
+def others_and_psi(
+    streams: Streams,
+    embeddings: Float[Array, "N D"],
+    class_weights: Float[Array, "C D"] | Float[Array, "C K D"],
+    rows: Rows,
+    *,
+    margin: OfTarget,
+    scale: float,
+) -> tuple[Float[Array, "N"], Float[Array, "N"]]:
+    """L, and the target's ψ; that of a row without a class here is of another class, and not to be used."""
     w = class_weights if class_weights.ndim == 3 else class_weights[:, None, :]
     dtype = wide(embeddings.dtype, w.dtype)
     if dtype == jnp.float64:
         embeddings, w = embeddings.astype(dtype), w.astype(dtype)
-    x = directions(embeddings.astype(dtype))
-    rows = Rows(labels, None)
-    if hard_negatives is not None:
-        own = jnp.take(jax.lax.stop_gradient(w), labels, axis=0, mode="clip").astype(dtype)
-        threshold = hard_negatives.threshold(*_own_cos_sin(jax.lax.stop_gradient(x), own))
-        rows = Rows(labels, Hard(threshold, jnp.asarray(hard_negatives.t, dtype)))
     others, own = _others(streams, scale, embeddings, w, rows)
-    return jax.nn.softplus(others - scale * margin(*_own_cos_sin(x, own.astype(dtype))))
+    return others, margin(*_own_cos_sin(embeddings, own))
+
+
+def thresholds(
+    embeddings: Float[Array, "N D"],
+    class_weights: Float[Array, "C D"] | Float[Array, "C K D"],
+    labels: Int[Array, "N"],
+    hard_negatives: HardNegatives,
+) -> Float[Array, "N"]:
+    """Of each row, above which cosine a negative is hard; no gradient flows through it."""
+    x, w = jax.lax.stop_gradient((embeddings, class_weights))
+    own = jnp.take(w, labels, axis=0, mode="clip")
+    return hard_negatives.threshold(*_own_cos_sin(x, own if own.ndim == 3 else own[:, None, :]))
 
 
 def _own_cos_sin(x: Float[Array, "N D"], own: Float[Array, "N K D"]) -> tuple[Float[Array, "N"], Float[Array, "N"]]:
-    return target_cos_sin(x, directions(own), jnp.arange(len(x), dtype=jnp.int32))
+    dtype = wide(x.dtype, own.dtype)
+    x, own = directions(x.astype(dtype)), directions(own.astype(dtype))
+    return target_cos_sin(x, own, jnp.arange(len(x), dtype=jnp.int32))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
@@ -107,7 +134,8 @@ def _backward(
     # A row without others (one class, or none hard enough to count) has L = −∞, and passes no gradient.
     of_others = jnp.where(others == -jnp.inf, 0, of_others)
     dx, dw = streams.gradients(x, w, rows, scale, others, of_others)
-    return dx, dw.at[rows.labels].add(of_own, mode="drop"), None
+    own = jnp.where(rows.labels < 0, len(w), rows.labels)  # those without a class here: −1 would be the last one
+    return dx, dw.at[own].add(of_own, mode="drop"), None
 
 
 _others.defvjp(_forward, _backward)

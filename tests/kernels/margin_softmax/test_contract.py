@@ -351,6 +351,16 @@ def test_vectors_without_direction(implementation):
     np.testing.assert_array_equal(dw[4], 0)
 
 
+def test_of_one_class_there_is_nothing_to_learn(implementation):
+    x, w, labels = problem((3, 4, 1))
+
+    def total(x, w):
+        return margin_softmax(x, w, labels, margin=ArcFace(0.3), scale=5.0, implementation=implementation).sum()
+
+    for number in jax.tree.leaves(jax.value_and_grad(total, (0, 1))(x, w)):
+        np.testing.assert_array_equal(number, jnp.zeros_like(number))
+
+
 def test_nan_is_not_hidden(implementation):
     """A network that has diverged must be seen to have."""
     x, w, labels = problem((3, 4, 5))

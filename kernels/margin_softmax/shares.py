@@ -1,0 +1,84 @@
+"""Who has what, under `jax.shard_map`: the rows that devices along a mesh axis bring, the classes that they hold."""
+
+import functools
+from typing import TypeAlias
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float, Int
+
+from kernels.margin_softmax.geometry import wide
+from kernels.varying import varying_axes
+
+Axes: TypeAlias = str | tuple[str, ...]  # of a mesh; the first of several changes slowest, as in a PartitionSpec
+
+
+def names_of(axis_name: Axes) -> tuple[str, ...]:
+    return (axis_name,) if isinstance(axis_name, str) else tuple(axis_name)
+
+
+def gather_rows(
+    embeddings: Float[Array, "n D"], labels: Int[Array, "n"], axis_name: Axes
+) -> tuple[Float[Array, "N D"], Int[Array, "N"]]:
+    """The rows of all devices along the axis, in its order; those that are the same on all are there already.
+
+    The gradient of the embeddings is summed over the devices on its way back to where each row came from.
+
+    Raises:
+      ValueError: where labels are split over other devices than their embeddings.
+    """
+    names = names_of(axis_name)
+    split, of_labels = (tuple(name for name in names if name in varying_axes(array)) for array in (embeddings, labels))
+    if split != of_labels:
+        raise ValueError(
+            f"embeddings and labels must be split alike over {axis_name!r}: they are over {split} and {of_labels}"
+        )
+    if split:
+        labels = lax.all_gather(labels, split, tiled=True, to="invarying")
+    return _to_all(split, tuple(name for name in names if name not in split), embeddings), labels
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _to_all(split: tuple[str, ...], shared: tuple[str, ...], embeddings: Float[Array, "n D"]) -> Float[Array, "N D"]:
+    """Gathered over the axes that rows are split over; of the others every device has the rows already."""
+    gathered = lax.all_gather(embeddings, split, tiled=True) if split else embeddings
+    return lax.pcast(gathered, shared, to="varying") if shared else gathered
+
+
+def _to_all_backward(
+    split: tuple[str, ...], shared: tuple[str, ...], _: None, cotangent: Float[Array, "N D"]
+) -> tuple[Float[Array, "n D"]]:
+    """Summed in float32: of embeddings in bfloat16, autodiff would sum over the devices in bfloat16."""
+    gradient = cotangent.astype(wide(cotangent.dtype))
+    gradient = lax.psum(gradient, shared) if shared else gradient
+    gradient = lax.psum_scatter(gradient, split, tiled=True) if split else gradient
+    return (gradient.astype(cotangent.dtype),)
+
+
+_to_all.defvjp(lambda split, shared, embeddings: (_to_all(split, shared, embeddings), None), _to_all_backward)
+
+
+def own_labels(
+    labels: Int[Array, "N"],
+    class_weights: Float[Array, "c D"] | Float[Array, "c K D"],
+    axis_name: Axes,
+    num_classes: int | None = None,
+) -> Int[Array, "N"]:
+    """Labels among this device's classes: in [0, c), and −1 for the rows whose class is elsewhere, or none.
+
+    Raises:
+      ValueError: where class weights are not split over the axis, or `num_classes` are not what they can be.
+    """
+    names, num_here = names_of(axis_name), class_weights.shape[0]
+    if not set(names) <= varying_axes(class_weights):
+        raise ValueError(
+            f"class_weights must be split over {axis_name!r}: by in_specs of a shard_map that checks (check_vma=True)"
+        )
+    most = num_here * lax.axis_size(names)
+    if num_classes is not None and not 1 <= num_classes <= most:
+        raise ValueError(f"num_classes must be in 1…{most}, the number of all class weights, not {num_classes}")
+    labels = labels.astype(jnp.int32)
+    first = lax.axis_index(names).astype(jnp.int32) * num_here
+    is_here = (labels >= first) & (labels < jnp.minimum(first + num_here, num_classes or most))
+    return jnp.where(is_here, labels - first, -1)

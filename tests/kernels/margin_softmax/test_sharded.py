@@ -1,0 +1,128 @@
+"""What devices that share the classes say to each other, keep and draw; their losses are in test_sharded_losses.py."""
+
+import collections
+import math
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import P
+from jax.sharding import Mesh
+
+from kernels.margin_softmax import HardNegatives, gather_rows, sharded, sharded_margin_softmax
+from kernels.margin_softmax.negative_sampling import sampled
+
+COLLECTIVES = re.compile(r" (all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute)(?:-start)?\(")
+
+
+def _margin(cos_theta, sin_theta):
+    """cos(θ + 0.5)."""
+    return 0.8775825618903728 * cos_theta - 0.479425538604203 * sin_theta
+
+
+def losses_over(shape, rows, classes, out, **options):
+    """Of a mesh ("data", "class"): (x, w, labels) -> losses."""
+
+    def losses(x, w, labels):
+        x, labels = gather_rows(x, labels, classes)
+        return sharded_margin_softmax(x, w, labels, axis_name=classes, **options)
+
+    mesh = Mesh(np.array(jax.devices()).reshape(shape), ("data", "class"))
+    return jax.shard_map(losses, mesh=mesh, in_specs=(rows, P(classes), rows), out_specs=out)
+
+
+def compiled(losses, n, c, d, gradients):
+    total = jax.value_and_grad(lambda x, w, labels: losses(x, w, labels).sum(), (0, 1))
+    x, w = jax.ShapeDtypeStruct((n, d), jnp.bfloat16), jax.ShapeDtypeStruct((c, d), jnp.bfloat16)
+    return jax.jit(total if gradients else losses).lower(x, w, jax.ShapeDtypeStruct((n,), jnp.int32)).compile()
+
+
+BOTH = P(("data", "class"))
+# Layouts, all-gathers (of embeddings and of labels), all-reduces and reduce-scatters of the losses, and with gradients.
+# Reduced are the sums and targets together, in one; hard negatives' thresholds before; and backward the gradients of
+# what is shared: of class weights along "data", and of rows that are not split along "class".
+COUNTS = {
+    "classes": (((1, 8), P("class"), "class", P()), False, (2, 1, 0), (2, 1, 1)),
+    "classes, hard negatives": (((1, 8), P("class"), "class", P()), True, (2, 2, 0), (2, 2, 1)),
+    "data and classes": (((2, 4), BOTH, "class", P("data")), False, (2, 1, 0), (2, 2, 1)),
+    "classes over both": (((2, 4), BOTH, ("data", "class"), P()), False, (2, 1, 0), (2, 1, 1)),
+    "rows over data alone": (((2, 4), P("data"), "class", P("data")), False, (0, 1, 0), (0, 3, 0)),
+}
+
+
+@pytest.mark.parametrize("gradients", [False, True])
+@pytest.mark.parametrize("name", COUNTS)
+def test_collectives(name, gradients):
+    layout, is_hard, *counts = COUNTS[name]
+    hard = HardNegatives(0.25, threshold=_margin) if is_hard else None
+    losses = losses_over(*layout, margin=_margin, scale=30.0, hard_negatives=hard)
+    found = collections.Counter(COLLECTIVES.findall(compiled(losses, 16, 40, 6, gradients).as_text()))
+    kinds = "all-gather", "all-reduce", "reduce-scatter"
+    assert found == +collections.Counter(dict(zip(kinds, counts[gradients], strict=True)))
+
+
+@pytest.mark.parametrize(("scale", "vectors"), [(64.0, 2), (200.0, 4)])
+def test_one_all_reduce_of_few_vectors(scale, vectors):
+    """The targets, and a sum for each interval of e^160 from e^−s to C·e^s: of s = 200 there are three."""
+    losses = losses_over((1, 8), P("class"), "class", P(), margin=_margin, scale=scale)
+    (shape,) = re.findall(r"= (\S+) all-reduce\(", compiled(losses, 16, 40, 6, gradients=True).as_text())
+    assert shape.startswith(f"f32[{vectors},16]")
+
+
+def test_no_device_holds_its_logits():
+    """1024 × 32768 of them: 128 MiB in float32, and as much each time something is made of them."""
+    losses = losses_over((1, 8), P("class"), "class", P(), margin=_margin, scale=64.0)
+    program = compiled(losses, 1024, 2**18, 16, gradients=True)
+    assert program.memory_analysis().temp_size_in_bytes < 2**26
+
+
+@pytest.mark.parametrize("scale", [64.0, 200.0])
+def test_antiparallel(scale):
+    """All classes behind all embeddings: without a margin the loss is ln C, made of sums of e^−s."""
+    x, w = np.tile(np.float32([3, 4]), (16, 1)), np.tile(np.float32([-6, -8]), (40, 1))
+    losses = losses_over((1, 8), P("class"), "class", P(), margin=lambda cos_theta, _: cos_theta, scale=scale)
+    labels = np.arange(16, dtype=np.int32)
+    rounding = scale * np.finfo(np.float32).eps
+    np.testing.assert_allclose(jax.jit(losses)(x, w, labels), math.log(40), atol=4 * rounding * math.sqrt(2))
+    gradients = jax.jit(jax.grad(lambda x, w: losses(x, w, labels).sum(), (0, 1)))(x, w)
+    for gradient in gradients:  # whose parts, of length s/5 and s/10 each, are radial, and cancel out
+        np.testing.assert_allclose(gradient, 0, atol=16 * rounding)
+
+
+def test_negatives_are_drawn_alike():
+    """Of 12 classes, two are needed and two are padding; three of the other eight are drawn, each in ⅜ of the draws."""
+    own, draws = jnp.array([5, -1, 2, 5], jnp.int32), 4000
+
+    def draw(key):
+        return sampled(key, 0.4, own, 12, jnp.int32(10), jnp.int32(0))
+
+    chosen, places = jax.jit(jax.vmap(draw))(jax.random.split(jax.random.key(0), draws))
+    assert chosen.shape == (draws, 5) and (jnp.sort(chosen)[:, 1:] > jnp.sort(chosen)[:, :-1]).all()
+    np.testing.assert_array_equal(places[:, 1], -1)
+    found = np.take_along_axis(np.asarray(chosen), np.asarray(places)[:, [0, 2, 3]], axis=1)
+    np.testing.assert_array_equal(found, np.tile([5, 2, 5], (draws, 1)))
+    counts = np.bincount(np.asarray(chosen).ravel(), minlength=12)
+    np.testing.assert_array_equal(counts[[5, 2, 10, 11]], [draws, draws, 0, 0])
+    deviation = math.sqrt(draws * 3 / 8 * 5 / 8)
+    assert np.abs(np.delete(counts, [5, 2, 10, 11]) - draws * 3 / 8).max() < 5 * deviation
+
+
+def test_devices_draw_differently():
+    key, own = jax.random.key(0), jnp.array([-1], jnp.int32)
+    first, second = (sampled(key, 0.5, own, 40, jnp.int32(40), jnp.int32(i))[0] for i in range(2))
+    assert set(first.tolist()) != set(second.tolist())
+
+
+def test_the_model_on_paper():
+    """The table in the module's docstring, from the counts below it."""
+    rows = [[float(cell) for cell in line.split("|")[1:-1]] for line in sharded.__doc__.splitlines() if "| 1e" in line]
+    assert [row[:2] for row in rows] == [[c, p] for c in (1e6, 1e7, 1e8) for p in (8, 64)]
+    for num_classes, devices, *cells in rows:
+        n, d, c = 512 * devices, 512, math.ceil(num_classes / devices)
+        products = 8 * n * c * d / 790e12
+        talk = (devices - 1) / devices * n * (2 * d + 4 * d + 4 + 16) / (450e9 if devices <= 8 else 50e9)
+        kept = min(max(math.ceil(c / 10), n), c)
+        memory = 2 * c * d * 2
+        assert cells == pytest.approx([1e3 * products, 1e3 * talk, 1e3 * products * kept / c, memory / 1e9], rel=0.02)
