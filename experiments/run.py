@@ -12,7 +12,7 @@ import numpy as np
 from experiments.folder import Arrays, Folder, Line, Position
 from experiments.records import write_json
 from experiments.terminal import Diverged, Interrupted, ProgressBar, StopSignals, UserError, said_by_a_library
-from jaxnets.data import Split
+from jaxnets.data import DataError, Split
 from jaxnets.data.streaming import Stream
 from jaxnets.epochs import (
     Epoch,
@@ -62,7 +62,7 @@ def run_all(
     """Builds and runs one experiment after the other, and says how each ended; of several, one may diverge.
 
     Raises:
-      UserError: for arguments that a library refuses, and as `run`.
+      UserError: for arguments that a library refuses, for pictures that cannot be read, and as `run`.
       Interrupted: as `run`.
       Diverged: where there is one experiment alone.
     """
@@ -70,7 +70,8 @@ def run_all(
         with said_by_a_library(ValueError):
             experiment = build()
         try:
-            summary = run(experiment, fresh=fresh, started=started)
+            with said_by_a_library(DataError):  # of pictures that are read as they are needed
+                summary = run(experiment, fresh=fresh, started=started)
             print(closing_words(experiment.directory, summary))
         except Diverged as error:
             if len(builds) == 1:

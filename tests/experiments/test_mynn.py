@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments import mynn, predict, terminal
+from experiments import mynn, mynn_data, predict, terminal
 from experiments.folder import Folder
 from experiments.mynn import Config
 from jaxnets import create, evaluate, load
@@ -146,7 +146,7 @@ def test_a_stream_goes_on_at_the_very_picture_where_it_stopped(pictures, tmp_pat
     mynn.command(whole)
     folder = Folder(mynn.folder_of(whole, "mynn"))
     cut = dataclasses.replace(whole, out=tmp_path / "cut")
-    experiment = mynn.build("mynn", cut, mynn.Streamed.of(cut))
+    experiment = mynn.build("mynn", cut, mynn_data.open_stream(cut))
     state = experiment.state
     for epoch, steps in ((0, 4), (1, 1)):
         calls = train_epoch_by_stream(state, experiment.train, experiment.cut, epoch)
@@ -172,7 +172,7 @@ def test_a_stream_goes_on_at_the_very_picture_where_it_stopped(pictures, tmp_pat
             ["--averaging", "1", "--size", "16"],
             "averaging is the share of an average that a step keeps: in [0, 1), not 1.0",
         ),
-        (["--stream"], "--stream is for --data folder:PATH on one device"),
+        (["--stream"], "--stream is for --data folder:PATH or tfds:NAME on one device"),
         (["--devices", "99", "--size", "16"], "99 devices were asked for"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
