@@ -98,7 +98,7 @@ def command(config: Config) -> None:
     for note in dataset.notes:
         print(f"note: {note}")
     builds = [partial(build, name, config, dataset) for name in names]
-    run_all(builds, drawings.closing_words, fresh=config.fresh, started=STARTED)
+    run_all(builds, partial(drawings.closing_words, dataset.name), fresh=config.fresh, started=STARTED)
     if len(names) > 1:
         folders = {name: folder_of(config, name) for name in names}
         table, picture = drawings.compare(config.out / "mynn" / f"comparison_seed{config.seed}", folders, dataset.name)

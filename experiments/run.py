@@ -137,7 +137,7 @@ def _finish_epoch(
     epoch, seconds = position.epoch, position.seconds
     bar.describe(f"epoch {epoch + 1}/{experiment.epochs}")
     before = saved = time.perf_counter()
-    for state, totals, done in _calls(experiment, position):
+    for state, totals, done in calls(experiment, position):
         bad_step = int(totals.bad_step)  # waits for the call to end
         now = time.perf_counter()
         clock.first_step(now)
@@ -155,7 +155,8 @@ def _finish_epoch(
     return position
 
 
-def _calls(experiment: Experiment, position: Position) -> Iterator[tuple[TrainState, Totals, int]]:
+def calls(experiment: Experiment, position: Position) -> Iterator[tuple[TrainState, Totals, int]]:
+    """What is left of an epoch's steps, as `jaxnets.epochs.train_epoch_by_call` gives it."""
     state, train, cut, epoch = position.state, experiment.train, experiment.cut, position.epoch
     if isinstance(train, Stream):
         return train_epoch_by_stream(state, train, cut, epoch, done=position.done, totals=position.totals)
@@ -197,9 +198,10 @@ def _line(experiment: Experiment, position: Position, evaluation: Evaluation) ->
 
 
 def _sentence(line: Line, epochs: int) -> str:
+    verdict = f"{line['verdict']:<11}  " if "verdict" in line else ""
     return (
         f"epoch {line['epoch']:>{len(str(epochs))}}/{epochs}  loss {line['train_loss']:.4f}  "
-        f"test accuracy {line['test_accuracy']:.4f}  {line.get('verdict', ''):<11}  {line['seconds']:.1f} s"
+        f"test accuracy {line['test_accuracy']:.4f}  {verdict}{line['seconds']:.1f} s"
     )
 
 

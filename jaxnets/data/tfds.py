@@ -7,6 +7,7 @@ where TensorFlow is, by TFDS's own command: `tfds build NAME --file_format=array
 import dataclasses
 import difflib
 import hashlib
+import logging
 import os
 import re
 import textwrap
@@ -162,6 +163,9 @@ def _prepared_builder(name: str, data_dir: str | os.PathLike[str] | None) -> Any
     import tensorflow_datasets as tfds
 
     place = os.path.expanduser(data_dir or "~/tensorflow_datasets")
+    warnings_of_tfds = logging.getLogger("absl")
+    level = warnings_of_tfds.level
+    warnings_of_tfds.setLevel(logging.ERROR)  # what it warns of, a set that is not there, is said below
     try:
         # Without a folder TFDS also searches those that the program gave to `tfds.core.add_data_dir`.
         builder = tfds.builder(name, data_dir=place if data_dir else None)
@@ -175,6 +179,8 @@ def _prepared_builder(name: str, data_dir: str | os.PathLike[str] | None) -> Any
         ) from None
     except Exception as error:  # a bad spelling, version, configuration or argument: each has its own type in TFDS
         raise DataError(f"tfds:{name}: TensorFlow Datasets refuses it ({_brief(error)}); correct the name.") from error
+    finally:
+        warnings_of_tfds.setLevel(level)
     build = f"`tfds build {name} --file_format=array_record"
     if not builder.is_prepared():
         raise DataError(
