@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from experiments.terminal import (
     OptionalFloat,
     OptionalInt,
+    OptionalPath,
     UserError,
     check_counts,
     check_seed,
@@ -61,7 +62,7 @@ class Config:
     """evaluate the running average of the weights, of which a step keeps this share: 0.999, say"""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """what the network computes in; weights are float32"""
-    pretrained: Path | None = None
+    pretrained: OptionalPath = None
     """begin with the weights of a .pth or .safetensors file; those of another shape, as its last layer's, stay fresh"""
     steps_per_epoch: OptionalInt = None
     """stop each epoch after so many batches"""

@@ -62,7 +62,7 @@ def compare(stem: Path, folders: Mapping[str, Path], data: str) -> tuple[str, Pa
     rows = [("network", "parameters", "MiB", "last", "best", "s/epoch", "images/s")]
     for each in contenders:
         accuracies = f"{each.last_accuracy:.2%}", f"{each.best_accuracy:.2%}"
-        speed = f"{each.seconds_per_epoch:.1f}", f"{each.images_per_second:.0f}"
+        speed = f"{each.seconds_per_epoch:.1f}", f"{each.images_per_second:.1f}"
         rows.append((each.name, f"{each.parameters:,}", f"{each.megabytes:.2f}", *accuracies, *speed))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)

@@ -45,7 +45,7 @@ def comparison(contenders: Sequence[Contender], *, title: str = "", subtitle: st
         ("million parameters", lambda row: row.parameters / 1e6, "{:.2f}"),
         ("megabytes", lambda row: row.megabytes, "{:.1f}"),
         ("seconds an epoch", lambda row: row.seconds_per_epoch, "{:.1f}"),
-        ("images a second", lambda row: row.images_per_second, "{:,.0f}"),
+        ("images a second", lambda row: row.images_per_second, "{:,.1f}"),
     )
     for column, (name, value, form) in enumerate(columns):
         axes = quiet(panel(figure, 5.45 + 1.98 * column, 0.35, 1.35, height), grid=False)

@@ -179,7 +179,7 @@ def test_a_set_that_does_not_fit_stays_on_the_host_and_trains_to_the_same_bits(p
 def test_celeb_a_is_told_by_its_attribute_male(celeb_a, tmp_path, monkeypatch, stream):
     monkeypatch.setenv("TFDS_DATA_DIR", str(celeb_a))
     monkeypatch.setattr(parallel, "room_for_data", lambda mesh: 0)
-    celebrities = Config(data="tfds:celeb_a", size=SIZE, epochs=5, batch_size=4, out=tmp_path, stream=stream)
+    celebrities = Config(data="tfds:celeb_a", size=SIZE, epochs=10, batch_size=4, out=tmp_path, stream=stream)
     mynn.command(celebrities)
     folder = Folder(mynn.folder_of(celebrities, "mynn"))
     assert folder.lines()[-1]["test_accuracy"] == 1.0
