@@ -4,7 +4,6 @@ python -m experiments.mynn
 python -m experiments.mynn --model all --data folder:PHOTOGRAPHS
 """
 
-import contextlib
 import dataclasses
 import math
 import time
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from experiments.terminal import (
     OptionalFloat,
     OptionalInt,
-    ProgressBar,
+    OptionalPath,
     UserError,
     check_counts,
     check_seed,
@@ -26,6 +25,7 @@ from experiments.terminal import (
 )
 
 if TYPE_CHECKING:
+    from experiments.mynn_data import Streamed
     from experiments.run import Experiment
     from jaxnets.data import Dataset
 
@@ -62,14 +62,14 @@ class Config:
     """evaluate the running average of the weights, of which a step keeps this share: 0.999, say"""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """what the network computes in; weights are float32"""
-    pretrained: Path | None = None
+    pretrained: OptionalPath = None
     """begin with the weights of a .pth or .safetensors file; those of another shape, as its last layer's, stay fresh"""
     steps_per_epoch: OptionalInt = None
     """stop each epoch after so many batches"""
     seed: int = 0
     """decides the initial weights and the order of the pictures"""
     stream: bool = False
-    """decode the pictures of a folder as they are needed, for sets that do not fit into memory"""
+    """decode the pictures of a folder: or tfds: as they are needed, for sets that do not fit on the disk"""
     skip_unreadable: bool = False
     """leave out pictures that cannot be read, and name them"""
     out: Path = Path("runs")
@@ -92,13 +92,14 @@ def command(config: Config) -> None:
 
     prepare(keep_memory=config.keep_memory, verbose=config.verbose)
     from experiments import mynn_drawings as drawings
+    from experiments.mynn_data import load, open_stream
     from experiments.run import run_all
 
-    dataset = Streamed.of(config) if config.stream else load(config)
+    dataset = open_stream(config) if config.stream else load(config)
     for note in dataset.notes:
         print(f"note: {note}")
     builds = [partial(build, name, config, dataset) for name in names]
-    run_all(builds, drawings.closing_words, fresh=config.fresh, started=STARTED)
+    run_all(builds, partial(drawings.closing_words, dataset.name), fresh=config.fresh, started=STARTED)
     if len(names) > 1:
         folders = {name: folder_of(config, name) for name in names}
         table, picture = drawings.compare(config.out / "mynn" / f"comparison_seed{config.seed}", folders, dataset.name)
@@ -115,72 +116,28 @@ def _check(config: Config) -> None:
     check_seed(config.seed)
     if config.lr is not None and not (math.isfinite(config.lr) and config.lr > 0):
         raise UserError(f"--lr must be a positive number, not {config.lr}")
-    if config.stream and (not config.data.startswith("folder:") or config.skip_unreadable or config.devices > 1):
-        raise UserError("--stream is for --data folder:PATH on one device, and not with --skip-unreadable")
+    is_stored = config.data.startswith(("folder:", "tfds:"))
+    if config.stream and (not is_stored or config.skip_unreadable or config.devices > 1):
+        raise UserError("--stream is for --data folder:PATH or tfds:NAME on one device, and not with --skip-unreadable")
     if config.pretrained is not None and config.model == "all":
         raise UserError("--pretrained holds the weights of one network: name it with --model, not all")
 
 
-def load(config: Config) -> "Dataset":
-    """The data that the command line names, with a progress bar where pictures have to be decoded first."""
-    from jaxnets import data
-
-    with contextlib.ExitStack() as stack, said_by_a_library(ValueError):
-        bar: ProgressBar | None = None
-
-        def show(done: int, total: int) -> None:
-            nonlocal bar
-            if bar is None:
-                bar = stack.enter_context(ProgressBar(config.data, total))
-                bar.describe("decoding, once")
-            bar.advance_to(done)
-
-        return data.load(config.data, size=config.size, skip_unreadable=config.skip_unreadable, on_progress=show)
-
-
-@dataclasses.dataclass(frozen=True)
-class Streamed:
-    """A folder of pictures that stay files, with the names of a `Dataset`."""
-
-    train: Any
-    test: Any
-    classes: tuple[str, ...]
-    name: str
-    keys: tuple[str, str]
-    notes: tuple[str, ...] = ()
-
-    @classmethod
-    def of(cls, config: Config) -> "Streamed":
-        from jaxnets.data import Split
-        from jaxnets.data.folder import find_class_folders
-        from jaxnets.data.streaming import LazyPictures
-
-        with said_by_a_library(ValueError):
-            folders = find_class_folders(config.data.removeprefix("folder:"))
-        train, test = (
-            Split(LazyPictures(files, config.size), files.labels)  # type: ignore[arg-type]  # indexed on the host alone
-            for files in (folders.train, folders.test)
-        )
-        return cls(train, test, folders.classes, config.data, (folders.train.key, folders.test.key))
-
-    def fingerprint(self) -> str:
-        return " ".join(self.keys)
-
-
 def build(name: str, config: Config, dataset: "Dataset | Streamed") -> "Experiment":
-    """The training of one network as `run` takes it, with its data on the devices."""
+    """The training of one network as `run` takes it, with its data on the devices if they fit there."""
     import jax
 
     from experiments import mynn_drawings as drawings
+    from experiments.mynn_data import Streamed
     from experiments.run import Experiment
     from jaxnets import models, optim, parallel
     from jaxnets.augment import augment
-    from jaxnets.data.streaming import Stream
     from jaxnets.epochs import Epoch
     from jaxnets.heads import ScoresHead
     from jaxnets.train import create_train_state
 
-    cut = Epoch.of(len(dataset.train.labels), config.batch_size, config.steps_per_epoch)
+    num_train = len(dataset.train if isinstance(dataset, Streamed) else dataset.train.labels)
+    cut = Epoch.of(num_train, config.batch_size, config.steps_per_epoch)
     rate = LEARNING_RATES[config.optimizer] if config.lr is None else config.lr
     schedule = _schedule(config, rate, cut.steps * config.epochs)
     with said_by_a_library(ValueError):
@@ -189,12 +146,13 @@ def build(name: str, config: Config, dataset: "Dataset | Streamed") -> "Experime
             jax.random.key(config.seed),
             models.create(name, len(dataset.classes), dtype=config.dtype),
             ScoresHead(),
-            dataset.train.images,
+            dataset.test.images,
             net_optimizer=optim.sgd(schedule, MOMENTUM) if config.optimizer == "sgd" else optim.adam(schedule),
             head_optimizer=optim.sgd(0.0),
             augment=augment if config.augment else None,
             averaging=config.averaging,
         )
+        placed = dataset if isinstance(dataset, Streamed) else parallel.place(dataset, mesh)
     if config.pretrained is not None:
         state, left = begin_with(state, name, config.pretrained)
         print(f"begins with {config.pretrained}" + (f", but {', '.join(left)} fresh" if left else ""))
@@ -216,18 +174,14 @@ def build(name: str, config: Config, dataset: "Dataset | Streamed") -> "Experime
             "steps_per_epoch": cut.steps,
             "data": config.data,
             "data_fingerprint": dataset.fingerprint(),
-            "image_shape": [*dataset.train.images.shape[1:]],
+            "image_shape": [*dataset.test.images.shape[1:]],
             "classes": [*dataset.classes],
         },
         epochs=config.epochs,
         cut=cut,
         state=parallel.replicate(state, mesh),
-        train=(
-            Stream(dataset.train.images.files, size=config.size, batch_size=config.batch_size, seed=config.seed)
-            if isinstance(dataset, Streamed)
-            else parallel.replicate(dataset.train, mesh)
-        ),
-        test=dataset.test if isinstance(dataset, Streamed) else parallel.replicate(dataset.test, mesh),
+        train=placed.train,
+        test=placed.test,
         learning_rate=lambda epoch: float(schedule(epoch * cut.steps)) if callable(schedule) else schedule,
         measure=drawings.measure,
         draw_epoch=lambda folder, line: None,

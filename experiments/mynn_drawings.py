@@ -27,12 +27,13 @@ def draw_run(
 ) -> Callable[[Folder, list[Line]], None]:
     """The study's three figures, the confusion and the most confident mistakes; and the best epoch's weights."""
     labels = np.asarray(test.labels)
+    shown = title_of(data)
 
     def of_run(folder: Folder, lines: list[Line]) -> None:
         probabilities = _softmax(folder.arrays(lines[-1]["epoch"])["scores"])
         losses = np.concatenate([folder.arrays(line["epoch"])["step_losses"] for line in lines])
         title = f"{name} · epoch {lines[-1]['epoch']}"
-        subtitle = f"{data} · test accuracy {lines[-1]['test_accuracy']:.2%}"
+        subtitle = f"{shown} · test accuracy {lines[-1]['test_accuracy']:.2%}"
         shared = {"title": title, "subtitle": subtitle}
         pictures = {
             "curves.png": figures.curves(lines, **shared),
@@ -56,16 +57,16 @@ def compare(stem: Path, folders: Mapping[str, Path], data: str) -> tuple[str, Pa
     contenders.sort(key=lambda each: each.parameters)
     write_json(stem.with_suffix(".json"), {"data": data, "networks": [*map(dataclasses.asdict, contenders)]})
     picture = stem.with_suffix(".png")
-    figure = figures.comparison(contenders, title="what each network costs, and what it gives", subtitle=data)
+    figure = figures.comparison(contenders, title="what each network costs, and what it gives", subtitle=title_of(data))
     write_atomically(picture, figures.to_png(figure))
     rows = [("network", "parameters", "MiB", "last", "best", "s/epoch", "images/s")]
     for each in contenders:
         accuracies = f"{each.last_accuracy:.2%}", f"{each.best_accuracy:.2%}"
-        speed = f"{each.seconds_per_epoch:.1f}", f"{each.images_per_second:.0f}"
+        speed = f"{each.seconds_per_epoch:.1f}", f"{each.images_per_second:.1f}"
         rows.append((each.name, f"{each.parameters:,}", f"{each.megabytes:.2f}", *accuracies, *speed))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
-    return "\n".join(lines), picture
+    return "\n".join((f"on {title_of(data)}:", *lines)), picture
 
 
 def contender(name: str, folder: Folder) -> figures.Contender:
@@ -84,8 +85,17 @@ def contender(name: str, folder: Folder) -> figures.Contender:
     )
 
 
-def closing_words(directory: Path, summary: Line) -> str:
+def title_of(data: str) -> str:
+    """What the person reads: drawn faces are said to be drawings wherever they are named, a folder goes by its name."""
+    scheme, _, rest = data.partition(":")
+    if scheme == "folder":
+        return Path(rest).resolve().name
+    return "drawn faces, not photographs" if data == "faces" else data
+
+
+def closing_words(data: str, directory: Path, summary: Line) -> str:
     return (
+        f"{title_of(data)}: "
         f"test accuracy {summary['last']['test_accuracy']:.4f} after {summary['epochs']} epochs "
         f"(best {summary['best']['test_accuracy']:.4f} after {summary['best']['epoch']})\n"
         f"see {directory / 'curves.png'}, {directory / 'mistakes.png'} and beside them"

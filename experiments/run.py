@@ -12,7 +12,7 @@ import numpy as np
 from experiments.folder import Arrays, Folder, Line, Position
 from experiments.records import write_json
 from experiments.terminal import Diverged, Interrupted, ProgressBar, StopSignals, UserError, said_by_a_library
-from jaxnets.data import Split
+from jaxnets.data import DataError, Split
 from jaxnets.data.streaming import Stream
 from jaxnets.epochs import (
     Epoch,
@@ -62,7 +62,7 @@ def run_all(
     """Builds and runs one experiment after the other, and says how each ended; of several, one may diverge.
 
     Raises:
-      UserError: for arguments that a library refuses, and as `run`.
+      UserError: for arguments that a library refuses, for pictures that cannot be read, and as `run`.
       Interrupted: as `run`.
       Diverged: where there is one experiment alone.
     """
@@ -70,7 +70,8 @@ def run_all(
         with said_by_a_library(ValueError):
             experiment = build()
         try:
-            summary = run(experiment, fresh=fresh, started=started)
+            with said_by_a_library(DataError):  # of pictures that are read as they are needed
+                summary = run(experiment, fresh=fresh, started=started)
             print(closing_words(experiment.directory, summary))
         except Diverged as error:
             if len(builds) == 1:
@@ -136,7 +137,7 @@ def _finish_epoch(
     epoch, seconds = position.epoch, position.seconds
     bar.describe(f"epoch {epoch + 1}/{experiment.epochs}")
     before = saved = time.perf_counter()
-    for state, totals, done in _calls(experiment, position):
+    for state, totals, done in calls(experiment, position):
         bad_step = int(totals.bad_step)  # waits for the call to end
         now = time.perf_counter()
         clock.first_step(now)
@@ -154,7 +155,8 @@ def _finish_epoch(
     return position
 
 
-def _calls(experiment: Experiment, position: Position) -> Iterator[tuple[TrainState, Totals, int]]:
+def calls(experiment: Experiment, position: Position) -> Iterator[tuple[TrainState, Totals, int]]:
+    """What is left of an epoch's steps, as `jaxnets.epochs.train_epoch_by_call` gives it."""
     state, train, cut, epoch = position.state, experiment.train, experiment.cut, position.epoch
     if isinstance(train, Stream):
         return train_epoch_by_stream(state, train, cut, epoch, done=position.done, totals=position.totals)
@@ -196,9 +198,10 @@ def _line(experiment: Experiment, position: Position, evaluation: Evaluation) ->
 
 
 def _sentence(line: Line, epochs: int) -> str:
+    verdict = f"{line['verdict']:<11}  " if "verdict" in line else ""
     return (
         f"epoch {line['epoch']:>{len(str(epochs))}}/{epochs}  loss {line['train_loss']:.4f}  "
-        f"test accuracy {line['test_accuracy']:.4f}  {line.get('verdict', ''):<11}  {line['seconds']:.1f} s"
+        f"test accuracy {line['test_accuracy']:.4f}  {verdict}{line['seconds']:.1f} s"
     )
 
 

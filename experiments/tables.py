@@ -114,24 +114,12 @@ def epoch_table(result: dict[str, Any]) -> str:
     )
 
 
-def accuracy_table(result: dict[str, Any]) -> str:
-    rows = ["| after epoch | jaxnets | PyTorch | loss, jaxnets | loss, PyTorch |", "|---|---|---|---|---|"]
-    for row in result["rows"]:
-        contenders = row["jaxnets"], row["torch"]
-        accuracies = " | ".join(f"{each['test_accuracy']:.2%}".rstrip("%") for each in contenders)
-        losses = " | ".join(f"{each['train_loss']:.4f}" for each in contenders)
-        rows.append(f"| {row['epoch']} | {accuracies} | {losses} |")
-    rows += ["", f"Test accuracy in % and the epoch's mean training loss. {_made_by(result)}"]
-    return "\n".join(rows)
-
-
 TABLES = {
     "default_run": default_run_table,
     "default_run_oldest_jax": default_run_table,
     "exact_gradient_run": default_run_table,
     "step_cpu": step_table,
     "mynn_step_cpu": step_table,
-    "mynn_accuracy_cpu": accuracy_table,
     "inference_cpu": step_table,
     "products_cpu": products_table,
     "start_cpu": start_table,

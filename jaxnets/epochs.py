@@ -1,7 +1,9 @@
-"""Whole epochs over a set that lives on the device as uint8, shuffled there, and evaluation over one."""
+"""Whole epochs over a set that lives on the device as uint8, or on the host where it does not fit, and evaluation."""
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
+from itertools import repeat
 from typing import Any, NamedTuple
 
 import jax
@@ -10,6 +12,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from jaxnets.data import Split
+from jaxnets.data.mapped import rows
 from jaxnets.data.streaming import Stream
 from jaxnets.train import Outputs, TrainState, eval_step, train_step
 from kernels.platform import quick_compilation
@@ -152,15 +155,38 @@ def train_epoch_by_call(
 ) -> Iterator[tuple[TrainState, Totals, int]]:
     """Yields (state, totals so far, steps done) after each jitted call of an epoch, which may be resumed at `done`.
 
+    A split on the host (NumPy) stays there, and gives its batches one by one, in the same order and to the same bits.
     `state` is given up: its buffers are reused. `take` stands in for the jitted `take_steps` (see `jaxnets.parallel`).
     """
     take = take or _jitted(take_steps, "batch_size", "steps", "axis_name")
     totals = Totals.zero(cut.steps) if totals is None else totals
     order = epoch_order(state.key, epoch, split.labels.shape[0])
-    for first, batch_size, steps in epoch_calls(cut, done, steps_per_call()):
-        start = np.int32(first * cut.batch_size)
-        state, totals = take(state, totals, split, order, start, batch_size=batch_size, steps=steps)
+    on_host = isinstance(split.images, np.ndarray)
+    calls = epoch_calls(cut, done, 1 if on_host else steps_per_call())
+    sources = _batches_from_host(split, np.asarray(order), cut, done) if on_host else repeat((split, order))
+    for (first, batch_size, steps), (source, indices) in zip(calls, sources, strict=False):
+        start = np.int32(0 if on_host else first * cut.batch_size)
+        state, totals = take(state, totals, source, indices, start, batch_size=batch_size, steps=steps)
         yield state, totals, first + steps
+
+
+def _batches_from_host(
+    split: Split, order: Int[np.ndarray, "N"], cut: Epoch, done: int
+) -> Iterator[tuple[Split, Int[Array, "B"]]]:
+    """Batches on the device, each as a split of its own with its order; a thread gathers the next one meanwhile."""
+
+    def batch(step: int) -> tuple[Split, Int[Array, "B"]]:
+        indices = order[: cut.examples][step * cut.batch_size : (step + 1) * cut.batch_size]
+        gathered = Split(rows(split.images, indices), rows(split.labels, indices))
+        return jax.device_put((gathered, np.arange(len(indices), dtype=np.int32)))
+
+    with ThreadPoolExecutor(max_workers=1) as reader:
+        upcoming = reader.submit(batch, done)
+        for step in range(done + 1, cut.steps + 1):
+            current = upcoming.result()
+            if step < cut.steps:
+                upcoming = reader.submit(batch, step)
+            yield current
 
 
 def train_epoch_by_stream(
@@ -181,7 +207,7 @@ def train_epoch(
 
     Args:
       state: is given up; use the returned one.
-      split: uint8 images and labels, best on the device already (`Dataset.to_device`).
+      split: uint8 images and labels, on the device if they fit there (`Dataset.to_device`).
       batch_size: examples a step.
       steps: stop after so many; None takes all.
 
@@ -217,7 +243,7 @@ def evaluate(state: TrainState, split: Split, batch_size: int = 1000) -> Evaluat
     outputs: list[Outputs] = []
     for start in range(0, num_examples, batch_size):
         indices = np.minimum(np.arange(start, start + batch_size, dtype=np.int32), num_examples - 1)
-        outputs.append(_eval_step(state, Split(split.images[indices], split.labels[indices])))
+        outputs.append(_eval_step(state, Split(rows(split.images, indices), rows(split.labels, indices))))
         jax.block_until_ready(outputs[-2:-1])  # or all batches would be under way at once, with their activations
     embeddings, losses, predictions = (
         np.concatenate([np.asarray(batch[field]) for batch in outputs])[:num_examples] for field in range(3)

@@ -1,5 +1,6 @@
 """Devices: the only file that names them."""
 
+import dataclasses
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -9,10 +10,12 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from jaxnets.data import Dataset
 from jaxnets.epochs import take_steps
 from kernels.platform import quick_compilation
 
 AXIS = "data"
+_ROOM_ON_CPU = 2**30  # bytes; a CPU's memory is the host's, where a set that is mapped already needs no copy
 
 
 def data_mesh(num_devices: int | None = None) -> Mesh:
@@ -32,6 +35,23 @@ def data_mesh(num_devices: int | None = None) -> Mesh:
 def replicate(tree: Any, mesh: Mesh) -> Any:
     """A copy of every array on each device of the mesh."""
     return jax.device_put(tree, NamedSharding(mesh, P()))
+
+
+def room_for_data(mesh: Mesh) -> int:
+    """The bytes that a data set may take on each device: half of its memory, and on a CPU 1 GiB."""
+    rooms = []
+    for device in mesh.devices.flat:
+        limit = (device.memory_stats() or {}).get("bytes_limit") if device.platform != "cpu" else None
+        rooms.append(_ROOM_ON_CPU if limit is None else limit // 2)
+    return min(rooms)
+
+
+def place(dataset: Dataset, mesh: Mesh) -> Dataset:
+    """The data set on each device of the mesh where it fits (`room_for_data`), else as it is, on the host."""
+    if dataset.nbytes > room_for_data(mesh):
+        return dataset
+    train, test = replicate((dataset.train, dataset.test), mesh)
+    return dataclasses.replace(dataset, train=train, test=test)
 
 
 def sharded_step(step: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:

@@ -2,6 +2,7 @@
 python -m experiments.bench inference
 python -m experiments.bench products
 python -m experiments.bench epoch
+python -m experiments.bench epoch --variant mynn --data folder:PHOTOGRAPHS
 python -m experiments.bench start
 python -m experiments.bench accuracy --data folder:PHOTOGRAPHS
 python -m experiments.bench head --classes 10000 100000

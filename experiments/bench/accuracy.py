@@ -35,13 +35,13 @@ class Accuracy:
         if not find_spec("torch"):
             raise UserError("this is a comparison with PyTorch, which is not installed: pip install -e '.[torch]'")
         check_counts(self, ("size", "epochs", "batch_size", "steps_per_epoch"))
-        from experiments import mynn
+        from experiments import mynn, mynn_data
         from experiments.session import prepare
 
         prepare()
         options = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "out"}
         config = mynn.Config(**options)
-        experiment = mynn.build("mynn", config, mynn.load(config))
+        experiment = mynn.build("mynn", config, mynn_data.load(config))
         contenders: dict[str, _Ours | _PyTorch] = {"jaxnets": _Ours(experiment), "torch": _PyTorch(experiment)}
         rows: list[dict[str, Any]] = []
         table = Table("epoch", "contender", "loss", "test accuracy", "seconds", title=f"mynn on {self.data}")

@@ -3,12 +3,14 @@
 import dataclasses
 import statistics
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from experiments.terminal import UserError, check_counts
 from experiments.variants import VARIANTS
 
 
@@ -17,11 +19,30 @@ class EpochCost:
     """A whole epoch against the sum of its steps, as a Python loop over the jitted step and as one jitted scan."""
 
     variant: str = "v1_2_3"
+    """a variant, on MNIST; or mynn, on pictures that are decoded and kept, or streamed"""
+    data: str = "faces"
+    """of mynn: as python -m experiments.mynn takes it"""
+    size: int = 224
+    """of mynn: height and width to which pictures are brought"""
+    batch_size: int = 64
+    """of mynn: examples a step"""
     steps: int = 20
+    """of an epoch"""
     rounds: int = 5
+    """times that each way is taken; the median counts"""
     out: Path | None = None
+    """write the result as JSON"""
 
     def measure(self) -> dict[str, Any]:
+        check_counts(self, ("size", "batch_size", "steps", "rounds"))
+        if self.variant != "mynn" and self.variant not in VARIANTS:
+            raise UserError(
+                f"there is nothing called {self.variant!r} to measure; there is mynn, {', '.join(VARIANTS)}"
+            )
+        if self.variant == "mynn":
+            from experiments.bench.epoch_of_pictures import measure
+
+            return measure(self)
         return _epoch(self)
 
 
@@ -89,6 +110,12 @@ def _epoch(config: EpochCost) -> dict[str, Any]:
         return time.perf_counter() - before
 
     ways = {"steps alone": steps_alone, "train_epoch": whole_epoch, "one scan": one_scan}
+    rows = compare(ways, config)
+    return {"variant": config.variant, "steps": config.steps, "rows": rows}
+
+
+def compare(ways: Mapping[str, Callable[[], float]], config: EpochCost) -> list[dict[str, Any]]:
+    """The seconds that each way takes, in turns, the first call uncounted; printed, and as rows of JSON."""
     for take in ways.values():
         take()
     seconds: dict[str, list[float]] = {name: [] for name in ways}
@@ -96,12 +123,11 @@ def _epoch(config: EpochCost) -> dict[str, Any]:
         for name, take in ways.items():
             seconds[name].append(take())
     table = Table("way", "a step", "against the steps alone", title=f"{config.steps} steps of {config.variant}")
-    alone = seconds["steps alone"]
-    rows = []
+    alone, rows = seconds["steps alone"], []
     for name, times in seconds.items():
         ratio = statistics.median(t / a for t, a in zip(times, alone, strict=True))
         median = statistics.median(times)
         rows.append({"way": name, "median_seconds": median, "ratio": ratio, "seconds": times})
         table.add_row(name, f"{median / config.steps * 1e3:.1f} ms", f"{ratio:.3f}")
     Console().print(table)
-    return {"variant": config.variant, "steps": config.steps, "rows": rows}
+    return rows

@@ -33,11 +33,12 @@ def load(
       data_dir: for "tfds:" only, the folder of prepared sets in place of TFDS's own default.
       size: height and width in pixels, for "folder:" and "faces", where None is 224, and "tfds:", where None is the
         size that the images have.
-      skip_unreadable: for "folder:", leave out the files that cannot be read, rather than refuse the set.
-      on_progress: for "folder:", called with (done, total) while pictures are decoded.
+      skip_unreadable: for "folder:" and "tfds:", leave out pictures that cannot be read, rather than refuse the set.
+      on_progress: for "folder:" and "tfds:", called with (done, total) while pictures are decoded.
 
     Returns:
-      The data set on the host: images [N, H, W, C] uint8, labels [N] int32.
+      The data set on the host: images [N, H, W, C] uint8, labels [N] int32. Those of "folder:" and "tfds:" are decoded
+      once, kept in the cache, and mapped into memory.
 
     Raises:
       DataError: if there is no such set, or it is incomplete, corrupt or of another kind, in one sentence.
@@ -58,7 +59,7 @@ def load(
     if name == "faces":
         return load_faces(size=224 if size is None else size)
     if scheme == "tfds" and rest:
-        return load_tfds(rest, data_dir=data_dir, size=size)
+        return load_tfds(rest, data_dir=data_dir, size=size, skip_unreadable=skip_unreadable, on_progress=on_progress)
     forms = {"mnist": "mnist", "idx": "idx:DIRECTORY", "folder": "folder:PATH", "faces": "faces", "tfds": "tfds:NAME"}
     nearest = difflib.get_close_matches(scheme, forms, n=1, cutoff=0)[0]
     raise DataError(f"{name!r}: no such data set; there are {', '.join(forms.values())}, the nearest {forms[nearest]}.")

@@ -1,7 +1,8 @@
-"""Picture files decoded once and then kept, as one array that is mapped into memory."""
+"""Pictures decoded once and then kept, as one array that is mapped into memory."""
 
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
@@ -15,53 +16,68 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple, TypeAlias
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Int32, UInt8
 
 from jaxnets.data.dataset import DataError
-from jaxnets.data.pictures import PictureFiles, decode
+from jaxnets.data.mapped import open_mapped, pieces
+from jaxnets.data.pictures import Pictures, decode
 
 Progress: TypeAlias = Callable[[int, int], None]  # called with (done, total)
 
-_FORMAT = 1  # of the cache; a change of what is decoded, or how, is a new number
-_CHECKSUM_BYTES = 1 << 24
+_FORMAT = 2  # of the cache; a change of what is decoded, or how, is a new number
 
 
 class Decoded(NamedTuple):
-    """What became of picture files. Numbers in it are positions in `PictureFiles.names`.
+    """What became of pictures.
 
     Attributes:
-      images: [R, size, size, 3] uint8 of the R readable files, in their order; memory-mapped, read-only.
-      unreadable: a sentence for each of the others.
-      repeated: groups of files of the same bytes.
+      images: [R, H, W, C] uint8 of the R readable ones, in their order; memory-mapped, read-only.
+      labels: [R] int32.
+      unreadable: a sentence for each of the others, by its index.
+      repeated: groups of indices of the same bytes.
     """
 
-    images: UInt8[np.ndarray, "R H W 3"]
+    images: UInt8[np.ndarray, "R H W C"]
+    labels: Int32[np.ndarray, " R"]
     unreadable: dict[int, str]
     repeated: list[list[int]]
 
 
 def decode_once(
-    files: PictureFiles, size: int, *, accept_unreadable: bool, on_progress: Progress | None = None
+    pictures: Pictures,
+    size: tuple[int, int],
+    *,
+    own_size: bool,
+    accept_unreadable: bool,
+    on_progress: Progress | None = None,
 ) -> Decoded:
-    """The pictures of these files, RGB of size×size, from the cache, or decoded into it.
+    """These pictures from the cache, or decoded into it.
 
-    There is one entry for each folder and size, so that a folder that changes does not fill the disk: NAME.npy has the
+    There is one entry for each place and size, so that a folder that changes does not fill the disk: NAME.npy has the
     images and NAME.json the rest, with a checksum of the images. Both are replaced whole; an entry that is missing, for
-    other files, or damaged is made anew. So is one with unreadable files, unless they are accepted, since the fault may
-    be mended by now.
+    other pictures, or damaged is made anew. So is one with unreadable pictures, unless they are accepted, since the
+    fault may be mended by now.
+
+    Args:
+      pictures: of one place.
+      size: (H, W) to which they are scaled.
+      own_size: refuse those of another size, and scale none.
+      accept_unreadable: take an entry that was made with some left out.
+      on_progress: called with (done, total) while pictures are decoded.
 
     Raises:
-      DataError: if the entry cannot be written, for lack of space, say.
+      DataError: if the entry cannot be written, for lack of space, say, or pictures differ from `own_size`.
     """
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxnets" / "folders"
-    place = hashlib.sha256(str(files.root.resolve()).encode(errors="surrogateescape")).hexdigest()[:8]
-    stem = re.sub(r"[^\w-]", "_", files.root.resolve().name)[:50] or "root"
-    images_path = folder / f"{stem}-{place}-{size}.npy"
-    kept = _read(images_path, files.key)
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxnets" / "pictures"
+    place = pictures.place.resolve()
+    digits = hashlib.sha256(str(place).encode(errors="surrogateescape")).hexdigest()[:8]
+    stem = re.sub(r"[^\w-]", "_", "-".join(place.parts[-2:]))[-50:]
+    images_path = folder / f"{stem}-{digits}-{size[0]}x{size[1]}{'-own' if own_size else ''}.npy"
+    kept = _read(images_path, pictures.key)
     if kept is not None and (accept_unreadable or not kept.unreadable):
         return kept
     try:
-        return _decode_into(images_path, files, size, on_progress)
+        return _decode_into(images_path, pictures, size, own_size, on_progress)
     except OSError as error:
         raise DataError(
             f"{images_path}: decoded pictures cannot be kept there ({error.strerror or error}); name another folder by "
@@ -69,62 +85,76 @@ def decode_once(
         ) from error
 
 
-def _decode_into(path: Path, files: PictureFiles, size: int, on_progress: Progress | None) -> Decoded:
+def _decode_into(
+    path: Path, pictures: Pictures, size: tuple[int, int], own_size: bool, on_progress: Progress | None
+) -> Decoded:
     path.parent.mkdir(parents=True, exist_ok=True)
-    needed, free = len(files) * size * size * 3, shutil.disk_usage(path.parent).free
+    shape = (*size, pictures.channels)
+    needed, free = len(pictures) * math.prod(shape), shutil.disk_usage(path.parent).free
     if needed > free:
         raise DataError(
-            f"{files.root}: {len(files)} pictures of {size}×{size} take {needed / 2**30:.1f} GiB, and {path.parent} "
-            f"has {free / 2**30:.1f} GiB left; free some, name another folder by XDG_CACHE_HOME, or take less."
+            f"{pictures.place}: {len(pictures)} pictures of {size[0]}×{size[1]} take {needed / 2**30:.1f} GiB, and "
+            f"{path.parent} has {free / 2**30:.1f} GiB left; free some, name another folder by XDG_CACHE_HOME, take "
+            "less, or decode them as they are needed (--stream, jaxnets.data.streaming)."
         )
     for left_behind in path.parent.glob(".*.partial"):  # by processes that were killed; others still write to theirs
         if time.time() - left_behind.stat().st_mtime > 3600:
             left_behind.unlink(missing_ok=True)
     unreadable: dict[int, str] = {}
+    labels: list[int] = []
     same_bytes = defaultdict(list)
     partial = None
     try:
         with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".", suffix=".partial", delete=False) as file:
             partial = Path(file.name)
-            _write_header(file, (len(files), size, size, 3))
+            _write_header(file, (len(pictures), *shape))
             start, checksum = file.tell(), 0
-            for index, (digest, outcome) in enumerate(_decoded(files, size)):
+            for index, (digest, outcome) in enumerate(_decoded(pictures, None if own_size else size)):
                 same_bytes[digest].append(index)
                 if isinstance(outcome, str):
                     unreadable[index] = outcome
                 else:
-                    checksum = zlib.crc32(outcome.data, checksum)
-                    file.write(outcome.data)
+                    pixels, label = outcome
+                    if pixels.shape != shape:
+                        raise DataError(
+                            f"{pictures.where(index)} has another size than the first, {pixels.shape} and not {shape} "
+                            "(H, W, C); give the size that all are to be brought to."
+                        )
+                    checksum = zlib.crc32(pixels.data, checksum)
+                    file.write(pixels.data)
+                    labels.append(label)
                 if on_progress is not None:
-                    on_progress(index + 1, len(files))
+                    on_progress(index + 1, len(pictures))
             file.seek(0)
-            _write_header(file, (len(files) - len(unreadable), size, size, 3))
+            _write_header(file, (len(labels), *shape))
             assert file.tell() == start, "NumPy leaves room in the header for the first axis to change"
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)
         repeated = [group for digest, group in same_bytes.items() if digest and len(group) > 1]
-        _write_facts(
-            path.with_suffix(".json"),
-            {"format": _FORMAT, "key": files.key, "crc32": checksum, "unreadable": unreadable, "repeated": repeated},
-        )
+        facts = {"labels": labels, "unreadable": unreadable, "repeated": repeated}
+        _write_facts(path.with_suffix(".json"), {"format": _FORMAT, "key": pictures.key, "crc32": checksum, **facts})
     except BaseException:
         if partial is not None:
             partial.unlink(missing_ok=True)
         raise
-    return Decoded(_mapped(path), unreadable, repeated)
+    return Decoded(open_mapped(path), np.array(labels, np.int32), unreadable, repeated)
 
 
-def _decoded(files: PictureFiles, size: int) -> Iterator[tuple[bytes, UInt8[np.ndarray, "H W 3"] | str]]:
-    """Of each file in order: a digest of its content, and its pixels or the sentence that says why there are none."""
+def _decoded(
+    pictures: Pictures, size: tuple[int, int] | None
+) -> Iterator[tuple[bytes, tuple[UInt8[np.ndarray, "H W C"], int] | str]]:
+    """Of each: a digest of its content, and its pixels and label or a sentence that says why there are none."""
     import grain  # slow to import, and no other set needs it
 
-    def one(index: int) -> tuple[bytes, UInt8[np.ndarray, "H W 3"] | str]:
+    shape = (*(size or (None, None)), pictures.channels)
+
+    def one(index: int) -> tuple[bytes, tuple[UInt8[np.ndarray, "H W C"], int] | str]:
         digest = b""
         try:
-            content = files[index]
+            content, label = pictures[index]
             digest = hashlib.blake2b(content, digest_size=16).digest()
-            return digest, decode(content, (size, size, 3), where=str(files.root / files.names[index]))
+            return digest, (decode(content, shape, where=pictures.where(index)), label)
         except DataError as error:
             return digest, str(error)
 
@@ -133,32 +163,28 @@ def _decoded(files: PictureFiles, size: int) -> Iterator[tuple[bytes, UInt8[np.n
     # Pillow's warnings are about what is odd in a file, and harmless. Set here, as worker threads share the filters.
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"PIL\.")
-        yield from grain.MapDataset.source(range(len(files))).map(one).to_iter_dataset(options)
+        yield from grain.MapDataset.source(range(len(pictures))).map(one).to_iter_dataset(options)
 
 
 def _read(images_path: Path, key: str) -> Decoded | None:
-    """What is kept there for files of this key, or None where it is not all there, down to its last bit."""
+    """What is kept there for pictures of this key, or None where it is not all there, down to its last bit."""
     try:
         facts = json.loads(images_path.with_suffix(".json").read_text())
         if (facts["format"], facts["key"]) != (_FORMAT, key):
             return None
-        images = _mapped(images_path)
-        if _checksum(images) != facts["crc32"]:
+        images, labels = open_mapped(images_path), np.array(facts["labels"], np.int32)
+        if len(labels) != len(images) or _checksum(images) != facts["crc32"]:
             return None
-        return Decoded(images, {int(index): said for index, said in facts["unreadable"].items()}, facts["repeated"])
+        unreadable = {int(index): said for index, said in facts["unreadable"].items()}
+        return Decoded(images, labels, unreadable, facts["repeated"])
     except (OSError, EOFError, ValueError, LookupError, TypeError, AttributeError):
         return None  # missing, or damaged in one way or another
 
 
-def _mapped(path: Path) -> UInt8[np.ndarray, "R H W 3"]:
-    images: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
-    return images
-
-
-def _checksum(images: UInt8[np.ndarray, "R H W 3"]) -> int:
-    flat, checksum = images.reshape(-1), 0
-    for start in range(0, flat.size, _CHECKSUM_BYTES):
-        checksum = zlib.crc32(flat[start : start + _CHECKSUM_BYTES].data, checksum)
+def _checksum(images: UInt8[np.ndarray, "R H W C"]) -> int:
+    checksum = 0
+    for piece in pieces(images):
+        checksum = zlib.crc32(piece.data, checksum)
     return checksum
 
 

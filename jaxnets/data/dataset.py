@@ -1,11 +1,14 @@
-"""The one type that every data source gives and every experiment takes: labelled images, whole in memory."""
+"""The one type that every data source gives and every experiment takes: labelled images, in memory or mapped."""
 
 import dataclasses
 import hashlib
+from functools import cached_property
 
 import jax
 import numpy as np
 from jaxtyping import Int32, UInt8
+
+from jaxnets.data.mapped import pieces
 
 Array = np.ndarray | jax.Array
 
@@ -66,12 +69,22 @@ class Dataset:
 
     def fingerprint(self) -> str:
         """Sixteen digits of a SHA-256 over every shape, pixel, label and class name."""
+        return self._fingerprint
+
+    @cached_property
+    def _fingerprint(self) -> str:
         digest = hashlib.sha256(repr(self.classes).encode())
         for split in (self.train, self.test):
             for array in (split.images, split.labels):
                 digest.update(repr(array.shape).encode())
-                digest.update(np.ascontiguousarray(array).data)
+                for piece in pieces(np.asarray(array)):
+                    digest.update(piece.data)
         return digest.hexdigest()[:16]
+
+    @property
+    def nbytes(self) -> int:
+        """What the images and labels of both splits take."""
+        return sum(array.nbytes for split in (self.train, self.test) for array in (split.images, split.labels))
 
     def to_device(self) -> "Dataset":
         """The same data set with both splits as arrays on JAX's default device, still uint8."""

@@ -3,14 +3,13 @@
 import dataclasses
 import hashlib
 import os
-from collections import defaultdict
-from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 
-from jaxnets.data.cache import Progress, decode_once
-from jaxnets.data.dataset import DataError, Dataset, Split
+from jaxnets.data.cache import Progress
+from jaxnets.data.dataset import DataError, Dataset
+from jaxnets.data.decoded import load_pictures
 from jaxnets.data.pictures import PictureFiles
 
 _TEST_FOLDERS = ("test", "val")
@@ -31,9 +30,8 @@ def load_class_folders(
 ) -> Dataset:
     """The pictures of such a folder (see `find_class_folders`) as RGB of size×size (see `jaxnets.data.pictures`).
 
-    They are decoded once, by several threads, and then kept under $XDG_CACHE_HOME/jaxnets, or ~/.cache/jaxnets, in
-    N·3·size² bytes, which later calls map into memory. A change of any file's name, size or time of modification
-    decodes anew.
+    They are decoded once (see `jaxnets.data.decoded.load_pictures`) and then kept, in N·3·size² bytes, which later
+    calls map into memory. A change of any file's name, size or time of modification decodes anew.
 
     Args:
       directory: the folder.
@@ -41,41 +39,20 @@ def load_class_folders(
       skip_unreadable: leave out the files that cannot be read, rather than refuse the set; `notes` names them.
       on_progress: called with (done, total) while pictures are decoded, and not at all where they are kept already.
 
-    Returns:
-      The set; its images are memory-mapped and read-only. Its `notes` name pictures that are there twice, byte for
-      byte, under two classes or in both splits, and the files left out.
-
     Raises:
-      DataError: as `find_class_folders`; if files cannot be read, after all were tried; or if what is decoded cannot be
-        kept.
+      DataError: as `find_class_folders` and `load_pictures`.
     """
     if size < 1:
         raise DataError(f"folder:{directory}: size is {size}; give a height and width of at least 1 pixel.")
     folders = find_class_folders(directory)
-    train, test = folders.train, folders.test
-    both = PictureFiles(
-        train.root,
-        train.names + test.names,
-        np.concatenate([train.labels, test.labels]),
-        hashlib.sha256(f"{train.key} {test.key}".encode()).hexdigest()[:16],
-    )
-    decoded = decode_once(both, size, accept_unreadable=skip_unreadable, on_progress=on_progress)
-    notes = list(_repetitions(both, len(train), decoded.repeated))
-    if decoded.unreadable:
-        reasons = list(decoded.unreadable.values())
-        sentence = f"{len(reasons)} of {len(both)} files cannot be read: {' '.join(reasons[:5])}"
-        sentence += f" And {len(reasons) - 5} more." if len(reasons) > 5 else ""
-        if not skip_unreadable:
-            raise DataError(f"folder:{directory}: {sentence} Remove or replace them, or let them be skipped.")
-        notes.append(f"Left out, as {sentence}")
-    readable = np.delete(np.arange(len(both)), list(decoded.unreadable))
-    labels, num_train = both.labels[readable], int(np.searchsorted(readable, len(train)))
-    return Dataset(
-        train=Split(decoded.images[:num_train], labels[:num_train]),
-        test=Split(decoded.images[num_train:], labels[num_train:]),
+    return load_pictures(
+        folders.train,
+        folders.test,
+        size=(size, size),
         classes=folders.classes,
         name=f"folder:{directory}",
-        notes=tuple(notes),
+        skip_unreadable=skip_unreadable,
+        on_progress=on_progress,
     )
 
 
@@ -159,19 +136,3 @@ def _files(root: Path, by_class: dict[str, list[_Listed]]) -> PictureFiles:
             names.append(file[0])
             labels.append(label)
     return PictureFiles(root, tuple(names), np.array(labels, np.int32), digest.hexdigest()[:16])
-
-
-def _repetitions(files: PictureFiles, num_train: int, repeated: Iterable[list[int]]) -> Iterable[str]:
-    """A sentence for each way in which files of the same bytes harm: two labels, or two splits."""
-    found = defaultdict(list)
-    for group in repeated:
-        first = group[0]
-        for other in group[1:]:
-            if files.labels[other] != files.labels[first]:
-                found["under two classes"].append((first, other))
-            if (other < num_train) != (first < num_train):
-                found["in both splits"].append((first, other))
-    for where, pairs in found.items():
-        one, same = (files.names[index] for index in pairs[0])
-        count = "1 picture is" if len(pairs) == 1 else f"{len(pairs)} pictures are"
-        yield f"{count} there {where}, byte for byte: {one} is {same}{', for one' if len(pairs) > 1 else ''}."

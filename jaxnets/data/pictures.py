@@ -1,9 +1,10 @@
-"""Picture files, and their content as a network takes it, whatever its format, size and colours."""
+"""Pictures that are still encoded, and their content as a network takes it, whatever its format, size and colours."""
 
 import dataclasses
 import io
 import textwrap
 from pathlib import Path
+from typing import ClassVar, NamedTuple, Protocol
 
 import numpy as np
 from jaxtyping import Int32, UInt8
@@ -12,6 +13,48 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from jaxnets.data.dataset import DataError
 
 _PILLOW_MODE = {1: "L", 3: "RGB"}  # by the number of channels
+
+
+class Encoded(NamedTuple):
+    """A picture as it is stored, in any format that Pillow knows, and its label."""
+
+    content: bytes
+    label: int
+
+
+class Pictures(Protocol):
+    """N labelled pictures that are still encoded, wherever they are stored, each read when it is asked for."""
+
+    @property
+    def place(self) -> Path:
+        """The folder that they are stored in."""
+
+    @property
+    def key(self) -> str:
+        """Sixteen digits that change with what is stored."""
+
+    @property
+    def channels(self) -> int:
+        """What is made of each: 1 for grey, 3 for RGB."""
+
+    @property
+    def labels(self) -> Int32[np.ndarray, " N"]:
+        """All of them; reading them may take as long as reading all pictures."""
+
+    def __len__(self) -> int: ...
+
+    def name(self, index: int) -> str:
+        """How a picture is called within its set."""
+
+    def where(self, index: int) -> str:
+        """The same for one who does not know which set is meant."""
+
+    def __getitem__(self, index: int) -> Encoded:
+        """One of them, for threads too.
+
+        Raises:
+          DataError: if it is not there, or its label is none.
+        """
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -29,23 +72,36 @@ class PictureFiles:
     names: tuple[str, ...]
     labels: Int32[np.ndarray, " N"]
     key: str
+    channels: ClassVar[int] = 3
+
+    @property
+    def place(self) -> Path:
+        return self.root
 
     def __len__(self) -> int:
         return len(self.names)
 
-    def __getitem__(self, index: int) -> bytes:
-        """The content of a file.
+    def name(self, index: int) -> str:
+        return self.names[index]
+
+    def where(self, index: int) -> str:
+        return str(self.root / self.names[index])
+
+    def __getitem__(self, index: int) -> Encoded:
+        """The content of a file, and its label.
 
         Raises:
           DataError: if the operating system does not give it.
         """
         try:
-            return (self.root / self.names[index]).read_bytes()
+            return Encoded((self.root / self.names[index]).read_bytes(), int(self.labels[index]))
         except OSError as error:
-            raise DataError(f"{self.root / self.names[index]} cannot be read ({error.strerror or error}).") from error
+            raise DataError(f"{self.where(index)} cannot be read ({error.strerror or error}).") from error
 
 
-def decode(content: bytes, image_shape: tuple[int, int, int], *, where: str) -> UInt8[np.ndarray, "H W C"]:
+def decode(
+    content: bytes, image_shape: tuple[int | None, int | None, int], *, where: str
+) -> UInt8[np.ndarray, "H W C"]:
     """A picture upright (as its EXIF says), scaled to the shape, grey or RGB, white where it is transparent.
 
     It is squashed or stretched where its height and width are in another ratio than the shape's, so that nothing of it
@@ -54,7 +110,7 @@ def decode(content: bytes, image_shape: tuple[int, int, int], *, where: str) -> 
 
     Args:
       content: the whole file.
-      image_shape: (H, W, C), C being 1 or 3.
+      image_shape: (H, W, C), C being 1 or 3; where H and W are None, a picture keeps its own.
       where: the file's name, for the messages.
 
     Raises:
@@ -74,9 +130,9 @@ def decode(content: bytes, image_shape: tuple[int, int, int], *, where: str) -> 
                 raise DataError(
                     f"{where} has colours that cannot be converted ({image.mode}); save it as RGB."
                 ) from error
-            if image.size != (width, height):
+            if height is not None and width is not None and image.size != (width, height):
                 image = image.resize((width, height), Image.Resampling.BILINEAR)
-            return np.asarray(image).reshape(image_shape)
+            return np.asarray(image).reshape(image.height, image.width, channels)
     except DataError:
         raise
     except UnidentifiedImageError as error:

@@ -1,4 +1,4 @@
-"""Picture files as batches, decoded while they are needed: for sets that do not fit into memory or the cache."""
+"""Pictures as batches, decoded while they are needed: for sets that do not fit into memory or the cache."""
 
 import dataclasses
 import hashlib
@@ -11,14 +11,14 @@ import numpy as np
 from jaxtyping import Int, UInt8
 
 from jaxnets.data.dataset import DataError, Split
-from jaxnets.data.pictures import PictureFiles, decode
+from jaxnets.data.pictures import Pictures, decode
 
 
 class StreamState(TypedDict):
     """Where a stream stopped, of plain numbers and strings, as JSON keeps them.
 
-    `position` counts the files passed since the first epoch's first; `order` tells streams apart whose files or seeds
-    differ, for which the position would mean other pictures.
+    `position` counts the pictures passed since the first epoch's first; `order` tells streams apart whose pictures or
+    seeds differ, for which the position would mean others.
     """
 
     position: int
@@ -27,14 +27,14 @@ class StreamState(TypedDict):
 
 @dataclasses.dataclass(frozen=True)
 class LazyPictures:
-    """Picture files as an array [N, size, size, 3] of which only what is indexed is decoded, by several threads."""
+    """Pictures as an array [N, size, size, C] of which only what is indexed is decoded, by several threads."""
 
-    files: PictureFiles
+    pictures: Pictures
     size: int
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
-        return len(self.files), self.size, self.size, 3
+        return len(self.pictures), self.size, self.size, self.pictures.channels
 
     def __getitem__(self, index: int | Int[np.ndarray, "M"]) -> UInt8[np.ndarray, "..."]:
         """One picture, or those of several indices.
@@ -48,14 +48,14 @@ class LazyPictures:
             return np.stack([*pool.map(self._decode, np.asarray(index).tolist())])
 
     def _decode(self, index: int) -> UInt8[np.ndarray, "H W 3"]:
-        return decode(self.files[index], self.shape[1:], where=str(self.files.root / self.files.names[index]))
+        return decode(self.pictures[index].content, self.shape[1:], where=self.pictures.where(index))
 
 
 class Stream:
-    """Batches of uint8 RGB images [B, size, size, 3] and int32 labels [B], for ever: each `for` takes one epoch.
+    """Batches of uint8 images [B, size, size, C] and int32 labels [B], for ever: each `for` takes one epoch.
 
-    Every epoch has each picture once, in an order of its own that `seed` determines, or in the files' own order where
-    that is None; the last batch is short where the batch size does not divide the number of files. Threads decode a few
+    Every epoch has each picture once, in an order of its own that `seed` determines, or in the pictures' own order
+    where that is None; the last batch is short where the batch size does not divide their number. Threads decode a few
     batches ahead, so that memory depends on the batch size and the number of processors, not on the set.
 
         stream = Stream(find_class_folders("photos").train, size=224, batch_size=64, seed=0)
@@ -64,20 +64,20 @@ class Stream:
             saved = stream.state()  # the next batch starts right after this one
 
     Args:
-      files: from `jaxnets.data.folder.find_class_folders`.
+      pictures: from `jaxnets.data.folder.find_class_folders` or `jaxnets.data.tfds.find_tfds`.
       size: height and width in pixels; pictures are scaled as `jaxnets.data.pictures.decode` says.
       batch_size: pictures in a batch, at least 1.
       seed: 0 or above; None does not shuffle.
-      skip_unreadable: pass over files that cannot be read, and keep the sentences about them in `unreadable`, rather
+      skip_unreadable: pass over pictures that cannot be read, and keep the sentences about them in `unreadable`, rather
         than raise DataError where one is met.
 
     Raises:
-      DataError: if there are no files, or `size` or `batch_size` is below 1.
+      DataError: if there are no pictures, or `size` or `batch_size` is below 1.
     """
 
     def __init__(
         self,
-        files: PictureFiles,
+        pictures: Pictures,
         *,
         size: int,
         batch_size: int,
@@ -86,15 +86,16 @@ class Stream:
     ) -> None:
         import grain  # slow to import, and no other set needs it
 
-        if not len(files) or size < 1 or batch_size < 1:
+        if not len(pictures) or size < 1 or batch_size < 1:
             raise DataError(
-                f"{files.root}: {len(files)} files, size {size} and batch size {batch_size} make no batch; each must "
-                "be at least 1."
+                f"{pictures.place}: {len(pictures)} pictures, size {size} and batch size {batch_size} make no batch; "
+                "each must be at least 1."
             )
         self.unreadable: dict[str, str] = {}
-        self._files, self._size, self._batch_size, self._skip = files, size, batch_size, skip_unreadable
-        self._order = hashlib.sha256(f"{files.key} {seed}".encode()).hexdigest()[:16]
-        indices = grain.MapDataset.source(range(len(files)))
+        self._pictures, self._batch_size, self._skip = pictures, batch_size, skip_unreadable
+        self._image_shape = (size, size, pictures.channels)
+        self._order = hashlib.sha256(f"{pictures.key} {seed}".encode()).hexdigest()[:16]
+        indices = grain.MapDataset.source(range(len(pictures)))
         if seed is not None:
             # Grain adds the epoch's number to the seed; made of a hash, seeds 0 and 1 do not share all epochs but one.
             indices = indices.shuffle(int(np.random.SeedSequence(seed).generate_state(1)[0]))
@@ -103,30 +104,30 @@ class Stream:
         self._iterator: Any = iter(indices.map(self._decode).repeat().to_iter_dataset(options))
 
     def __len__(self) -> int:
-        """The number of files."""
-        return len(self._files)
+        """The number of pictures."""
+        return len(self._pictures)
 
     @property
     def epoch(self) -> int:
         """The number, from 0, of the epoch that the next batch is of."""
-        return self._position() // len(self._files)
+        return self._position() // len(self._pictures)
 
     def __iter__(self) -> Iterator[Split]:
         """The batches that are left of the epoch that the next one is of."""
-        end = (self.epoch + 1) * len(self._files)
+        end = (self.epoch + 1) * len(self._pictures)
         while self._position() < end:
-            images = np.empty((min(self._batch_size, end - self._position()), self._size, self._size, 3), np.uint8)
+            images = np.empty((min(self._batch_size, end - self._position()), *self._image_shape), np.uint8)
             labels = np.empty(len(images), np.int32)
             filled = 0
             while filled < len(images) and self._position() < end:
-                index, pixels = next(self._iterator)
-                if isinstance(pixels, np.ndarray):
-                    images[filled], labels[filled] = pixels, self._files.labels[index]
+                index, outcome = next(self._iterator)
+                if not isinstance(outcome, str):
+                    images[filled], labels[filled] = outcome
                     filled += 1
                 elif self._skip:
-                    self.unreadable[self._files.names[index]] = pixels
+                    self.unreadable[self._pictures.name(index)] = outcome
                 else:
-                    raise DataError(f"{pixels} Remove or replace it, or let such files be skipped.")
+                    raise DataError(f"{outcome} Remove or replace it, or let such pictures be skipped.")
             if filled:
                 yield Split(images[:filled], labels[:filled])
 
@@ -135,15 +136,15 @@ class Stream:
         return {"position": self._position(), "order": self._order}
 
     def restore(self, state: StreamState) -> None:
-        """Goes to where a stream of the same files and seed was; the batch size may be another. Takes the next `for`.
+        """Goes to where a stream of the same pictures and seed was; the batch size may differ. Takes the next `for`.
 
         Raises:
-          DataError: if the state is of other files or another seed.
+          DataError: if the state is of other pictures or another seed.
         """
         if state["order"] != self._order:
             raise DataError(
-                f"{self._files.root}: the files or the seed differ from those of the state to be restored; give back "
-                "the same, or begin anew."
+                f"{self._pictures.place}: the pictures or the seed differ from those of the state to be restored; give "
+                "back the same, or begin anew."
             )
         self._iterator.set_state({"next_index": state["position"]})
 
@@ -154,9 +155,9 @@ class Stream:
     def _position(self) -> int:
         return int(self._iterator.get_state()["next_index"])
 
-    def _decode(self, index: int) -> tuple[int, np.ndarray | str]:
-        where = str(self._files.root / self._files.names[index])
+    def _decode(self, index: int) -> tuple[int, tuple[UInt8[np.ndarray, "H W C"], int] | str]:
         try:
-            return index, decode(self._files[index], (self._size, self._size, 3), where=where)
+            content, label = self._pictures[index]
+            return index, (decode(content, self._image_shape, where=self._pictures.where(index)), label)
         except DataError as error:  # said by the thread that iterates, when it gets here
             return index, str(error)

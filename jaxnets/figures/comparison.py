@@ -28,7 +28,7 @@ def comparison(contenders: Sequence[Contender], *, title: str = "", subtitle: st
     """Draws a row for each network, the smallest first: accuracy, size and time."""
     rows = sorted(contenders, key=lambda contender: contender.parameters)
     height = 0.42 * max(len(rows), 1)
-    figure = page(10.2, height + 0.75 + TITLE_BAND, title, subtitle)
+    figure = page(13.4, height + 0.75 + TITLE_BAND, title, subtitle)
     places = np.arange(len(rows))[::-1]
     accuracy = quiet(panel(figure, 1.75, 0.35, 3.3, height), grid=False)
     for place, row in zip(places, rows, strict=True):
@@ -42,11 +42,13 @@ def comparison(contenders: Sequence[Contender], *, title: str = "", subtitle: st
     accuracy.text(0.5, 1.06, "last", transform=accuracy.transAxes, fontsize=10, fontweight="bold", color=ORANGE)
     accuracy.text(0.63, 1.06, "best", transform=accuracy.transAxes, fontsize=10, fontweight="bold", color=BLUE)
     columns: tuple[tuple[str, Callable[[Contender], float], str], ...] = (
+        ("million parameters", lambda row: row.parameters / 1e6, "{:.2f}"),
         ("megabytes", lambda row: row.megabytes, "{:.1f}"),
         ("seconds an epoch", lambda row: row.seconds_per_epoch, "{:.1f}"),
+        ("images a second", lambda row: row.images_per_second, "{:,.1f}"),
     )
     for column, (name, value, form) in enumerate(columns):
-        axes = quiet(panel(figure, 5.45 + 2.35 * column, 0.35, 1.7, height), grid=False)
+        axes = quiet(panel(figure, 5.45 + 1.98 * column, 0.35, 1.35, height), grid=False)
         values = [value(row) for row in rows]
         axes.barh(places, values, height=0.45, color=BLUE, alpha=0.75)
         for place, number in zip(places, values, strict=True):

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import pytest
+from PIL import Image
 
 from experiments.bench.accuracy import Accuracy
 from experiments.bench.cases import cases
@@ -38,6 +39,29 @@ def test_an_epoch_is_timed_three_ways(capsys):
     assert [row["way"] for row in result["rows"]] == ["steps alone", "train_epoch", "one scan"]
     assert all(row["median_seconds"] > 0 for row in result["rows"])
     assert "2 steps of v0" in capsys.readouterr().out
+
+
+def test_an_epoch_of_pictures_is_timed_on_the_device_on_the_host_and_streamed(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for name, level in (("dark", 40), ("light", 200)):
+        (tmp_path / "pictures" / name).mkdir(parents=True)
+        for i in range(6):
+            Image.new("RGB", (9, 9), (level, i, i)).save(tmp_path / "pictures" / name / f"{i}.png")
+    options = {"variant": "mynn", "size": 16, "batch_size": 4, "rounds": 1}
+    of_folder = EpochCost(**options, data=f"folder:{tmp_path / 'pictures'}", steps=20).measure()
+    of_faces = EpochCost(**options, steps=2).measure()
+    ways = ["steps alone", "on the device", "mapped on the host", "streamed"]
+    assert [row["way"] for row in of_folder["rows"]] == ways and [row["way"] for row in of_faces["rows"]] == ways[:3]
+    assert of_folder["steps"] == 3, "ten pictures in batches of four"
+    assert of_folder["batch_shape"] == [4, 16, 16, 3] and of_faces["steps"] == 2
+    assert all(row["median_seconds"] > 0 for row in of_folder["rows"] + of_faces["rows"])
+    assert "3 steps of mynn" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("options", [{"variant": "v9"}, {"steps": 0}, {"variant": "mynn", "data": "nothing"}], ids=str)
+def test_unusable_measurements_of_epochs_are_refused(options):
+    with pytest.raises(UserError, match=r"nothing called 'v9'|--steps must be|'nothing': no such data set"):
+        EpochCost(**options).measure()
 
 
 def test_products_are_found_and_counted_within_functions():

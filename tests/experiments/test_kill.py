@@ -12,16 +12,38 @@ from pathlib import Path
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
+from PIL import Image
 
 REPOSITORY = Path(__file__).parents[2]
 
 
-@pytest.fixture
-def command(digits):
-    arguments = ["--variant", "v0", "--epochs", "3", "--batch-size", "32", "--data", f"idx:{digits}"]
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """Eighty pictures of two classes."""
+    root = tmp_path_factory.mktemp("pictures")
+    rng = np.random.default_rng(0)
+    for name, level in (("dark", 40), ("light", 200)):
+        (root / name).mkdir()
+        for i in range(40):
+            Image.fromarray(rng.integers(level - 30, level + 30, (16, 16, 3), np.uint8)).save(root / name / f"{i}.png")
+    return root
+
+
+SLOW = [pytest.param(words, marks=pytest.mark.slow) for words in ("mynn", "mynn --stream")]
+
+
+@pytest.fixture(params=["arcloss", *SLOW])
+def command(request, digits, pictures):
+    """Starts a run of three epochs below a folder."""
+    module, *more = request.param.split()
+    arguments = {
+        "arcloss": ["--variant", "v0", "--batch-size", "32", "--data", f"idx:{digits}"],
+        "mynn": ["--size", "16", "--batch-size", "8", "--augment", "--data", f"folder:{pictures}"],
+    }[module]
+    arguments = [f"experiments.{module}", *arguments, "--epochs", "3", *more]
     environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
     return lambda out: subprocess.Popen(
-        [sys.executable, "-m", "experiments.arcloss", *arguments, "--out", str(out)],
+        [sys.executable, "-m", *arguments, "--out", str(out)],
         cwd=REPOSITORY,
         env=environment,
         stdout=subprocess.PIPE,
@@ -32,11 +54,13 @@ def command(digits):
 
 def left_behind(out):
     """Weights, metrics and figures of a run, as bytes and numbers; times aside, which no two runs share."""
-    folder = out / "arcloss" / "v0" / "seed0"
+    (folder,) = out.glob("*/*/seed0")
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     lines = [{k: v for k, v in line.items() if k not in ("seconds", "images_per_second")} for line in lines]
     files = {
-        str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.suffix in (".png", ".gif", ".npz")
+        str(p.relative_to(folder)): p.read_bytes()
+        for p in folder.rglob("*")
+        if p.suffix in (".png", ".gif", ".npz", ".safetensors")
     }
     with ocp.CheckpointManager(folder / "checkpoints" / "last") as manager:
         state = manager.restore(manager.latest_step(), args=ocp.args.StandardRestore())
@@ -77,13 +101,15 @@ def test_killed_at_random_moments_and_told_to_stop(command, tmp_path):
         _, error = last.communicate()
     assert last.returncode == 0, error
 
+    (study,) = (tmp_path / "whole").iterdir()
     lines, files, leaves = left_behind(tmp_path / "whole")
     again_lines, again_files, again_leaves = left_behind(tmp_path / "killed")
     assert again_lines == lines and len(lines) == 3
-    assert again_files.keys() == files.keys() and len(files) == 3 + 2 * 3 + 4
+    assert again_files.keys() == files.keys()
+    assert len(files) == {"arcloss": 3 + 2 * 3 + 4, "mynn": 3 + 4 + 1}[study.name]
     for name, content in files.items():
         assert again_files[name] == content, name
-    assert len(leaves) > 30
+    assert len(leaves) > {"arcloss": 30, "mynn": 12}[study.name]
     for again, leaf in zip(again_leaves, leaves, strict=True):
         np.testing.assert_array_equal(again, leaf)
 

@@ -3,16 +3,18 @@
 import dataclasses
 import itertools
 import json
+import shutil
 
 import jax
 import numpy as np
 import pytest
 from PIL import Image
 
-from experiments import mynn, predict, terminal
+from experiments import mynn, mynn_data, predict, terminal
 from experiments.folder import Folder
 from experiments.mynn import Config
-from jaxnets import create, evaluate, load
+from experiments.mynn_drawings import title_of
+from jaxnets import create, evaluate, load, parallel
 from jaxnets.epochs import train_epoch_by_stream
 from jaxnets.torch_weights import from_torch, save
 
@@ -146,7 +148,7 @@ def test_a_stream_goes_on_at_the_very_picture_where_it_stopped(pictures, tmp_pat
     mynn.command(whole)
     folder = Folder(mynn.folder_of(whole, "mynn"))
     cut = dataclasses.replace(whole, out=tmp_path / "cut")
-    experiment = mynn.build("mynn", cut, mynn.Streamed.of(cut))
+    experiment = mynn.build("mynn", cut, mynn_data.open_stream(cut))
     state = experiment.state
     for epoch, steps in ((0, 4), (1, 1)):
         calls = train_epoch_by_stream(state, experiment.train, experiment.cut, epoch)
@@ -156,6 +158,42 @@ def test_a_stream_goes_on_at_the_very_picture_where_it_stopped(pictures, tmp_pat
     assert done == 4 and int(totals.examples) == 28
     np.testing.assert_array_equal(totals.losses, folder.arrays(2)["step_losses"])
     np.testing.assert_array_equal(evaluate(state, experiment.test, 8).embeddings, folder.arrays(2)["scores"])
+
+
+def test_a_set_that_does_not_fit_stays_on_the_host_and_trains_to_the_same_bits(pictures, tmp_path, monkeypatch):
+    fits = config(pictures, tmp_path / "fits")
+    mynn.command(fits)
+    monkeypatch.setattr(parallel, "room_for_data", lambda mesh: 40 * SIZE * SIZE * 3)  # the labels are too much
+    large = config(pictures, tmp_path / "large")
+    mynn.command(large)
+    dataset = load(large.data, size=SIZE)
+    assert mynn.build("mynn", large, dataset).train.images is dataset.train.images
+    runs = [Folder(mynn.folder_of(each, "mynn")) for each in (fits, large)]
+    for epoch in (1, 2):
+        one, other = (run.arrays(epoch) for run in runs)
+        np.testing.assert_array_equal(one["scores"], other["scores"])
+        np.testing.assert_array_equal(one["step_losses"], other["step_losses"])
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["kept", "streamed"])
+def test_celeb_a_is_told_by_its_attribute_male(celeb_a, tmp_path, monkeypatch, stream):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(celeb_a))
+    monkeypatch.setattr(parallel, "room_for_data", lambda mesh: 0)
+    celebrities = Config(data="tfds:celeb_a", size=SIZE, epochs=10, batch_size=4, out=tmp_path, stream=stream)
+    mynn.command(celebrities)
+    folder = Folder(mynn.folder_of(celebrities, "mynn"))
+    assert folder.lines()[-1]["test_accuracy"] == 1.0
+    assert json.loads((folder.path / "config.json").read_text())["config"]["classes"] == ["female", "male"]
+
+
+def test_a_picture_that_cannot_be_read_ends_a_stream_in_one_sentence(pictures, tmp_path, capsys):
+    root = tmp_path / "pictures"
+    shutil.copytree(pictures, root)
+    (root / "train" / "dark" / "3.png").write_bytes(b"no picture")
+    argv = ["--data", f"folder:{root}", "--stream", "--size", SIZE, "--batch-size", 8, "--out", tmp_path / "out"]
+    code, error = said(capsys, argv)
+    assert code == 2 and error.count("\n") == 1
+    assert "dark/3.png is no picture in any known format. Remove or replace it" in error
 
 
 @pytest.mark.parametrize(
@@ -172,7 +210,7 @@ def test_a_stream_goes_on_at_the_very_picture_where_it_stopped(pictures, tmp_pat
             ["--averaging", "1", "--size", "16"],
             "averaging is the share of an average that a step keeps: in [0, 1), not 1.0",
         ),
-        (["--stream"], "--stream is for --data folder:PATH on one device"),
+        (["--stream"], "--stream is for --data folder:PATH or tfds:NAME on one device"),
         (["--devices", "99", "--size", "16"], "99 devices were asked for"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -185,4 +223,18 @@ def test_bad_input_gets_one_sentence_and_exit_code_2(argv, words, capsys, tmp_pa
 
 def test_drawn_faces_are_said_to_be_drawings(tmp_path, capsys):
     mynn.command(Config(size=16, epochs=1, steps_per_epoch=1, out=tmp_path))
-    assert capsys.readouterr().out.startswith("note: These faces are drawings made by this program, not photographs")
+    first, *_, last_but_one, _ = capsys.readouterr().out.splitlines()
+    assert first.startswith("note: These faces are drawings made by this program, not photographs")
+    assert last_but_one.startswith("drawn faces, not photographs: test accuracy ")
+
+
+@pytest.mark.parametrize(
+    ("data", "title"),
+    [
+        ("faces", "drawn faces, not photographs"),
+        ("folder:/a/long/way/to/photographs/", "photographs"),
+        ("tfds:celeb_a", "tfds:celeb_a"),
+    ],
+)
+def test_what_the_data_are_called_in_pictures(data, title):
+    assert title_of(data) == title

@@ -60,12 +60,13 @@ def test_a_comparison_has_a_row_for_each_the_smallest_on_top():
         figures.Contender("small", 2_000_000, 8.7, 0.95, 0.951, 44.0, 300.0),
     ]
     figure = figures.comparison(rows)
-    accuracy, sizes, seconds = figure.axes
+    accuracy, parameters, sizes, seconds, speeds = figure.axes
     names = dict(zip([label.get_text() for label in accuracy.get_yticklabels()], accuracy.get_yticks(), strict=True))
     assert names["small"] > names["large"]
     drawn = [tuple(artist.get_xdata()) for artist in accuracy.get_lines() if len(artist.get_xdata()) == 2]
     np.testing.assert_allclose(drawn, [(95, 95.1), (94, 96.2)])
-    for axes, values in ((sizes, [8.7, 512]), (seconds, [44, 600])):
+    assert {"2.00", "134.00"} <= {text.get_text() for text in parameters.texts}
+    for axes, values in ((sizes, [8.7, 512]), (seconds, [44, 600]), (speeds, [300, 30])):
         np.testing.assert_allclose([bar.get_width() for bar in axes.patches], values)
         assert {f"{value:.1f}" for value in values} <= {text.get_text() for text in axes.texts}
     figures.to_png(figures.comparison([]))

@@ -14,7 +14,7 @@ SIZE = 8
 @pytest.fixture(autouse=True)
 def cache_home(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return tmp_path / "cache" / "jaxnets" / "folders"
+    return tmp_path / "cache" / "jaxnets" / "pictures"
 
 
 def write(path, value, size=(SIZE, SIZE)):
@@ -202,7 +202,7 @@ def test_unreadable_files_are_named_and_counted_and_may_be_skipped(tmp_path, mon
     (root / "train" / "dog" / "1.png").write_bytes(b"")
     (root / "test" / "cat" / "2.png").unlink()
     (root / "test" / "cat" / "2.png").symlink_to(tmp_path / "nowhere")
-    with pytest.raises(DataError, match=r"3 of 12 files cannot be read: .*dog/0.png is no ") as error:
+    with pytest.raises(DataError, match=r"3 of 12 pictures cannot be read: .*dog/0.png is no ") as error:
         load(f"folder:{root}", size=SIZE)
     for words in ("dog/1.png is empty", r"cat/2.png cannot be read \(No such file or directory\)", "Remove or replace"):
         error.match(words)
@@ -211,7 +211,7 @@ def test_unreadable_files_are_named_and_counted_and_may_be_skipped(tmp_path, mon
         assert values(dataset.train) == [0, 1, 2, 5] and dataset.train.labels.tolist() == [0, 0, 0, 1]
         assert values(dataset.test) == [6, 7, 9, 10, 11] and dataset.test.labels.tolist() == [0, 0, 1, 1, 1]
         [note] = dataset.notes
-        assert note.startswith("Left out, as 3 of 12 files cannot be read: ")
+        assert note.startswith("Left out, as 3 of 12 pictures cannot be read: ")
         broken_decoder(monkeypatch)
 
 
@@ -223,7 +223,7 @@ def test_a_fault_that_passes_is_forgotten_unless_it_was_accepted(tmp_path, monke
 
     with monkeypatch.context() as patch:
         patch.setattr(cache, "decode", failing)
-        with pytest.raises(DataError, match="12 of 12 files cannot be read: the network drive sleeps"):
+        with pytest.raises(DataError, match="12 of 12 pictures cannot be read: the network drive sleeps"):
             load(f"folder:{root}", size=SIZE)
     assert values(load(f"folder:{root}", size=SIZE).train) == [0, 1, 2, 3, 4, 5]
 
@@ -232,7 +232,7 @@ def test_many_unreadable_files_are_counted_and_the_first_named(tmp_path):
     root = pets(tmp_path / "pets")
     for file in (root / "train").glob("*/*"):
         file.write_bytes(b"no picture")
-    with pytest.raises(DataError, match=r"6 of 12 files .*dog/1.png is no .* And 1 more\. Remove"):
+    with pytest.raises(DataError, match=r"6 of 12 pictures .*dog/1.png is no .* And 1 more\. Remove"):
         load(f"folder:{root}", size=SIZE)
     with pytest.raises(DataError, match=r"train split: images are .* which is empty"):
         load(f"folder:{root}", size=SIZE, skip_unreadable=True)

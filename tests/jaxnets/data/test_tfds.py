@@ -6,6 +6,7 @@ as they are.
 
 import io
 import json
+import shutil
 import sys
 
 import numpy as np
@@ -13,11 +14,18 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from jaxnets.data import DataError, load
+from jaxnets.data import DataError, cache, load
+from jaxnets.data.streaming import LazyPictures, Stream
+from jaxnets.data.tfds import find_tfds
 
 RNG = np.random.default_rng(0)
 GREY = RNG.integers(0, 256, (6, 5, 4, 1), np.uint8)
 RGB = RNG.integers(0, 256, (6, 5, 4, 3), np.uint8)
+
+
+@pytest.fixture(autouse=True)
+def cache_home(tmp_path_factory, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
 
 
 def encode(image, kind="PNG", **options):
@@ -133,7 +141,9 @@ def test_other_features_are_left_alone(tmp_path):
 def test_images_of_differing_sizes_are_refused(tmp_path):
     rows = examples([RGB[0], RGB[1], RGB[2, :3]])
     prepare(tmp_path, {"train": rows, "test": rows})
-    with pytest.raises(DataError, match=r"tfds:shapes, train split: images differ in size, .*\(5, 4, 3\)"):
+    with pytest.raises(
+        DataError, match=r"shapes, train split: example \d has another size than the first, .*\(H, W, C\)"
+    ):
         load("tfds:shapes", data_dir=tmp_path)
 
 
@@ -179,6 +189,51 @@ def test_the_label_of_celeb_a_is_its_attribute_male(tmp_path):
         np.testing.assert_array_equal(dataset.train.labels, np.int32(men)[which], strict=True)
 
 
+def test_pictures_are_decoded_once_and_mapped_from_then_on(tmp_path, monkeypatch):
+    prepare(tmp_path, {"train": examples(RGB), "test": examples(RGB[:2])})
+    seen = []
+    first = load("tfds:shapes", data_dir=tmp_path, size=6, on_progress=lambda *done: seen.append(done))
+    assert seen == [(done, 8) for done in range(1, 9)]
+    own = load("tfds:shapes", data_dir=tmp_path)
+    monkeypatch.setattr(cache, "decode", None)  # decoded again, it would be called
+    second = load("tfds:shapes", data_dir=tmp_path, size=6, on_progress=lambda *done: seen.append(done))
+    assert len(seen) == 8 and second.fingerprint() == first.fingerprint()
+    assert isinstance(second.train.images.base, np.memmap) and own.train.images.shape == (6, 5, 4, 3)
+    np.testing.assert_array_equal(second.train.labels, first.train.labels)
+
+
+def test_a_set_prepared_anew_is_decoded_anew(tmp_path):
+    prepare(tmp_path, {"train": examples(RGB), "test": examples(RGB)})
+    before = load("tfds:shapes", data_dir=tmp_path)
+    shutil.rmtree(tmp_path / "shapes")
+    prepare(tmp_path, {"train": examples(RGB[:4]), "test": examples(RGB)})
+    after = load("tfds:shapes", data_dir=tmp_path)
+    assert (len(before.train.labels), len(after.train.labels)) == (6, 4)
+
+
+def test_damaged_pictures_may_be_left_out_and_labels_stay_theirs(tmp_path):
+    rows = [*examples(RGB), {"image": b"no picture", "label": 2}]
+    prepare(tmp_path, {"train": rows, "test": examples(GREY.repeat(3, axis=3))})
+    with pytest.raises(DataError, match=r"1 of 13 pictures cannot be read: tfds:shapes, train .* is no "):
+        load("tfds:shapes", data_dir=tmp_path, size=5)
+    for _ in range(2):
+        dataset = load("tfds:shapes", data_dir=tmp_path, size=5, skip_unreadable=True)
+        assert sorted(dataset.train.labels) == [0, 0, 1, 1, 2, 2] and len(dataset.test.labels) == 6
+        assert len(dataset.notes) == 1 and dataset.notes[0].startswith("Left out, as 1 of 13 pictures cannot be read")
+
+
+def test_a_set_streams_with_the_pixels_and_labels_that_it_loads_with(tmp_path):
+    prepare(tmp_path, {"train": examples(RGB), "test": examples(RGB[:2])})
+    whole, found = load("tfds:shapes", data_dir=tmp_path, size=7), find_tfds("shapes", data_dir=tmp_path)
+    batches = list(Stream(found.train, size=7, batch_size=4))
+    assert [len(batch.labels) for batch in batches] == [4, 2]
+    np.testing.assert_array_equal(np.concatenate([batch.images for batch in batches]), whole.train.images)
+    np.testing.assert_array_equal(np.concatenate([batch.labels for batch in batches]), whole.train.labels)
+    np.testing.assert_array_equal(LazyPictures(found.test, 7)[np.arange(2)], whole.test.images)
+    np.testing.assert_array_equal(found.test.labels, whole.test.labels, strict=True)
+    assert found.classes == whole.classes
+
+
 LABEL, IMAGE = tfds.features.ClassLabel(num_classes=3), tfds.features.Image(shape=(None, None, 3))
 
 
@@ -198,7 +253,7 @@ LABEL, IMAGE = tfds.features.ClassLabel(num_classes=3), tfds.features.Image(shap
             {"label": 1},
             "of uint8 with",
         ),
-        ({"image": IMAGE, "label": LABEL}, {"label": -1}, "train split: label -1 of example 0 is outside 0 to 2"),
+        ({"image": IMAGE, "label": LABEL}, {"label": -1}, "train split: example 0 has the label -1, outside 0 to 2"),
     ],
 )
 def test_a_set_that_is_no_image_classification_is_refused(tmp_path, features, row, message):
@@ -261,5 +316,5 @@ def test_a_damaged_or_missing_shard_is_refused(tmp_path, damage):
 def test_a_damaged_image_is_refused_by_its_place(tmp_path):
     rows = [{"image": encode(RGB[0])[:-30], "label": 0}]
     prepare(tmp_path, {"train": rows, "test": rows})
-    with pytest.raises(DataError, match="tfds:shapes, train split: example 0 cannot be read"):
+    with pytest.raises(DataError, match="tfds:shapes, train split: example 0 is damaged"):
         load("tfds:shapes", data_dir=tmp_path)

@@ -1,0 +1,106 @@
+"""Sets that do not fit on the device stay on the host, and train to the same bits."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxnets import ArcFace, MarginHead, create_train_state, evaluate, parallel, sgd
+from jaxnets.data import Dataset, Split
+from jaxnets.data.mapped import open_mapped, pieces, rows
+from jaxnets.epochs import Epoch, train_epoch_by_call
+from jaxnets.models.conv_stack import Backbone, ConvStack
+
+N = 40
+
+
+@pytest.fixture(scope="module")
+def mapped(tmp_path_factory):
+    """Forty images of noise in a file."""
+    rng = np.random.default_rng(0)
+    path = tmp_path_factory.mktemp("mapped") / "images.npy"
+    np.save(path, rng.integers(0, 256, (N, 12, 12, 1), np.uint8))
+    return Split(open_mapped(path), rng.integers(0, 10, N).astype(np.int32))
+
+
+@pytest.fixture(scope="module")
+def state():
+    net = ConvStack(Backbone(((8, 5, 2), "M")))
+    head, images = MarginHead(10, ArcFace(0.3), 3.0), np.zeros((1, 12, 12, 1), np.uint8)
+    return create_train_state(jax.random.key(0), net, head, images, sgd(0.05, 0.9), sgd(0.5))
+
+
+def train(state, split, cut, *, stop_after=None, take=None):
+    """What is left after an epoch, which may be stopped and resumed: the state's arrays and the sums."""
+    state, totals, done = jax.tree.map(jnp.copy, state), None, 0
+    if stop_after is not None:
+        calls = train_epoch_by_call(state, split, cut, 3, take=take)
+        *_, (state, totals, done) = itertools.islice(calls, stop_after)
+    if done < cut.steps:
+        *_, (state, totals, _) = train_epoch_by_call(state, split, cut, 3, done=done, totals=totals, take=take)
+    return [np.asarray(leaf) for leaf in jax.tree.leaves((state.params, state.opt_state, totals))]
+
+
+@pytest.mark.parametrize("cut", [Epoch.of(N, 16), Epoch.of(N, 16, 2), Epoch.of(N, 64)], ids=str)
+def test_a_mapped_set_trains_to_the_bits_of_one_on_the_device(state, mapped, cut):
+    on_device = train(state, jax.device_put(mapped), cut)
+    for again in (train(state, mapped, cut), train(state, mapped, cut, stop_after=1)):
+        for host, device in zip(again, on_device, strict=True):
+            np.testing.assert_array_equal(host, device)
+
+
+def test_a_mapped_set_trains_on_several_devices(state, mapped):
+    mesh = parallel.data_mesh(4)
+    take, cut = parallel.sharded_take_steps(mesh), Epoch.of(N, 16)
+    everywhere = parallel.replicate(state, mesh)
+    on_devices = train(everywhere, parallel.replicate(mapped, mesh), cut, take=take)
+    for host, device in zip(train(everywhere, mapped, cut, take=take), on_devices, strict=True):
+        np.testing.assert_array_equal(host, device)
+
+
+def test_a_mapped_set_is_evaluated_alike(state, mapped):
+    host, device = evaluate(state, mapped, 16), evaluate(state, jax.device_put(mapped), 16)
+    np.testing.assert_array_equal(host.embeddings, device.embeddings)
+    assert (host.loss, host.accuracy) == (device.loss, device.accuracy)
+
+
+def test_what_fits_goes_to_the_devices_and_what_does_not_stays(mapped, monkeypatch):
+    dataset, mesh = Dataset(mapped, mapped, tuple("0123456789"), "noise"), parallel.data_mesh(2)
+    assert dataset.nbytes == 2 * (N * 12 * 12 + 4 * N)
+    for room, fits in ((dataset.nbytes, True), (dataset.nbytes - 1, False)):
+        monkeypatch.setattr(parallel, "room_for_data", lambda mesh, room=room: room)
+        placed = parallel.place(dataset, mesh)
+        assert isinstance(placed.train.images, jax.Array) == isinstance(placed.test.labels, jax.Array) == fits
+        assert placed is dataset or len(placed.train.images.devices()) == 2
+
+
+def test_room_on_a_cpu_and_on_an_accelerator():
+    class Accelerator:
+        platform = "gpu"
+
+        def __init__(self, limit):
+            self.limit = limit
+
+        def memory_stats(self):
+            return {"bytes_limit": self.limit}
+
+    class Two:
+        devices = np.array([Accelerator(80 * 2**30), Accelerator(60 * 2**30)])
+
+    assert parallel.room_for_data(parallel.data_mesh(1)) == 2**30
+    assert parallel.room_for_data(Two) == 30 * 2**30
+
+
+@pytest.mark.parametrize("start", [0, 3], ids=["whole", "slice"])
+def test_rows_and_pieces_of_a_mapped_array_are_its_content(tmp_path, monkeypatch, start):
+    monkeypatch.setattr("jaxnets.data.mapped._PIECE_BYTES", 100)
+    array = np.random.default_rng(0).integers(0, 256, (23, 5, 7), np.uint8)
+    np.save(tmp_path / "array.npy", array)
+    mapped = open_mapped(tmp_path / "array.npy")[start:]
+    np.testing.assert_array_equal(np.concatenate([*pieces(mapped)]), array[start:])
+    assert [len(piece) for piece in pieces(mapped)][:2] == [2, 2]
+    picked = rows(mapped, np.array([4, 0, 4]))
+    np.testing.assert_array_equal(picked, array[start:][[4, 0, 4]])
+    assert picked.flags.writeable
