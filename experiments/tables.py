@@ -114,6 +114,25 @@ def epoch_table(result: dict[str, Any]) -> str:
     )
 
 
+def head_table(result: dict[str, Any]) -> str:
+    rows = [
+        "| classes | rows | full logits | chunked | × the rate | temporary, full logits | temporary, chunked |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in result["rows"]:
+        full, chunked = row["reference"], row["chunked"]
+        cells = [
+            f"{row['classes']:,}",
+            f"{row['batch']:,}",
+            *(_duration(contender["both_seconds"]) for contender in (full, chunked)),
+            f"{full['both_seconds'] / chunked['both_seconds']:.2f}",
+            *(f"{contender['temporary_bytes'] / 2**20:.0f} MiB" for contender in (full, chunked)),
+        ]
+        rows.append("| " + " | ".join(cells) + " |")
+    rows += ["", f"Value and both gradients, each in a process of its own, medians. {_made_by(result)}"]
+    return "\n".join(rows)
+
+
 TABLES = {
     "default_run": default_run_table,
     "default_run_oldest_jax": default_run_table,
@@ -124,6 +143,7 @@ TABLES = {
     "products_cpu": products_table,
     "start_cpu": start_table,
     "epoch_cpu": epoch_table,
+    "head_cpu": head_table,
 }
 
 

@@ -1,6 +1,7 @@
 """The margin softmax alone: full logits, in chunks, fused, and as PyTorch has it; each in a process of its own."""
 
 import dataclasses
+import itertools
 import json
 import subprocess
 import sys
@@ -21,7 +22,7 @@ class Head:
     """The margin softmax alone, forward and with both gradients: full logits, in chunks, fused, and PyTorch's."""
 
     classes: tuple[int, ...] = (10_000, 100_000)
-    batch: int = 4096
+    batches: tuple[int, ...] = (4096,)
     dimensions: int = 512
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     contenders: tuple[str, ...] = CONTENDERS
@@ -34,28 +35,31 @@ class Head:
     """write the result as JSON"""
 
     def measure(self) -> dict[str, Any]:
-        check_counts(self, ("batch", "dimensions", "rounds", "limit"))
+        check_counts(self, ("dimensions", "rounds", "limit"))
         unknown = set(self.contenders) - set(CONTENDERS)
         if unknown or not self.contenders or not self.classes or min(self.classes) < 2:
             raise UserError(f"--contenders are of {', '.join(CONTENDERS)}, and --classes are numbers from 2 on")
+        if not self.batches or min(self.batches) < 1:
+            raise UserError("--batches are numbers from 1 on")
         installed = [name for name in self.contenders if find_spec("torch") or not name.startswith("torch")]
-        table = Table("classes", "contender", "forward", "both", "of the matrix rate", "memory", title="margin softmax")
+        table = Table("of", "contender", "forward", "both", "of the matrix rate", "memory", title="margin softmax")
         rows: list[dict[str, Any]] = []
-        for num_classes in self.classes:
-            row: dict[str, Any] = {"name": f"{num_classes:,} classes", "classes": num_classes}
+        for num_classes, batch in itertools.product(self.classes, self.batches):
+            row: dict[str, Any] = {"name": f"{num_classes:,} classes, {batch:,} rows"}
+            row |= {"classes": num_classes, "batch": batch}
             rows.append(row)
             for name in installed:
-                row[name] = result = self._of(name, num_classes)
-                cells = _cells(result, self.batch * self.dimensions * num_classes)
-                table.add_row(f"{num_classes:,}", name, *cells)
-                Console(stderr=True).print(f"{num_classes:,} classes, {name}: {', '.join(cells)}", highlight=False)
+                row[name] = result = self._of(name, num_classes, batch)
+                cells = _cells(result, batch * self.dimensions * num_classes)
+                table.add_row(row["name"], name, *cells)
+                Console(stderr=True).print(f"{row['name']}, {name}: {', '.join(cells)}", highlight=False)
         Console().print(table)
-        return {"batch": self.batch, "dimensions": self.dimensions, "dtype": self.dtype, "rows": rows}
+        return {"dimensions": self.dimensions, "dtype": self.dtype, "rows": rows}
 
-    def _of(self, name: str, num_classes: int) -> dict[str, Any]:
+    def _of(self, name: str, num_classes: int, batch: int) -> dict[str, Any]:
         """What the contender's process says, or {"refused": why there is nothing}."""
-        job = {field: getattr(self, field) for field in ("batch", "dimensions", "dtype", "rounds")}
-        job |= {"classes": num_classes, "contender": name}
+        job = {field: getattr(self, field) for field in ("dimensions", "dtype", "rounds")}
+        job |= {"batch": batch, "classes": num_classes, "contender": name}
         command = [sys.executable, "-m", "experiments.bench.head_worker", json.dumps(job)]
         try:
             ended = subprocess.run(command, capture_output=True, text=True, timeout=self.limit)

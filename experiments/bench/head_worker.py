@@ -1,7 +1,8 @@
 """One contender of `experiments.bench.head`: prints its times and memory as a line of JSON.
 
 The matrix rate is what one large product of the same dtype reaches on the device, just before. Peak memory is what is
-held beyond the arguments: on a CPU by the system's count, elsewhere by XLA's plan and by PyTorch's count.
+held beyond the arguments: on a CPU by the system's count, elsewhere by XLA's plan and by PyTorch's count. Temporary
+memory, by XLA's plan, is what value and gradients take beyond arguments and results.
 """
 
 import json
@@ -52,10 +53,13 @@ def jax_contender(job: dict[str, Any]) -> dict[str, Any]:
         "forward_seconds": median_seconds(lambda: jax.block_until_ready(forward(x, w)), job["rounds"]),
         "both_seconds": median_seconds(lambda: jax.block_until_ready(with_gradients(x, w)), job["rounds"]),
     }
+    result = {**seconds, "matrix_rate": rate}
     plan = with_gradients.memory_analysis()
+    if plan is not None:
+        result |= {"temporary_bytes": plan.temp_size_in_bytes}
     if jax.default_backend() == "cpu" or plan is None:
-        return {**seconds, "matrix_rate": rate, "peak_bytes": memory_of_process("VmHWM") - before}
-    return {**seconds, "matrix_rate": rate, "peak_bytes": plan.temp_size_in_bytes + plan.output_size_in_bytes}
+        return result | {"peak_bytes": memory_of_process("VmHWM") - before}
+    return result | {"peak_bytes": plan.temp_size_in_bytes + plan.output_size_in_bytes}
 
 
 def torch_contender(job: dict[str, Any]) -> dict[str, Any]:

@@ -37,6 +37,7 @@ from kernels.margin_softmax.chunked import Chunked
 from kernels.margin_softmax.pallas_gpu import OLDEST_JAX, PallasGpu
 from kernels.margin_softmax.pallas_tpu import PallasTpu
 from kernels.margin_softmax.reference import HardNegatives
+from kernels.platform import portable
 
 TEMPORARIES = 250e6  # bytes
 SHARED_MEMORY = 232_448  # bytes a block may have
@@ -200,7 +201,9 @@ def _compiled(case: Case, device: Any, platform: str) -> Any:
     program, shapes = case.program()
     sharding = SingleDeviceSharding(device)
     arguments = [jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding) for shape in shapes]
-    return jax.jit(program, out_shardings=sharding).trace(*arguments).lower(lowering_platforms=(platform,)).compile()
+    with portable():  # or `chunked` would take what suits the CPU that it is compiled on
+        traced = jax.jit(program, out_shardings=sharding).trace(*arguments)
+    return traced.lower(lowering_platforms=(platform,)).compile()
 
 
 def _compile_for_gpu(case: Case, topology: Any) -> tuple[int, tuple[int, int, int] | None]:

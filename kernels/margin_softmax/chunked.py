@@ -5,6 +5,7 @@ inputs they are exact then, where rounded unit vectors would be off by up to 2�
 """
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -12,32 +13,38 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from kernels.margin_softmax import choice
 from kernels.margin_softmax.geometry import SHORTEST, wide
 from kernels.margin_softmax.streamed import Rows
 from kernels.platform import is_cpu
 from kernels.varying import varying_like
 
+LARGEST_EXPONENT = 85  # e^88 is about the largest float32, and e^−87 the smallest of full precision
+
 
 @dataclasses.dataclass(frozen=True)
 class Chunked:
-    """`numbers`: how many cosines are held at once, at most (a chunk is of at least 128 classes)."""
+    """`numbers`: how many cosines are held at once, at most (a chunk is of at least 128 classes); None chooses."""
 
-    numbers: int = 2**22
+    numbers: int | None = None
 
     def log_sum(self, x: Float[Array, "N D"], w: Float[Array, "C K D"], rows: Rows, scale: float) -> Float[Array, "N"]:
         inverse_x = inverse_lengths(x)
+        # |s·cos θ| ≤ s: while C terms of at most e^s fit in float32, nothing has to be known of the largest one.
+        is_bounded = rows.hard is None and scale + math.log(max(len(w), 1)) < LARGEST_EXPONENT
 
-        def add(chunk: Array, first: Array | int, so_far: tuple[Array, Array]) -> tuple[Array, Array]:
+        def add(chunk: Array, inverse_w: Array, first: Array | int, so_far: tuple[Array, Array]) -> tuple[Array, Array]:
             largest, total = so_far
-            cosines = _cosines(x, inverse_x, chunk, inverse_lengths(chunk))
-            logits, _ = _logits(cosines, first, rows, scale)
+            logits, _ = _logits(_cosines(x, inverse_x, chunk, inverse_w), first, rows, scale)
+            if is_bounded:
+                return largest, total + jnp.exp(logits).sum(axis=1)
             new_largest = jnp.maximum(largest, logits.max(axis=1))
             shift = jnp.where(new_largest == -jnp.inf, 0, new_largest)  # as long as nothing has counted
             rescaled = total * jnp.exp(largest - shift)
             return new_largest, rescaled + jnp.exp(logits - shift[:, None]).sum(axis=1)
 
-        nothing = varying_like(jnp.full(len(x), -jnp.inf, inverse_x.dtype), x)
-        largest, total = self._over_chunks(w, len(x), add, (nothing, jnp.zeros_like(nothing)))
+        nothing = varying_like(jnp.zeros(len(x), inverse_x.dtype), x)
+        largest, total = self._over_chunks(w, len(x), add, (nothing if is_bounded else nothing - jnp.inf, nothing))
         return jnp.where(total == 0, -jnp.inf, largest + jnp.log(jnp.where(total == 0, 1, total)))
 
     def gradients(
@@ -51,47 +58,58 @@ class Chunked:
     ) -> tuple[Float[Array, "N D"], Float[Array, "C K D"]]:
         inverse_x = inverse_lengths(x)
         dtype = inverse_x.dtype
-        unit_x = x.astype(dtype) * inverse_x[:, None]
+        of_rows = (cotangent * scale)[:, None]
+        weighted_x = (x.astype(dtype) * inverse_x[:, None] * of_rows).astype(x.dtype)
         log_sum = jnp.where(log_sum == -jnp.inf, jnp.inf, log_sum)  # nothing has counted: its logits are −∞ as well
 
-        def add(chunk: Array, first: Array | int, so_far: tuple[Array, Array]) -> tuple[Array, Array]:
+        def add(chunk: Array, inverse_w: Array, first: Array | int, so_far: tuple[Array, Array]) -> tuple[Array, Array]:
             dx, dw = so_far
-            inverse_w = inverse_lengths(chunk)
             cosines = _cosines(x, inverse_x, chunk, inverse_w)
             logits, slopes = _logits(cosines, first, rows, scale)
-            dc = (cotangent * scale)[:, None] * jnp.exp(logits - log_sum[:, None])  # 0 where a logit is −∞
+            share = jnp.exp(logits - log_sum[:, None])  # 0 where a logit is −∞
             if slopes is not None:
-                dc = dc * slopes
-            to_each = _to_nearest(dc, cosines)
-            dx = dx + _product("nck,ckd->nd", to_each * inverse_w[None], chunk)
-            dw_chunk = _product("nck,nd->ckd", to_each, unit_x.astype(x.dtype))
-            dw_chunk = without_radial(dw_chunk, chunk.astype(dtype), inverse_w) * inverse_w[..., None]
-            return dx, lax.dynamic_update_slice_in_dim(dw, dw_chunk.astype(w.dtype), first, 0)
+                share = share * slopes
+            # What belongs to a row alone is left to the products' other sides, of N × D numbers and not N × B.
+            to_each = (_to_nearest(share, cosines) * inverse_w[None]).reshape(len(x), -1)
+            dx = dx + _product("nc,cd->nd", to_each, chunk.reshape(-1, chunk.shape[-1]))
+            dw_chunk = _product("nc,nd->cd", to_each, weighted_x).reshape(chunk.shape)
+            wide_chunk = chunk.astype(dtype)
+            along = (dw_chunk * wide_chunk).sum(axis=-1) * inverse_w**2
+            # `along` is 0 already where a class has no direction. On a CPU this keeps what follows out of the product's
+            # own loop, which is slow at it, and lets it go where the chunk is written.
+            along = jnp.where(inverse_w == 0, 0, along)
+            dw_chunk = (dw_chunk - along[..., None] * wide_chunk).astype(w.dtype)
+            return dx, lax.dynamic_update_slice_in_dim(dw, dw_chunk, first, 0)
 
-        zeros = varying_like(jnp.zeros(x.shape, dtype), x), varying_like(jnp.zeros(w.shape, w.dtype), x)
+        # The barrier keeps these zeros from being made together with the first gradients, by a slower loop on a CPU.
+        no_dw = lax.optimization_barrier(jnp.zeros(w.shape, w.dtype))
+        zeros = varying_like(jnp.zeros(x.shape, dtype), x), varying_like(no_dw, x)
         dx, dw = self._over_chunks(w, len(x), add, zeros)
-        dx = without_radial(dx, x.astype(dtype), inverse_x) * inverse_x[:, None]
+        dx = without_radial(dx * of_rows, x.astype(dtype), inverse_x) * inverse_x[:, None]
         return dx.astype(x.dtype), dw
 
     def _over_chunks(self, w: Array, num_rows: int, add: Callable[..., Any], so_far: Any) -> Any:
-        """Folds `add`(chunk of w, its first class, so far) over the classes; what a last chunk lacks is not padded."""
+        """Folds `add`(chunk of w, inverse lengths, first class, so far) over the classes, without padding the last."""
         num_classes, num_centers, _ = w.shape
-        size = max(self.numbers // max(num_rows * num_centers, 1) // 128 * 128, 128)
+        numbers = self.numbers or choice.cosines_at_once()
+        size = max(numbers // max(num_rows * num_centers, 1) // 128 * 128, 128)
         whole = num_classes // size if num_classes > size else 0
+        inverse_w = inverse_lengths(w)  # in one go: a program of value and gradients does it once
 
-        def one(i: Array, so_far: Any) -> Any:
-            first = i * size
+        def one(first: Array | int, size: int, so_far: Any) -> Any:
             # Or XLA would normalise and transpose all of w at once, outside of the loop.
             chunk = lax.optimization_barrier(lax.dynamic_slice_in_dim(w, first, size))
-            return add(chunk, first, so_far)
+            return add(chunk, lax.dynamic_slice_in_dim(inverse_w, first, size), first, so_far)
 
-        so_far = lax.fori_loop(0, whole, one, so_far) if whole else so_far
+        # The rest comes first: what is written into after a loop, XLA copies.
         rest = num_classes - whole * size
-        return add(w[whole * size :], whole * size, so_far) if rest else so_far
+        so_far = one(whole * size, rest, so_far) if rest else so_far
+        return lax.fori_loop(0, whole, lambda i, so_far: one(i * size, size, so_far), so_far) if whole else so_far
 
 
 def _cosines(x: Array, inverse_x: Array, chunk: Array, inverse_w: Array) -> Float[Array, "N B K"]:
-    return _product("nd,ckd->nck", x, chunk) * inverse_x[:, None, None] * inverse_w[None]
+    products = _product("nd,cd->nc", x, chunk.reshape(-1, chunk.shape[-1]))
+    return products.reshape(len(x), *inverse_w.shape) * inverse_x[:, None, None] * inverse_w[None]
 
 
 def _logits(

@@ -132,7 +132,8 @@ def _backward(
     x, w, rows, others = residuals
     of_others, of_own = cotangents
     # A row without others (one class, or none hard enough to count) has L = −∞, and passes no gradient.
-    of_others = jnp.where(others == -jnp.inf, 0, of_others)
+    is_alone = others == -jnp.inf
+    others, of_others = (jnp.where(is_alone, 0, array) for array in (others, of_others))
     dx, dw = streams.gradients(x, w, rows, scale, others, of_others)
     own = jnp.where(rows.labels < 0, len(w), rows.labels)  # those without a class here: −1 would be the last one
     return dx, dw.at[own].add(of_own, mode="drop"), None

@@ -107,25 +107,27 @@ def test_training_beside_pytorch_needs_pytorch(monkeypatch):
 
 def test_heads_are_timed_or_say_why_not(capsys):
     contenders = ("reference", "chunked", "pallas_gpu")
-    (row,) = Head(classes=(300,), batch=16, dimensions=8, dtype="float32", contenders=contenders, rounds=1).measure()[
-        "rows"
-    ]
+    (row,) = Head(
+        classes=(300,), batches=(16,), dimensions=8, dtype="float32", contenders=contenders, rounds=1
+    ).measure()["rows"]
     for name in ("reference", "chunked"):
         assert 0 < row[name]["forward_seconds"] < 10 and 0 < row[name]["both_seconds"] < 10
+    # Full logits, 16 × 300 numbers, are beyond arguments and results.
+    assert row["reference"]["temporary_bytes"] > 16 * 300 * 4
     assert "pallas_gpu" in row["pallas_gpu"]["refused"]
     assert "300" in capsys.readouterr().out
 
 
 def test_a_head_of_pytorch_is_timed_too(capsys):
     pytest.importorskip("torch")
-    (row,) = Head(classes=(300,), batch=16, dimensions=8, dtype="float32", contenders=("torch",), rounds=1).measure()[
-        "rows"
-    ]
+    (row,) = Head(
+        classes=(300,), batches=(16,), dimensions=8, dtype="float32", contenders=("torch",), rounds=1
+    ).measure()["rows"]
     assert row["torch"]["matrix_rate"] > 1e8 and row["torch"]["both_seconds"] > 0
     assert "torch" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("options", [{"contenders": ("numpy",)}, {"classes": (1,)}, {"rounds": 0}])
+@pytest.mark.parametrize("options", [{"contenders": ("numpy",)}, {"classes": (1,)}, {"batches": (0,)}, {"rounds": 0}])
 def test_unusable_measurements_of_heads_are_refused(options):
     with pytest.raises(UserError, match="--"):
         Head(**options).measure()

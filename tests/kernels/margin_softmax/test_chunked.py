@@ -1,0 +1,84 @@
+"""Several chunks and a rest, which shapes of the contract are too small for, against the definition in float64."""
+
+import math
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxnets.margins import ArcFace, NormFace
+from kernels.margin_softmax import HardNegatives, margin_softmax, reference, streamed
+from kernels.margin_softmax.chunked import Chunked
+
+N, D = 6, 16
+SMALLEST = Chunked(numbers=1)  # 128 classes a chunk
+EPS = float(np.finfo(np.float32).eps)
+
+
+def problem(num_classes, num_centers=0):
+    rng = np.random.default_rng(5)
+    shape = (num_classes, num_centers, D) if num_centers else (num_classes, D)
+    x, w = rng.normal(size=(N, D)) * 3, rng.normal(size=shape) / 2
+    ends = [0, 127, 128, num_classes - 1]  # of chunks
+    labels = np.array([label % num_classes for label in [*ends, -1 % num_classes, 5]], np.int32)
+    return x.astype(np.float32), w.astype(np.float32), labels
+
+
+def value_and_gradients(loss, x, w, labels):
+    weights = jnp.linspace(0.5, -1, N, dtype=x.dtype)
+
+    def total(x, w):
+        losses = loss(x, w, labels)
+        return (losses * weights).sum(), losses
+
+    (_, losses), gradients = jax.jit(jax.value_and_grad(total, (0, 1), has_aux=True))(x, w)
+    return [np.asarray(losses), *map(np.asarray, gradients)]
+
+
+@pytest.mark.parametrize(
+    ("num_classes", "scale", "num_centers", "t"),
+    [
+        *[(num_classes, 10.0, 0, 0.0) for num_classes in (100, 128, 129, 256)],
+        *[(300, scale, num_centers, t) for scale in (64.0, 100.0) for num_centers, t in ((0, 0.0), (3, 0.0), (0, 0.4))],
+    ],
+)
+def test_chunks_add_up(num_classes, scale, num_centers, t):
+    """At a scale of 100 the largest logit has to be known; below, float32 holds the sum as it is."""
+    x, w, labels = problem(num_classes, num_centers)
+    hard = HardNegatives(t, threshold=NormFace()) if t else None
+    options = {"margin": ArcFace(0.3), "scale": scale, "hard_negatives": hard}
+    got = value_and_gradients(partial(streamed.margin_softmax, SMALLEST, **options), x, w, labels)
+    with jax.enable_x64(True):
+        arrays = jnp.asarray(x, jnp.float64), jnp.asarray(w, jnp.float64), jnp.asarray(labels)
+        want = value_and_gradients(partial(reference.margin_softmax, **options), *arrays)
+    # A cosine is off by a few ulp a term of its sum, a logit by s times that, twice that beyond a threshold; so is,
+    # relatively, each probability that a gradient is a sum of.
+    off = 4 * (2 if t else 1) * scale * EPS * math.sqrt(D)
+    np.testing.assert_allclose(got[0], want[0], rtol=1e-6, atol=off + 1e-6)
+    for gradient, exact in zip(got[1:], want[1:], strict=True):
+        np.testing.assert_allclose(gradient, exact, rtol=0, atol=(off + 1e-6) * np.abs(exact).max())
+
+
+def test_float32_holds_the_sum_at_its_largest():
+    """All classes alike, and at the other end: by the largest scale that needs no shift, and the smallest that does."""
+    x, w = jnp.ones((2, D)), jnp.ones((1000, D))
+    for sign in (1, -1):
+        for offset in (-1e-3, 1e-3):
+            scale = 85 - math.log(1000) + offset
+            loss = streamed.margin_softmax(SMALLEST, x, sign * w, jnp.array([0, 999]), margin=NormFace(), scale=scale)
+            np.testing.assert_allclose(loss, math.log(1000), rtol=1e-5)
+
+
+def test_a_class_without_others_passes_no_gradient():
+    x, w = jnp.arange(1.0, 9.0).reshape(2, 4), jnp.ones((1, 4))
+
+    def total(x, w):
+        labels = jnp.array([0, 0])
+        return margin_softmax(x, w, labels, margin=ArcFace(0.3), scale=5.0, implementation="chunked").sum()
+
+    loss, gradients = jax.value_and_grad(total, (0, 1))(x, w)
+    assert loss == 0
+    for gradient in gradients:
+        np.testing.assert_array_equal(gradient, 0)
