@@ -135,7 +135,6 @@ def head_table(result: dict[str, Any]) -> str:
 
 TABLES = {
     "default_run": default_run_table,
-    "default_run_oldest_jax": default_run_table,
     "exact_gradient_run": default_run_table,
     "step_cpu": step_table,
     "mynn_step_cpu": step_table,

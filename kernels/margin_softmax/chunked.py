@@ -60,7 +60,6 @@ class Chunked:
         dtype = inverse_x.dtype
         of_rows = (cotangent * scale)[:, None]
         weighted_x = (x.astype(dtype) * inverse_x[:, None] * of_rows).astype(x.dtype)
-        log_sum = jnp.where(log_sum == -jnp.inf, jnp.inf, log_sum)  # nothing has counted: its logits are −∞ as well
 
         def add(chunk: Array, inverse_w: Array, first: Array | int, so_far: tuple[Array, Array]) -> tuple[Array, Array]:
             dx, dw = so_far
