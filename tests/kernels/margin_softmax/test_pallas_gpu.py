@@ -16,10 +16,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import Mesh, PartitionSpec
 
 from kernels.margin_softmax import HardNegatives, margin_softmax, reference, streamed
 from kernels.margin_softmax.hopper_plan import SHARED_MEMORY, Plan
 from kernels.margin_softmax.pallas_gpu import LONGEST, OLDEST_JAX, PallasGpu, _shift
+from kernels.varying import vary_alike
 
 F32, BF16 = jnp.float32, jnp.bfloat16
 
@@ -149,6 +151,34 @@ def test_blocks_cover_all_classes():
             plan = Plan(num_rows, 1, 1, 512, num_classes, 1, num_classes, backward=False, multiprocessors=132, **FIXED)
             covered = plan.splits * plan.turns * 2 * 128
             assert covered >= num_classes and covered - plan.turns * 2 * 128 < num_classes
+
+
+@pytest.mark.skipif(jax.__version_info__ < OLDEST_JAX, reason="Mosaic GPU is taken from JAX 0.11 on")
+@pytest.mark.parametrize(
+    ("x_shape", "w_shape", "dtype"),
+    [
+        ((512, 512), (100_000, 512), BF16),
+        pytest.param((512, 512), (100_000, 512), F32, marks=pytest.mark.slow),
+        pytest.param((512, 4096), (3000, 3, 4096), BF16, marks=pytest.mark.slow),
+    ],
+    ids=str,
+)
+def test_it_lowers_for_cuda_within_shard_map(x_shape, w_shape, dtype):
+    """Pallas checks shapes, layouts and operations; registers and shared memory only ptxas knows, see aot.py."""
+    rows = PartitionSpec("rows")
+    mesh = Mesh(jax.devices()[:2], ("rows",))
+
+    def shard(x, w, labels):
+        x, w = vary_alike(x, w)
+        losses = streamed.margin_softmax(PallasGpu(), x, w, labels, margin=_margin, scale=64.0)
+        return jax.lax.psum(losses.sum(), "rows")
+
+    total = jax.shard_map(shard, mesh=mesh, in_specs=(rows, PartitionSpec(), rows), out_specs=PartitionSpec())
+    arrays = [jax.ShapeDtypeStruct(shape, dtype) for shape in (x_shape, w_shape)]
+    labels = jax.ShapeDtypeStruct(x_shape[:1], jnp.int32)
+    traced = jax.jit(jax.value_and_grad(total, (0, 1))).trace(*arrays, labels)
+    text = traced.lower(lowering_platforms=("cuda",)).as_text()
+    assert "margin_softmax_sums" in text and "margin_softmax_gradients" in text
 
 
 @pytest.mark.parametrize("scale", [1.0, 64.0, 80.0, 200.0])
