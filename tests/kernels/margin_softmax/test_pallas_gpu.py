@@ -80,20 +80,20 @@ def _errors(case):
 @pytest.mark.skipif(jax.__version_info__ < OLDEST_JAX, reason="Mosaic GPU is interpreted from JAX 0.11 on")
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_interpreted_against_the_definition_in_float64(case):
-    """A race is an error of the process. A loss is off by a few ulp of s, and, of a float32 array, by s times what its
-    parts leave out: 2⁻¹⁸ of the cosine for each array in parts, and one for their two rests.
+    """A race is an error of the process. A loss is off by a few ulp of s, and by s times what parts leave out of a
+    cosine: 2⁻¹⁷ for one float32 array, 2⁻¹⁵ for two (see pallas_gpu).
 
-    So are, relatively, the gradients of the products; of bfloat16 arrays these are rounded to 2⁻⁹, number by number. A
-    gradient is a sum of those, so that its norm is off by 2⁻⁹ where all err alike. In bfloat16 it is rounded itself.
+    So are, relatively, the gradients of the products; of bfloat16 arrays these are rounded by 2⁻⁸, number by number. A
+    gradient is a sum of those, so that its norm is off by 2⁻⁸ where all err alike. In bfloat16 it is rounded itself.
     """
     loss, dx, dw = json.loads(_interpreted([__file__, case]).splitlines()[-1])
     _, _, d, _, t, scale, dtypes, _, _ = CASES[case]
     of_loss = 4 * scale * np.finfo(np.float32).eps * np.sqrt(d) + 1e-6
-    of_loss += scale * (abs(t) + 2 if t else 1) * {0: 0, 1: 1, 2: 3}[dtypes.count(F32)] * 2**-18
+    of_loss += scale * (abs(t) + 2 if t else 1) * {0: 0, 1: 2**-17, 2: 2**-15}[dtypes.count(F32)]
     assert loss <= of_loss
     for error, dtype in zip((dx, dw), dtypes, strict=True):
         rounded = (F32 not in dtypes) + (dtype == BF16)
-        assert error <= rounded * 2**-9 + of_loss
+        assert error <= rounded * 2**-8 + of_loss
 
 
 @pytest.mark.skipif(jax.__version_info__ < OLDEST_JAX, reason="Mosaic GPU is interpreted from JAX 0.11 on")
