@@ -246,24 +246,23 @@ class Kernel(Plan):
             best = nearest(i, first_class) if self.num_centers > 1 else []
 
             def of_center(center: Any, best: list[Array]) -> list[Array]:
-                best = list(best)
                 sums = product((i + 1) * self.products - self.num_centers + center, center, first_class)
-                for index in range(self.tile // PIECE):
-                    inverse_lengths = lengths(index * PIECE)
-                    scaled = sums[:, index * PIECE : (index + 1) * PIECE] * inverse_lengths
-                    z, masked, slopes = logits(scaled, index * PIECE, first_class)
-                    dz = jnp.exp2(z - across(rows[-1])) * inverse_lengths
-                    dz = dz if slopes is None else dz * slopes
-                    if best:
-                        is_farther = scaled != best[index]
-                        # Of equally near ones the first has all: what has been met is out of reach for the rest.
-                        best[index] = jnp.where(is_farther, best[index], jnp.inf)
-                        masked = masked | is_farther
-                    dz = jnp.where(masked, 0.0, dz)
-                    columns = pl.ds(center * self.num_classes + first_class + index * PIECE, PIECE)
 
-                    @pl.when(first_class < self.num_classes)
-                    def _(dz: Array = dz, columns: Any = columns, index: int = index) -> None:
+                def stage(best: list[Array]) -> list[Array]:
+                    best = list(best)
+                    for index in range(self.tile // PIECE):
+                        inverse_lengths = lengths(index * PIECE)
+                        scaled = sums[:, index * PIECE : (index + 1) * PIECE] * inverse_lengths
+                        z, masked, slopes = logits(scaled, index * PIECE, first_class)
+                        dz = jnp.exp2(z - across(rows[-1])) * inverse_lengths
+                        dz = dz if slopes is None else dz * slopes
+                        if best:
+                            is_farther = scaled != best[index]
+                            # Of equally near ones the first has all: what has been met is out of reach for the rest.
+                            best[index] = jnp.where(is_farther, best[index], jnp.inf)
+                            masked = masked | is_farther
+                        dz = jnp.where(masked, 0.0, dz)
+                        columns = pl.ds(center * self.num_classes + first_class + index * PIECE, PIECE)
                         for part, out in enumerate(outs):
                             staged = out_s.at[warpgroup, (index * self.dz_parts + part) % 2]
                             plgpu.wait_smem_to_gmem(1, wait_read_only=True)  # the last but one, which was staged here
@@ -271,8 +270,10 @@ class Kernel(Plan):
                             plgpu.commit_smem()
                             plgpu.copy_smem_to_gmem(staged, out.at[here, columns])
                             dz = dz - dz.astype(jnp.bfloat16).astype(jnp.float32)
+                    return best
 
-                return best
+                # All of it in one branch: with one a piece there would be registers to spill.
+                return lax.cond(first_class < self.num_classes, stage, lambda best: best, best)
 
             if self.num_centers == 1:
                 of_center(0, best)
