@@ -272,7 +272,7 @@ class Kernel(Plan):
                             dz = dz - dz.astype(jnp.bfloat16).astype(jnp.float32)
                     return best
 
-                # All of it in one branch: with one a piece there would be registers to spill.
+                # All of it in one branch: with one a piece, more registers would be spilled.
                 return lax.cond(first_class < self.num_classes, stage, lambda best: best, best)
 
             if self.num_centers == 1:

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 OLDEST_JAX = (0, 11)  # before, Mosaic GPU could not be interpreted, so that nothing is known of it
 SAFE_EXPONENT = 87.0  # e^±87 is a normal number in float32
+TILE_ROWS = 8  # TMA fetches whole ones
 LONGEST = 4096  # D: beyond, nothing has been compiled
 
 
@@ -74,7 +75,8 @@ class PallasGpu:
             return _merged(*so_far, varying_like(launch(*operands)[0], x))
 
         nothing = varying_like(jnp.full(vectors.shape[1], -jnp.inf, jnp.float32), x)
-        needs_copy = w.dtype != jnp.bfloat16 or w.shape[1] != 1 or vectors.shape[2] != w.shape[2]
+        is_as_wanted = len(w) % TILE_ROWS == 0 and w.shape[1] == 1 and w.shape[2] == vectors.shape[2]
+        needs_copy = w.dtype != jnp.bfloat16 or not is_as_wanted
         size = self._chunk_size(vectors, w) if needs_copy else w.shape[0]
         top, total = _over_chunks(w, size, add, (nothing, jnp.zeros_like(nothing)))
         log_sum = jnp.where(total == 0, -jnp.inf, (top + jnp.log2(jnp.where(total == 0, 1, total))) * math.log(2))
@@ -125,12 +127,13 @@ class PallasGpu:
         from kernels.margin_softmax.mosaic_gpu import Kernel  # not before it is needed: it is slow to import
 
         num_valid, num_centers, _ = chunk.shape
+        multiple = 128 if backward or num_centers > 1 else TILE_ROWS
         return Kernel(
             num_rows=vectors.shape[1],
             x_parts=len(vectors),
             w_parts=_num_parts(chunk),
             length=vectors.shape[2],
-            num_classes=-(-num_valid // 128) * 128 if backward or num_centers > 1 else num_valid,
+            num_classes=-(-num_valid // multiple) * multiple,
             num_centers=num_centers,
             num_valid=num_valid,
             scale=scale,
