@@ -11,9 +11,9 @@ for GPUs, too, what its kernels take: bytes of registers spilled, registers a th
 This is blank where there are no kernels that no row above has.
 
 Exit code 1 if a kernel spills or asks for more of the chip's memory than there is, or if there are temporaries over 250
-MB, where the logits alone would take 16.4 GB; on TPUs longer rows and sub-centres may take more. 2 if something is
-missing. On GPUs hard negatives and sub-centres may spill 64 bytes: sixteen registers, saved once for a tile's 128 × 512
-× 128 products.
+MB, where the logits alone would take 16.4 GB; longer rows may take more, and on TPUs sub-centres. 2 if something is
+missing. On GPUs float32, hard negatives and sub-centres may spill 64 bytes: sixteen registers, saved once for a tile's
+128 × 512 × 128 products.
 """
 
 import argparse
@@ -23,13 +23,14 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.experimental import topologies
-from jax.sharding import SingleDeviceSharding
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
 from kernels.margin_softmax import streamed
@@ -38,10 +39,12 @@ from kernels.margin_softmax.pallas_gpu import OLDEST_JAX, PallasGpu
 from kernels.margin_softmax.pallas_tpu import PallasTpu
 from kernels.margin_softmax.reference import HardNegatives
 from kernels.platform import portable
+from kernels.varying import vary_alike
 
 TEMPORARIES = 250e6  # bytes
 SHARED_MEMORY = 232_448  # bytes a block may have
 SPILLED_BY_VARIANTS = 64  # bytes
+SPECS = PartitionSpec("rows"), PartitionSpec(), PartitionSpec("rows")  # of embeddings, class weights, labels
 TPUS = ("v5e:2x2", "v6e:2x2")
 
 H200 = """
@@ -71,17 +74,24 @@ class Case:
     num_centers: int = 0
     is_hard: bool = False
     length: int = 512
+    num_devices: int = 1  # the rows are in as many parts
 
     def __str__(self) -> str:
         variant = f" K={self.num_centers}" * bool(self.num_centers) + " hard" * self.is_hard
-        variant += f" D={self.length}" * (self.length != 512)
+        variant += f" D={self.length}" * (self.length != 512) + f" on {self.num_devices}" * (self.num_devices > 1)
         what = "value and gradients" if self.gradients else "value"
         name = f"{type(self.streams).__name__} {jnp.dtype(self.dtype).name} C={self.num_classes:.0e}{variant}"
         return f"{name:<36} {what:<19}"
 
     @property
     def spilled_at_most(self) -> int:
-        return SPILLED_BY_VARIANTS if self.num_centers or self.is_hard else 0
+        is_variant = self.num_centers or self.is_hard or self.dtype == jnp.float32
+        return SPILLED_BY_VARIANTS if is_variant else 0
+
+    @property
+    def allowed(self) -> float:
+        """Bytes of temporaries: gradients of the rows are of D numbers each."""
+        return TEMPORARIES * max(self.length / 512, 1)
 
     @property
     def weight_bytes(self) -> int:
@@ -94,23 +104,43 @@ class Case:
             options: dict[str, Any] = {"margin": _margin, "scale": 64.0, "hard_negatives": hard}
             return streamed.margin_softmax(self.streams, x, w, labels, **options).sum()
 
+        def over_devices(x: Array, w: Array, labels: Array) -> Array:
+            x, w = vary_alike(x, w)
+            return jax.lax.psum(total(x, w, labels), "rows")
+
         shapes = (4096, self.length), (self.num_classes, *[self.num_centers] * bool(self.num_centers), self.length)
         arguments = [jax.ShapeDtypeStruct(shape, self.dtype) for shape in shapes]
         labels = jax.ShapeDtypeStruct((4096,), jnp.int32)
-        return jax.value_and_grad(total, (0, 1)) if self.gradients else total, [*arguments, labels]
+        program: Any = total
+        if self.num_devices > 1:
+            program = jax.shard_map(over_devices, in_specs=SPECS, out_specs=PartitionSpec())
+        return jax.value_and_grad(program, (0, 1)) if self.gradients else program, [*arguments, labels]
 
+
+VARIANTS: list[tuple[int, dict[str, Any]]] = [
+    (100_000, {"is_hard": True}),
+    (30_000, {"num_centers": 3}),
+    (30_000, {"num_centers": 3, "is_hard": True}),
+    (10_007, {"length": 100}),
+    (100_000, {"length": 1024}),
+    (10_007, {"length": 4096}),
+    (10_007, {"length": 4096, "num_centers": 3, "is_hard": True}),
+]
 
 GPU_CASES = [
     *[
         Case(streams, num_classes, dtype, gradients)
         for streams in (PallasGpu(), Chunked())
         for dtype in (jnp.bfloat16, jnp.float32)
-        for num_classes in (10_000, 100_000, 1_000_000)
+        for num_classes in (10_000, 100_000, 1_000_000, 10_000_000)
         for gradients in (False, True)
     ],
-    Case(PallasGpu(), 100_000, jnp.bfloat16, is_hard=True),
-    Case(PallasGpu(), 30_000, jnp.bfloat16, num_centers=3),
-    Case(PallasGpu(), 30_000, jnp.bfloat16, num_centers=3, is_hard=True),
+    *[
+        Case(PallasGpu(), num_classes, dtype, **variant)
+        for dtype in (jnp.bfloat16, jnp.float32)
+        for num_classes, variant in VARIANTS
+    ],
+    Case(PallasGpu(), 100_000, jnp.bfloat16, num_devices=2),
 ]
 
 TPU_CASES = [
@@ -139,22 +169,21 @@ def _for_tpu() -> list[str]:
     jax.config.update("jax_platforms", "cpu")
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # libtpu would ask a cloud which TPU this is
     try:
-        devices = {name: topologies.get_topology_desc(name, platform="tpu").devices[0] for name in TPUS}
+        tpus = {name: topologies.get_topology_desc(name, platform="tpu").devices for name in TPUS}
     except Exception as error:  # of many kinds, by what is missing
         _refuse("a TPU", f"libtpu is not here, see jax[tpu] ({str(error).splitlines()[0]})")
     complaints = []
     print(f"{'':<64} {'temporary':>10}")
-    for name, device in devices.items():
+    for name, devices in tpus.items():
         for case in TPU_CASES:
             try:
-                temporaries = _compiled(case, device, "tpu").memory_analysis().temp_size_in_bytes
+                temporaries = _compiled(case, devices, "tpu").memory_analysis().temp_size_in_bytes
             except Exception as error:  # of many kinds; too much VMEM is one
                 complaints.append(f"{name} {case}: does not compile: {str(error).splitlines()[0]}")
                 continue
             print(f"{name} {case} {temporaries / 1e6:>7.1f} MB", flush=True)
-            # Gradients of the rows are of D numbers each. With sub-centres XLA lays the gradient of w out anew, to add
-            # what comes from the targets, and back.
-            allowed = TEMPORARIES * max(case.length / 512, 1) + 3 * case.weight_bytes * bool(case.num_centers)
+            # With sub-centres XLA lays the gradient of w out anew, to add what comes from the targets, and back.
+            allowed = case.allowed + 3 * case.weight_bytes * bool(case.num_centers)
             if temporaries > allowed:
                 complaints.append(f"{name} {case}: temporaries over {allowed / 1e6:.0f} MB")
     return complaints
@@ -167,7 +196,7 @@ def _for_gpu() -> list[str]:
     # Read by Mosaic GPU when it compiles: what ptxas says of a kernel, and the call that launches it.
     os.environ.update(MOSAIC_GPU_DUMP_PTXAS="1", MOSAIC_GPU_DUMP_HOST_LLVM="1")
     try:
-        topology = topologies.get_topology_desc(platform="cuda", topology="1x1x1", target_config=H200)
+        topology = topologies.get_topology_desc(platform="cuda", topology="1x1x2", target_config=H200)
     except Exception as error:  # of many kinds, by what is missing
         _refuse("a GPU", f"CUDA's plugin and compiler are not here, see jax[cuda12] ({str(error).splitlines()[0]})")
     complaints = ["ptxas says nothing of the kernels, or in other words than are known here"]
@@ -178,8 +207,8 @@ def _for_gpu() -> list[str]:
         if kernels:
             complaints = [c for c in complaints if not c.startswith("ptxas")]
         print(f"{case} {temporaries / 1e6:>7.1f} MB {spilled:>8} {registers:>10} {shared:>8}", flush=True)
-        if temporaries > TEMPORARIES:
-            complaints.append(f"{case}: temporaries over {TEMPORARIES / 1e6:.0f} MB")
+        if temporaries > case.allowed:
+            complaints.append(f"{case}: temporaries over {case.allowed / 1e6:.0f} MB")
         if kernels and kernels[0] > case.spilled_at_most:
             complaints.append(f"{case}: spills over {case.spilled_at_most} bytes")
         if kernels and kernels[2] > SHARED_MEMORY:
@@ -197,12 +226,15 @@ def _margin(cos_theta: Array, sin_theta: Array) -> Array:
     return 0.8776 * cos_theta - 0.4794 * sin_theta
 
 
-def _compiled(case: Case, device: Any, platform: str) -> Any:
+def _compiled(case: Case, devices: Sequence[Any], platform: str) -> Any:
     program, shapes = case.program()
-    sharding = SingleDeviceSharding(device)
-    arguments = [jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding) for shape in shapes]
+    mesh = Mesh(np.array(devices[: case.num_devices]), ("rows",))
+    arguments = [
+        jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=NamedSharding(mesh, spec))
+        for shape, spec in zip(shapes, SPECS, strict=True)
+    ]
     with portable():  # or `chunked` would take what suits the CPU that it is compiled on
-        traced = jax.jit(program, out_shardings=sharding).trace(*arguments)
+        traced = jax.jit(program).trace(*arguments)
     return traced.lower(lowering_platforms=(platform,)).compile()
 
 
@@ -211,8 +243,9 @@ def _compile_for_gpu(case: Case, topology: Any) -> tuple[int, tuple[int, int, in
     from jax.sharding import AbstractDevice, AbstractMesh, use_abstract_mesh  # not in every JAX that is too old
 
     device = AbstractDevice(device_kind="NVIDIA H200", num_cores=132, platform="gpu")
-    with use_abstract_mesh(AbstractMesh((), (), abstract_device=device)), _said() as said:
-        memory = _compiled(case, topology.devices[0], "cuda").memory_analysis()
+    mesh = AbstractMesh((case.num_devices,), ("rows",), axis_types=(AxisType.Auto,), abstract_device=device)
+    with use_abstract_mesh(mesh), _said() as said:
+        memory = _compiled(case, topology.devices, "cuda").memory_analysis()
     text = said[0]
     spilled = [int(bytes_) for bytes_ in re.findall(r"(\d+) bytes spill stores", text)]
     registers = [int(number) for number in re.findall(r"Used (\d+) registers", text)]

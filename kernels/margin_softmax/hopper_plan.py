@@ -3,6 +3,8 @@
 import dataclasses
 from typing import Any
 
+import jax.numpy as jnp
+from jax import lax
 from jax.experimental import pallas as pl
 
 ROWS = 128  # rows of embeddings a block, 64 of which are one wgmma
@@ -18,9 +20,14 @@ class Plan:
     Class weights are [K·C, D], centre after centre; C must be a multiple of `tile` if K > 1 or `backward`. Columns from
     `num_valid` on are none. `shift` is None where the largest logit of a row must be found along the way; else it is
     one that suits all rows (base-2). Interpreted on a CPU where `interpret` says so.
+
+    Of float32 vectors there are two parts, [2·N, D] and [2·K·C, D]: what bfloat16 keeps of each number, and what that
+    leaves. Their product is a sum of three, as that of the two rests is too small to count.
     """
 
     num_rows: int
+    x_parts: int
+    w_parts: int
     length: int
     num_classes: int
     num_centers: int
@@ -34,20 +41,51 @@ class Plan:
 
     @property
     def tile(self) -> int:
-        """Classes a product; fewer where two tiles are alive, or where two buffers of 128 a warpgroup would not fit."""
-        return 128 if self.num_centers == 1 and self.length <= 512 else 64
+        """Classes a product; fewer where two tiles are alive."""
+        return 128 if self.num_centers == 1 else 64
 
     @property
     def steps(self) -> int:
-        return self.length // STEP
+        """How many a product takes, each of 64 numbers of a part of x and one of w."""
+        return (self.x_parts + self.w_parts - 1) * self._steps_a_part
+
+    def operands(self, step: Any) -> tuple[tuple[Any, Any], tuple[Any, Any]]:
+        """Of x and of w, which part is multiplied at a step, and which 64 numbers of it."""
+        if self.x_parts == self.w_parts == 1:
+            return (0, step), (0, step)
+        pair, column = (of(jnp.int32(step), jnp.int32(self._steps_a_part)) for of in (lax.div, lax.rem))
+        x_part, w_part = (of(pair, jnp.int32(self.w_parts)) for of in (lax.div, lax.rem))
+        return (x_part, column), (w_part, column)
+
+    @property
+    def keeps_x(self) -> bool:
+        """Whether a block's embeddings stay in shared memory, or are fetched with every tile of class weights.
+
+        They stay where that leaves two buffers of class weights a warpgroup: with one it would wait for itself.
+        """
+        return self._left - self._x_bytes >= 2 * self._buffers_bytes
+
+    @property
+    def x_buffers(self) -> int:
+        """Of 128 rows and 64 numbers of each."""
+        return self._x_bytes // (ROWS * STEP * 2) if self.keeps_x else 2 * self.stages
+
+    def x_buffer(self, step: Any, slot: Any) -> Any:
+        """Which of them has the embeddings of a step whose class weights are in a slot of the ring."""
+        (part, column), _ = self.operands(step)
+        return part * self._steps_a_part + column if self.keeps_x else slot
 
     @property
     def stages(self) -> int:
-        """Buffers in each of the two rings: as many as fit, two at least; more than 6 would hide nothing more."""
-        fixed = ROWS * self.length * 2 + 2 * ROWS * 4 + 1024  # embeddings; lengths; barriers
-        if self.backward:
-            fixed += 2 * 2 * ROWS * PIECE * 2  # two pieces of gradients for each of two warpgroups
-        return min(6, (SHARED_MEMORY - fixed) // (2 * self.tile * STEP * 2))
+        """Buffers in each of the two rings: as many as fit; more than 6 would hide nothing more."""
+        if self.keeps_x:
+            return min(6, (self._left - self._x_bytes) // self._buffers_bytes)
+        return self._left // (self._buffers_bytes + 2 * ROWS * STEP * 2)
+
+    @property
+    def dz_parts(self) -> int:
+        """As of the operands."""
+        return max(self.x_parts, self.w_parts)
 
     @property
     def products(self) -> int:
@@ -63,6 +101,24 @@ class Plan:
     def splits(self) -> int:
         """Blocks that share a block of rows."""
         return pl.cdiv(self._pairs, self.turns)
+
+    @property
+    def _steps_a_part(self) -> int:
+        return self.length // STEP
+
+    @property
+    def _x_bytes(self) -> int:
+        return self.x_parts * self.length * ROWS * 2
+
+    @property
+    def _buffers_bytes(self) -> int:
+        """Of one buffer of class weights for each warpgroup."""
+        return 2 * self.tile * STEP * 2
+
+    @property
+    def _left(self) -> int:
+        """Bytes of shared memory but for lengths, barriers, and two pieces of gradients for each warpgroup."""
+        return SHARED_MEMORY - 2 * ROWS * 4 - 1024 - (2 * 2 * ROWS * PIECE * 2 if self.backward else 0)
 
     @property
     def _pairs(self) -> int:

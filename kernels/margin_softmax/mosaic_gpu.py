@@ -1,8 +1,9 @@
 """The kernel of `pallas_gpu`, for Hopper: a matrix product of which only an epilogue leaves the chip.
 
-A block has 128 rows of the embeddings, which stay in shared memory, and a share of the classes, which stream by. Three
-warpgroups: one only fetches class weights (TMA), into a ring of buffers for each of the other two, which multiply
-(wgmma) tile by tile, in turns, so that the exponentials of one are computed while the tensor cores work for the other.
+A block has 128 rows of the embeddings and a share of the classes. Three warpgroups: one only fetches class weights
+(TMA), into a ring of buffers for each of the other two, which multiply (wgmma) tile by tile, in turns, so that the
+exponentials of one are computed while the tensor cores work for the other. The embeddings stay in shared memory; where
+they are too long for that, they are fetched along with each tile of class weights.
 
 A tile's 128 × 128 sums are 128 registers of each thread, of the 168 that it has. With sub-centres two tiles are alive,
 the nearest so far and the next, so that they are half as wide; backward each product is computed once to find the
@@ -22,14 +23,12 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 from jaxtyping import Array, BFloat16, Float
 
+from kernels.margin_softmax.hopper_layout import across, down, transforms
 from kernels.margin_softmax.hopper_plan import PIECE, ROWS, STEP, Plan
 
 LOWEST = -1e30  # below every logit; −∞ would give ∞ − ∞
 
-# Typed otherwise from one JAX to the next.
-_load: Any = plgpu.load
-_Tiling: Any = plgpu.TilingTransform
-_Swizzle: Any = plgpu.SwizzleTransform
+_load: Any = plgpu.load  # typed otherwise from one JAX to the next
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,36 +36,38 @@ class Kernel(Plan):
     """One launch, as planned."""
 
     def __call__(
-        self, x: BFloat16[Array, "N D"], w: BFloat16[Array, "KC D"], inverse_w: Float[Array, "K C"], *rows: Array
-    ) -> Array:
-        """Of x, w and the inverse lengths of w, as they are, no cosine computed outside.
+        self, x: BFloat16[Array, "PN D"], w: BFloat16[Array, "PKC D"], inverse_w: Float[Array, "K C"], *rows: Array
+    ) -> tuple[Array, ...]:
+        """Of x and w, part after part, and the inverse lengths of w; no cosine is computed outside.
 
         `rows` are vectors [N]: labels (int32), 1/‖x‖, of hard negatives their threshold, and backward b, float32; and
         of hard negatives t, as [1], after them.
 
         Returns:
-          Forward, float32 [parts, 2, N]: of each part of the classes a base-2 shift m, and Σ 2^(z − m) over classes but
-          the row's own, with z = scale·f(cos θ)/ln 2. Backward, bfloat16 [N, K·C]: f'(cos θ)·2^(z − b)/‖w‖, 0 for the
-          row's own class and for all but the nearest centre of one.
+          Forward, float32 [shares, 2, N]: of each share of the classes a base-2 shift m, and Σ 2^(z − m) over classes
+          but the row's own, with z = scale·f(cos θ)/ln 2. Backward, bfloat16 [N, K·C]: f'(cos θ)·2^(z − b)/‖w‖, 0 for
+          the row's own class and for all but the nearest centre of one; in two such parts if x or w is.
         """
         columns = self.splits * self.turns * 2 * self.tile
         inverse_w = jnp.pad(inverse_w, ((0, 0), (0, columns - inverse_w.shape[1]))).reshape(-1)
         if self.backward:
-            out = jax.ShapeDtypeStruct((self.num_rows, self.num_centers * self.num_classes), jnp.bfloat16)
+            part = jax.ShapeDtypeStruct((self.num_rows, self.num_centers * self.num_classes), jnp.bfloat16)
+            out = (part,) * self.dz_parts
         else:
-            out = jax.ShapeDtypeStruct((2 * self.splits, 2, self.num_rows), jnp.float32)
+            out = (jax.ShapeDtypeStruct((2 * self.splits, 2, self.num_rows), jnp.float32),)
         scratch: dict[str, Any] = {
-            "x_s": plgpu.SMEM((self.steps, ROWS, STEP), jnp.bfloat16, transforms=_transforms(STEP)),
-            "w_s": plgpu.SMEM((2 * self.stages, self.tile, STEP), jnp.bfloat16, transforms=_transforms(STEP)),
+            "x_s": plgpu.SMEM((self.x_buffers, ROWS, STEP), jnp.bfloat16, transforms=transforms(STEP)),
+            "w_s": plgpu.SMEM((2 * self.stages, self.tile, STEP), jnp.bfloat16, transforms=transforms(STEP)),
             "vector_s": plgpu.SMEM((2, ROWS), jnp.float32),
-            "x_here": plgpu.Barrier(num_arrivals=self.steps),
             "vector_here": plgpu.Barrier(num_barriers=2),
-            "full": plgpu.Barrier(num_barriers=2 * self.stages),
+            "full": plgpu.Barrier(num_arrivals=1 if self.keeps_x else 2, num_barriers=2 * self.stages),
             "empty": plgpu.Barrier(num_barriers=2 * self.stages),
             "turn": plgpu.Barrier(num_barriers=2),
         }
+        if self.keeps_x:
+            scratch["x_here"] = plgpu.Barrier(num_arrivals=self.x_buffers)
         if self.backward:
-            scratch["out_s"] = plgpu.SMEM((2, 2, ROWS, PIECE), jnp.bfloat16, transforms=_transforms(PIECE))
+            scratch["out_s"] = plgpu.SMEM((2, 2, ROWS, PIECE), jnp.bfloat16, transforms=transforms(PIECE))
         launch = plgpu.kernel(
             self._body,
             out_type=out,
@@ -86,13 +87,14 @@ class Kernel(Plan):
         return launch(x, w, inverse_w, *rows)
 
     def _body(self, x: Any, w: Any, inverse_w: Any, *rest: Any, **scratch: Any) -> None:
-        *rows, out = rest
+        num_outs = self.dz_parts if self.backward else 1
+        rows, outs = rest[:-num_outs], rest[-num_outs:]
         warpgroup = lax.axis_index("warpgroup")
-        pl.when(warpgroup < 2)(lambda: self._compute(x, inverse_w, rows, out, warpgroup, **scratch))
-        pl.when(warpgroup == 2)(lambda: self._fetch(w, **scratch))
+        pl.when(warpgroup < 2)(lambda: self._compute(x, inverse_w, rows, outs, warpgroup, **scratch))
+        pl.when(warpgroup == 2)(lambda: self._fetch(x, w, **scratch))
 
-    def _fetch(self, w: Any, *, w_s: Any, full: Any, empty: Any, **_: Any) -> None:
-        """Class weights, in the order in which they are multiplied: a product of one warpgroup, one of the other."""
+    def _fetch(self, x: Any, w: Any, *, x_s: Any, w_s: Any, full: Any, empty: Any, **_: Any) -> None:
+        """What is multiplied, in that order: for a product of one warpgroup, for one of the other."""
         first_tile = lax.axis_index("split") * (self.turns * 2)
 
         def fetch(number: Any, carry: None) -> None:
@@ -104,8 +106,12 @@ class Kernel(Plan):
                     n = number * self.steps + k
                     slot = self._slot(warpgroup, n)
                     pl.when(n >= self.stages)(lambda: plgpu.barrier_wait(empty.at[slot]))
-                    part = w.at[pl.ds(first_row, self.tile), pl.ds(k * STEP, STEP)]
-                    plgpu.copy_gmem_to_smem(part, w_s.at[slot], full.at[slot])
+                    of_x, (part, column) = self.operands(k)
+                    weights = pl.ds(part * self.num_centers * self.num_classes + first_row, self.tile)
+                    numbers = pl.ds(column * STEP, STEP)
+                    plgpu.copy_gmem_to_smem(w.at[weights, numbers], w_s.at[slot], full.at[slot])
+                    if not self.keeps_x:
+                        plgpu.copy_gmem_to_smem(self._embeddings(x, *of_x), x_s.at[slot], full.at[slot])
 
                 lax.fori_loop(0, self.steps, step, None)
 
@@ -115,8 +121,12 @@ class Kernel(Plan):
             for n in range(max(0, total - self.stages), total):
                 plgpu.barrier_wait(empty.at[self._slot(warpgroup, n)])
 
+    def _embeddings(self, x: Any, part: Any, column: Any) -> Any:
+        first_row = part * self.num_rows + lax.axis_index("rows") * ROWS
+        return x.at[pl.ds(first_row, ROWS), pl.ds(column * STEP, STEP)]
+
     def _slot(self, warpgroup: Any, n: Any) -> Any:
-        """The buffer of a warpgroup's n-th step, of 64 of the D numbers of a tile's class weights."""
+        """The buffer of a warpgroup's n-th step."""
         return warpgroup * self.stages + lax.rem(jnp.int32(n), jnp.int32(self.stages))
 
     def _compute(
@@ -124,28 +134,31 @@ class Kernel(Plan):
         x: Any,
         inverse_w: Any,
         row_refs: Sequence[Any],
-        out: Any,
+        outs: Sequence[Any],
         warpgroup: Any,
         *,
         x_s: Any,
         w_s: Any,
         vector_s: Any,
-        x_here: Any,
         vector_here: Any,
         full: Any,
         empty: Any,
         turn: Any,
+        x_here: Any = None,
         out_s: Any = None,
     ) -> None:
         split, first_row = lax.axis_index("split"), lax.axis_index("rows") * ROWS
         here = pl.ds(first_row, ROWS)
 
-        @pl.when(warpgroup == 0)
-        def _() -> None:
-            for step in range(self.steps):
-                plgpu.copy_gmem_to_smem(x.at[here, pl.ds(step * STEP, STEP)], x_s.at[step], x_here)
+        if self.keeps_x:
 
-        plgpu.barrier_wait(x_here)
+            @pl.when(warpgroup == 0)
+            def _() -> None:
+                for buffer in range(self.x_buffers):
+                    embeddings = self._embeddings(x, *divmod(buffer, self.x_buffers // self.x_parts))
+                    plgpu.copy_gmem_to_smem(embeddings, x_s.at[buffer], x_here)
+
+            plgpu.barrier_wait(x_here)
         along_rows = plgpu.Layout.WGMMA.reduce(1)
         *row_refs, t_ref = row_refs if self.is_hard else (*row_refs, None)
         rows = [_load(ref.at[here], layout=along_rows, optimized=False) for ref in row_refs]
@@ -165,7 +178,7 @@ class Kernel(Plan):
                 def step(k: Any, carry: None) -> None:
                     slot = self._slot(warpgroup, n * self.steps + k)
                     plgpu.barrier_wait(full.at[slot])
-                    plgpu.wgmma(sums, x_s.at[k], w_s.at[slot].transpose((1, 0)))
+                    plgpu.wgmma(sums, x_s.at[self.x_buffer(k, slot)], w_s.at[slot].transpose((1, 0)))
                     plgpu.wgmma_wait(1)  # the former step's is done, so that its buffer may be filled again
 
                     @pl.when(k > 0)
@@ -183,17 +196,15 @@ class Kernel(Plan):
 
         def lengths(start: int) -> Array:
             piece = vector_s.at[warpgroup, pl.ds(start, PIECE)]
-            return _down(_load(piece, layout=plgpu.Layout.WGMMA.reduce(0)))
+            return down(_load(piece, layout=plgpu.Layout.WGMMA.reduce(0)))
 
         def logits(scaled: Array, start: int, first_class: Any) -> tuple[Array, Array, Array | None]:
             """z, in base 2, of one piece of a tile; where it does not count; and f' if that is not 1 everywhere."""
             column = plgpu.broadcasted_iota(jnp.int32, (ROWS, PIECE), 1, layout=plgpu.Layout.WGMMA)
-            masked = (column == _across(labels - first_class - start)) | (
-                column >= self.num_valid - first_class - start
-            )
-            cosines, slopes = scaled * _across(inverse_x), None
+            masked = (column == across(labels - first_class - start)) | (column >= self.num_valid - first_class - start)
+            cosines, slopes = scaled * across(inverse_x), None
             if self.is_hard:
-                hard = cosines > _across(rows[2])
+                hard = cosines > across(rows[2])
                 slopes = jnp.where(hard, t + 2 * cosines, 1.0)
                 cosines = jnp.where(hard, cosines * (t + cosines), cosines)
             return cosines * (self.scale / math.log(2)), masked, slopes
@@ -226,7 +237,7 @@ class Kernel(Plan):
                 top, total = highest, total * jnp.exp2(top - highest)
             for index, piece in enumerate(pieces):
                 z, masked, _ = logits(piece, index * PIECE, first_class)
-                z = z - (_across(top) if self.shift is None else self.shift)
+                z = z - (across(top) if self.shift is None else self.shift)
                 total = total + jnp.where(masked, 0.0, jnp.exp2(z)).sum(axis=1)
             return top, total
 
@@ -235,31 +246,34 @@ class Kernel(Plan):
             best = nearest(i, first_class) if self.num_centers > 1 else []
 
             def of_center(center: Any, best: list[Array]) -> list[Array]:
-                best = list(best)
                 sums = product((i + 1) * self.products - self.num_centers + center, center, first_class)
-                for index in range(self.tile // PIECE):
-                    inverse_lengths = lengths(index * PIECE)
-                    scaled = sums[:, index * PIECE : (index + 1) * PIECE] * inverse_lengths
-                    z, masked, slopes = logits(scaled, index * PIECE, first_class)
-                    dz = jnp.exp2(z - _across(rows[-1])) * inverse_lengths
-                    dz = dz if slopes is None else dz * slopes
-                    if best:
-                        is_farther = scaled != best[index]
-                        # Of equally near ones the first has all: what has been met is out of reach for the rest.
-                        best[index] = jnp.where(is_farther, best[index], jnp.inf)
-                        masked = masked | is_farther
-                    dz = jnp.where(masked, 0.0, dz).astype(jnp.bfloat16)
-                    columns = pl.ds(center * self.num_classes + first_class + index * PIECE, PIECE)
 
-                    @pl.when(first_class < self.num_classes)
-                    def _(dz: Array = dz, columns: Any = columns, slot: int = index % 2) -> None:
-                        staged = out_s.at[warpgroup, slot]
-                        plgpu.wait_smem_to_gmem(1, wait_read_only=True)  # the last but one, which was staged here
-                        staged[...] = dz
-                        plgpu.commit_smem()
-                        plgpu.copy_smem_to_gmem(staged, out.at[here, columns])
+                def stage(best: list[Array]) -> list[Array]:
+                    best = list(best)
+                    for index in range(self.tile // PIECE):
+                        inverse_lengths = lengths(index * PIECE)
+                        scaled = sums[:, index * PIECE : (index + 1) * PIECE] * inverse_lengths
+                        z, masked, slopes = logits(scaled, index * PIECE, first_class)
+                        dz = jnp.exp2(z - across(rows[-1])) * inverse_lengths
+                        dz = dz if slopes is None else dz * slopes
+                        if best:
+                            is_farther = scaled != best[index]
+                            # Of equally near ones the first has all: what has been met is out of reach for the rest.
+                            best[index] = jnp.where(is_farther, best[index], jnp.inf)
+                            masked = masked | is_farther
+                        dz = jnp.where(masked, 0.0, dz)
+                        columns = pl.ds(center * self.num_classes + first_class + index * PIECE, PIECE)
+                        for part, out in enumerate(outs):
+                            staged = out_s.at[warpgroup, (index * self.dz_parts + part) % 2]
+                            plgpu.wait_smem_to_gmem(1, wait_read_only=True)  # the last but one, which was staged here
+                            staged[...] = dz.astype(jnp.bfloat16)
+                            plgpu.commit_smem()
+                            plgpu.copy_smem_to_gmem(staged, out.at[here, columns])
+                            dz = dz - dz.astype(jnp.bfloat16).astype(jnp.float32)
+                    return best
 
-                return best
+                # All of it in one branch: with one a piece, more registers would be spilled.
+                return lax.cond(first_class < self.num_classes, stage, lambda best: best, best)
 
             if self.num_centers == 1:
                 of_center(0, best)
@@ -276,19 +290,6 @@ class Kernel(Plan):
                 plgpu.wait_smem_to_gmem(0)
                 vector_s[warpgroup] = vector
                 plgpu.commit_smem()
-                plgpu.copy_smem_to_gmem(vector_s.at[warpgroup], out.at[2 * split + warpgroup, index, here])
+                plgpu.copy_smem_to_gmem(vector_s.at[warpgroup], outs[0].at[2 * split + warpgroup, index, here])
         pl.when(warpgroup == 0)(lambda: plgpu.barrier_wait(turn.at[0]))
         plgpu.wait_smem_to_gmem(0)
-
-
-def _across(vector: Float[Array, "N"]) -> Float[Array, "N P"]:
-    return lax.broadcast_in_dim(vector, (ROWS, PIECE), [0])
-
-
-def _down(vector: Float[Array, "P"]) -> Float[Array, "N P"]:
-    return lax.broadcast_in_dim(vector, (ROWS, PIECE), [1])
-
-
-def _transforms(columns: int) -> tuple[Any, ...]:
-    """How wgmma and TMA want a matrix of bfloat16, `columns` wide, to lie in shared memory."""
-    return _Tiling((8, columns)), _Swizzle(2 * columns)

@@ -3,22 +3,26 @@
 Forward only sums leave it. Backward, chunk by chunk of the classes, dZ, the gradient of the products x·w, does, N ×
 chunk numbers in bfloat16; two matrix products of XLA's make the gradients of x and w of it.
 
-Operands are the embeddings and class weights as they are given, in bfloat16, scaled to cosines by their lengths
-afterwards. Of bfloat16 inputs all products are exact, and summed in float32; what is rounded is dZ, to 2⁻⁹ of each
-number. Inputs in float32 are rounded to bfloat16 first, their target and margin aside: that turns a vector by 2⁻⁹ at
-most, so that cosines are off by 2⁻⁸ at most and the loss by s·2⁻⁸, 0.25 at s = 64. It takes the worst of all vectors to
-get there; where roundings are independent a cosine is off by about 2⁻⁹/√D, and a loss by 0.01 at s = 64 and D = 128.
+Operands are the embeddings and class weights as they are given, scaled to cosines by their lengths afterwards. Of
+bfloat16 inputs all products are exact, and summed in float32; what is rounded is dZ, by 2⁻⁸ of each number at most.
+
+The tensor cores take float32 only rounded to 11 bits, so a float32 array is multiplied in two parts, h = bfloat16(v)
+and l = bfloat16(v − h), with |l| ≤ 2⁻⁸|v| and |v − h − l| ≤ 2⁻¹⁷|v|; and x·w is h·h + h·l + l·h. That leaves out 2⁻¹⁷
+of ‖x‖‖w‖ at most for what x is short of, as much for w, and 2⁻¹⁶ for l·l: a cosine is off by 2⁻¹⁵ at most, and a loss
+by s times that, 2e-3 at s = 64. It takes the worst of all vectors to get there; where roundings are independent it is
+less by √D and more, under 1e-4 at s = 64 and D = 100. dZ is in two parts as well.
 """
 
 import dataclasses
+import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, BFloat16, Float
 
 from kernels.margin_softmax import streamed
 from kernels.margin_softmax.chunked import inverse_lengths, without_radial
@@ -30,7 +34,8 @@ if TYPE_CHECKING:
 
 OLDEST_JAX = (0, 11)  # before, Mosaic GPU could not be interpreted, so that nothing is known of it
 SAFE_EXPONENT = 87.0  # e^±87 is a normal number in float32
-LONGEST = 640  # D: the longest rows that leave room in shared memory for two buffers of class weights a warpgroup
+TILE_ROWS = 8  # TMA fetches whole ones
+LONGEST = 4096  # D: beyond, nothing has been compiled
 
 
 def margin_softmax(embeddings: Array, class_weights: Array, *args: Any, **options: Any) -> Float[Array, "N"]:
@@ -38,7 +43,7 @@ def margin_softmax(embeddings: Array, class_weights: Array, *args: Any, **option
 
     Raises:
       NotImplementedError: for JAX before 0.11, a GPU that is no Hopper, for other dtypes than float32 and bfloat16,
-        and for D > 640.
+        and for D > 4096.
     """
     return streamed.margin_softmax(on_this_device(), embeddings, class_weights, *args, **options)
 
@@ -64,17 +69,18 @@ class PallasGpu:
 
     def log_sum(self, x: Float[Array, "N D"], w: Float[Array, "C K D"], rows: Rows, scale: float) -> Float[Array, "N"]:
         _refuse(x, w)
-        vectors, inverse_x = _operand(x), inverse_lengths(x.astype(jnp.bfloat16))
-        vectors = _whole_blocks(vectors)
+        vectors, inverse_x = _parts(_whole_blocks(_whole_steps(x))), inverse_lengths(x)
         shift = _shift(scale, w.shape[0]) if rows.hard is None else None
 
         def add(chunk: Array, first: Array | int, so_far: tuple[Array, Array]) -> tuple[Array, Array]:
             launch = self._kernel(vectors, chunk, rows, scale, shift=shift)
-            parts = launch(vectors, *_class_operands(chunk, launch), *_row_operands(rows, first, inverse_x))
-            return _merged(*so_far, varying_like(parts, x))
+            weights, inverse_w = _class_operands(chunk, launch)
+            operands = _flat(vectors), _flat(weights), inverse_w, *_row_operands(rows, first, inverse_x)
+            return _merged(*so_far, varying_like(launch(*operands)[0], x))
 
-        nothing = varying_like(jnp.full(len(vectors), -jnp.inf, jnp.float32), x)
-        needs_copy = w.dtype != jnp.bfloat16 or w.shape[1] != 1 or vectors.shape[1] != w.shape[2]
+        nothing = varying_like(jnp.full(vectors.shape[1], -jnp.inf, jnp.float32), x)
+        is_as_wanted = len(w) % TILE_ROWS == 0 and w.shape[1] == 1 and w.shape[2] == vectors.shape[2]
+        needs_copy = w.dtype != jnp.bfloat16 or not is_as_wanted
         size = self._chunk_size(vectors, w) if needs_copy else w.shape[0]
         top, total = _over_chunks(w, size, add, (nothing, jnp.zeros_like(nothing)))
         log_sum = jnp.where(total == 0, -jnp.inf, (top + jnp.log2(jnp.where(total == 0, 1, total))) * math.log(2))
@@ -90,34 +96,33 @@ class PallasGpu:
         cotangent: Float[Array, "N"],
     ) -> tuple[Float[Array, "N D"], Float[Array, "C K D"]]:
         _refuse(x, w)
-        vectors, inverse_x = _whole_blocks(_operand(x)), inverse_lengths(x.astype(jnp.bfloat16))
+        vectors, inverse_x = _parts(_whole_blocks(_whole_steps(x))), inverse_lengths(x)
         factor = cotangent * scale * inverse_x
         # |factor|·exp(s·f − L) = 2^(z − exponent), and its sign is the rows' of x: less for the kernel to keep at hand.
         exponent = (log_sum - jnp.log(jnp.abs(factor))) / math.log(2)
         exponent = jnp.where((log_sum == -jnp.inf) | (factor == 0), jnp.inf, exponent)
         sign = _whole_blocks(jnp.where(factor < 0, -1.0, 1.0))[:, None]
-        signed = vectors * sign.astype(vectors.dtype)
+        signed = vectors * sign[None].astype(vectors.dtype)
 
         def add(chunk: Array, first: Array | int, so_far: tuple[Array, Array]) -> tuple[Array, Array]:
             dx, dw = so_far
             num_classes, num_centers, length = chunk.shape
             launch = self._kernel(vectors, chunk, rows, scale, backward=True)
             weights, inverse_w = _class_operands(chunk, launch)
-            dz = launch(vectors, weights, inverse_w, *_row_operands(rows, first, inverse_x, exponent))
-            dz = varying_like(dz, x)
-            dx = dx + jnp.dot(dz, weights, preferred_element_type=jnp.float32)
-            of_weights = lax.dot_general(dz, signed, (((0,), (0,)), ((), ())), preferred_element_type=jnp.float32)
-            of_weights = of_weights.reshape(num_centers, -1, weights.shape[1])[:, :num_classes, :length]
-            of_weights = of_weights.swapaxes(0, 1)
+            operands = _flat(vectors), _flat(weights), inverse_w, *_row_operands(rows, first, inverse_x, exponent)
+            dz = [varying_like(part, x) for part in launch(*operands)]
+            dx = dx + _product("nc,cd->nd", dz, weights)
+            of_weights = _product("nc,nd->cd", dz, signed).reshape(num_centers, -1, launch.length)
+            of_weights = of_weights[:, :num_classes, :length].swapaxes(0, 1)
             dw_chunk = without_radial(of_weights, chunk.astype(jnp.float32), inverse_w[:, :num_classes].T)
             dw_chunk = dw_chunk.astype(dw.dtype).reshape(num_classes, -1)
             return dx, lax.dynamic_update_slice_in_dim(dw, dw_chunk, first, 0)
 
-        zeros = jnp.zeros(vectors.shape, jnp.float32), jnp.zeros((w.shape[0], w.shape[1] * w.shape[2]), w.dtype)
+        zeros = jnp.zeros(vectors.shape[1:], jnp.float32), jnp.zeros((w.shape[0], w.shape[1] * w.shape[2]), w.dtype)
         zeros = varying_like(zeros[0], x), varying_like(zeros[1], x)
         dx, dw = _over_chunks(w, self._chunk_size(vectors, w), add, zeros)
         dx = (sign * dx)[: len(x), : x.shape[1]]
-        dx = without_radial(dx, x.astype(jnp.bfloat16).astype(jnp.float32), inverse_x)
+        dx = without_radial(dx, x.astype(jnp.float32), inverse_x)
         return dx.astype(x.dtype), dw.reshape(w.shape)
 
     def _kernel(
@@ -126,10 +131,13 @@ class PallasGpu:
         from kernels.margin_softmax.mosaic_gpu import Kernel  # not before it is needed: it is slow to import
 
         num_valid, num_centers, _ = chunk.shape
+        multiple = 128 if backward or num_centers > 1 else TILE_ROWS
         return Kernel(
-            num_rows=vectors.shape[0],
-            length=vectors.shape[1],
-            num_classes=-(-num_valid // 128) * 128 if backward or num_centers > 1 else num_valid,
+            num_rows=vectors.shape[1],
+            x_parts=len(vectors),
+            w_parts=_num_parts(chunk),
+            length=vectors.shape[2],
+            num_classes=-(-num_valid // multiple) * multiple,
             num_centers=num_centers,
             num_valid=num_valid,
             scale=scale,
@@ -142,7 +150,8 @@ class PallasGpu:
 
     def _chunk_size(self, vectors: Array, w: Array) -> int:
         """So many classes that neither dZ nor the copies and gradients of their weights are large."""
-        a_class = w.shape[1] * max(vectors.shape[0], 8 * vectors.shape[1])
+        num_parts, num_rows, length = vectors.shape
+        a_class = w.shape[1] * max(max(num_parts, _num_parts(w)) * num_rows, 8 * length)
         return max(self.numbers // a_class // 128 * 128, 128)
 
 
@@ -163,17 +172,17 @@ def _shift(scale: float, num_classes: int) -> float | None:
 
 
 def _over_chunks(w: Float[Array, "C K D"], size: int, add: Callable[..., Any], so_far: Any) -> Any:
-    """Folds `add`(chunk of w in bfloat16, its first class, so far) over the classes."""
+    """Folds `add`(chunk of w, its first class, so far) over the classes."""
     num_classes, num_centers, length = w.shape
     flat = w.reshape(num_classes, -1)  # which has one layout; or XLA might copy all of w to have the centres apart
 
     def one(first: Array | int, size: int, so_far: Any) -> Any:
-        chunk = lax.dynamic_slice_in_dim(flat, first, size).astype(jnp.bfloat16)
+        chunk = lax.dynamic_slice_in_dim(flat, first, size)
         # Or XLA would make the slice a part of the kernel's call, and convert all of w at once outside of the loop.
         return add(lax.optimization_barrier(chunk).reshape(size, num_centers, length), first, so_far)
 
     if num_classes <= size:
-        return add(w.astype(jnp.bfloat16), 0, so_far)
+        return add(w, 0, so_far)
     whole, rest = divmod(num_classes, size)
     so_far = lax.fori_loop(0, whole, lambda i, so_far: one(i * size, size, so_far), so_far)
     return one(whole * size, rest, so_far) if rest else so_far
@@ -186,23 +195,45 @@ def _merged(top: Array, total: Array, parts: Float[Array, "P 2 N"]) -> tuple[Arr
     return highest, total * jnp.exp2(top - highest) + added
 
 
-def _operand(vectors: Float[Array, "*batch D"]) -> Array:
-    """As the kernel wants them: in bfloat16, and of a length that is a multiple of 64."""
-    padding = [(0, 0)] * (vectors.ndim - 1) + [(0, -vectors.shape[-1] % 64)]
-    return jnp.pad(vectors.astype(jnp.bfloat16), padding)
+def _whole_steps(vectors: Float[Array, "*batch D"]) -> Array:
+    return jnp.pad(vectors, [(0, 0)] * (vectors.ndim - 1) + [(0, -vectors.shape[-1] % 64)])
 
 
 def _whole_blocks(rows: Array) -> Array:
     return jnp.pad(rows, [(0, -len(rows) % 128)] + [(0, 0)] * (rows.ndim - 1))
 
 
-def _class_operands(chunk: Float[Array, "C K D"], launch: "Kernel") -> tuple[Array, Float[Array, "K C"]]:
-    """Class weights [K·C, D], centre after centre, and their inverse lengths."""
-    weights = _operand(chunk)
-    inverse = inverse_lengths(weights)
+def _num_parts(array: Array) -> int:
+    return 1 if array.dtype == jnp.bfloat16 else 2
+
+
+def _parts(array: Array) -> BFloat16[Array, "P ..."]:
+    """What bfloat16 keeps of each number, and what it keeps of the rest of a float32 one."""
+    if _num_parts(array) == 1:
+        return array[None]
+    high = lax.reduce_precision(array, exponent_bits=8, mantissa_bits=7)  # a conversion, XLA may leave out
+    return jnp.stack([high.astype(jnp.bfloat16), (array - high).astype(jnp.bfloat16)])
+
+
+def _flat(parts: Float[Array, "P M D"]) -> Float[Array, "PM D"]:
+    return parts.reshape(-1, parts.shape[2])
+
+
+def _product(subscripts: str, a: Sequence[Array], b: BFloat16[Array, "P ..."]) -> Float[Array, "..."]:
+    """In float32, of all parts but for two low ones."""
+    pairs = [(of_a, of_b) for i, of_a in enumerate(a) for j, of_b in enumerate(b) if i + j < 2]
+    products = (jnp.einsum(subscripts, *pair, preferred_element_type=jnp.float32) for pair in pairs)
+    return functools.reduce(jnp.add, products)
+
+
+def _class_operands(
+    chunk: Float[Array, "C K D"], launch: "Kernel"
+) -> tuple[BFloat16[Array, "P KC D"], Float[Array, "K C"]]:
+    """Class weights in parts, centre after centre, and their inverse lengths."""
+    weights, inverse = _whole_steps(chunk), inverse_lengths(chunk)
     missing = launch.num_classes - len(chunk)
-    weights = jnp.pad(weights, ((0, missing), (0, 0), (0, 0))).swapaxes(0, 1).reshape(-1, weights.shape[2])
-    return weights, jnp.pad(inverse, ((0, missing), (0, 0))).T
+    weights = jnp.pad(weights, ((0, missing), (0, 0), (0, 0))).swapaxes(0, 1).reshape(-1, launch.length)
+    return _parts(weights), jnp.pad(inverse, ((0, missing), (0, 0))).T
 
 
 def _row_operands(rows: Rows, first: Array | int, *vectors: Array) -> list[Array]:
