@@ -4,6 +4,7 @@ Nothing is downloaded here. TFDS needs TensorFlow to unpack and encode what it d
 where TensorFlow is, by TFDS's own command: `tfds build NAME --file_format=array_record`.
 """
 
+import contextlib
 import dataclasses
 import difflib
 import hashlib
@@ -11,6 +12,7 @@ import logging
 import os
 import re
 import textwrap
+from collections.abc import Iterator
 from functools import cached_property, reduce
 from operator import getitem
 from pathlib import Path
@@ -163,9 +165,6 @@ def _prepared_builder(name: str, data_dir: str | os.PathLike[str] | None) -> Any
     import tensorflow_datasets as tfds
 
     place = os.path.expanduser(data_dir or "~/tensorflow_datasets")
-    warnings_of_tfds = logging.getLogger("absl")
-    level = warnings_of_tfds.level
-    warnings_of_tfds.setLevel(logging.ERROR)  # what it warns of, a set that is not there, is said below
     try:
         # Without a folder TFDS also searches those that the program gave to `tfds.core.add_data_dir`.
         builder = tfds.builder(name, data_dir=place if data_dir else None)
@@ -179,10 +178,10 @@ def _prepared_builder(name: str, data_dir: str | os.PathLike[str] | None) -> Any
         ) from None
     except Exception as error:  # a bad spelling, version, configuration or argument: each has its own type in TFDS
         raise DataError(f"tfds:{name}: TensorFlow Datasets refuses it ({_brief(error)}); correct the name.") from error
-    finally:
-        warnings_of_tfds.setLevel(level)
     build = f"`tfds build {name} --file_format=array_record"
-    if not builder.is_prepared():
+    with _warnings_of_tfds_off():  # of a set that is not there, which is said here
+        is_prepared = builder.is_prepared()
+    if not is_prepared:
         raise DataError(
             f"tfds:{name}: not prepared in {place}; run {build}` on a machine with internet and TensorFlow, copy its "
             "~/tensorflow_datasets here, and name that folder by data_dir= or TFDS_DATA_DIR."
@@ -195,6 +194,17 @@ def _prepared_builder(name: str, data_dir: str | os.PathLike[str] | None) -> Any
             "or TFDS_DATA_DIR."
         )
     return builder
+
+
+@contextlib.contextmanager
+def _warnings_of_tfds_off() -> Iterator[None]:
+    logger = logging.getLogger("absl")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _channels(features: Any, where: str) -> int:

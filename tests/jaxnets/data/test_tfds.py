@@ -274,9 +274,10 @@ def test_a_set_prepared_as_tfrecord_says_how_to_prepare_it_again(tmp_path):
         load("tfds:shapes", data_dir=tmp_path)
 
 
-def test_a_known_set_that_is_not_prepared_says_how_to_prepare_it(tmp_path):
+def test_a_known_set_that_is_not_prepared_says_how_to_prepare_it(tmp_path, caplog):
     with pytest.raises(DataError, match=r"not prepared in .*; run `tfds build cifar10 --file_format=array_record`"):
         load("tfds:cifar10", data_dir=tmp_path)
+    assert not caplog.records, "one sentence says it all"
     assert not list(tmp_path.iterdir()), "loading must not write to the folder of prepared sets"
 
 
