@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from experiments.bench.epoch import EpochCost, compare
+from experiments.bench.epoch import EpochCost, compare, seconds_of_steps
 
 if TYPE_CHECKING:
     from jaxnets.data import Split
@@ -45,14 +45,6 @@ def measure(config: EpochCost) -> dict[str, Any]:
         )
     ]
 
-    def steps_alone() -> float:
-        seconds = 0.0
-        for batch in batches:
-            before = time.perf_counter()
-            jax.block_until_ready(single(state, batch))
-            seconds += time.perf_counter() - before
-        return seconds
-
     def epoch_over(train: "Split | Stream") -> Callable[[], float]:
         of_these = dataclasses.replace(experiment, train=train)
 
@@ -66,7 +58,7 @@ def measure(config: EpochCost) -> dict[str, Any]:
         return whole_epoch
 
     ways = {
-        "steps alone": steps_alone,
+        "steps alone": lambda: seconds_of_steps(single, state, batches),
         "on the device": epoch_over(jax.device_put(dataset.train)),
         "mapped on the host": epoch_over(dataset.train),
     }
