@@ -72,6 +72,7 @@ def compare(stem: Path, folders: Mapping[str, Path], data: str) -> tuple[str, Pa
 def contender(name: str, folder: Folder) -> figures.Contender:
     """What a finished run says of its network."""
     weights, lines = folder.path / WEIGHTS, folder.lines()
+    timed = lines[1:] or lines  # the first epoch compiles
     arrays = torch_weights.read(weights)
     counted = (array.size for key, array in arrays.items() if "running_" not in key and "num_batches" not in key)
     return figures.Contender(
@@ -80,8 +81,8 @@ def contender(name: str, folder: Folder) -> figures.Contender:
         megabytes=weights.stat().st_size / 2**20,
         last_accuracy=lines[-1]["test_accuracy"],
         best_accuracy=max(line["test_accuracy"] for line in lines),
-        seconds_per_epoch=statistics.median(line["seconds"] for line in lines),
-        images_per_second=statistics.median(line["images_per_second"] for line in lines),
+        seconds_per_epoch=statistics.median(line["seconds"] for line in timed),
+        images_per_second=statistics.median(line["images_per_second"] for line in timed),
     )
 
 
@@ -95,7 +96,7 @@ def title_of(data: str) -> str:
 
 def closing_words(data: str, directory: Path, summary: Line) -> str:
     return (
-        f"{title_of(data)}: "
+        f"{directory.parent.name} on {title_of(data)}: "
         f"test accuracy {summary['last']['test_accuracy']:.4f} after {summary['epochs']} epochs "
         f"(best {summary['best']['test_accuracy']:.4f} after {summary['best']['epoch']})\n"
         f"see {directory / 'curves.png'}, {directory / 'mistakes.png'} and beside them"
