@@ -70,14 +70,14 @@ class Chunked:
                 share = share * slopes
             # What belongs to a row alone is left to the products' other sides, of N × D numbers and not N × B.
             to_each = (_to_nearest(share, cosines) * inverse_w[None]).reshape(len(x), -1)
-            dx = dx + _product("nc,cd->nd", to_each, chunk.reshape(-1, chunk.shape[-1]))
-            dw_chunk = _product("nc,nd->cd", to_each, weighted_x).reshape(chunk.shape)
-            wide_chunk = chunk.astype(dtype)
-            along = (dw_chunk * wide_chunk).sum(axis=-1) * inverse_w**2
+            flat, inverse = chunk.reshape(-1, chunk.shape[-1]), inverse_w.reshape(-1)
+            dx = dx + _product("nc,cd->nd", to_each, flat)
+            dw_flat = _product("nc,nd->cd", to_each, weighted_x)
+            along = (dw_flat * flat.astype(dtype)).sum(axis=-1) * inverse**2
             # `along` is 0 already where a class has no direction. On a CPU this keeps what follows out of the product's
             # own loop, which is slow at it, and lets it go where the chunk is written.
-            along = jnp.where(inverse_w == 0, 0, along)
-            dw_chunk = (dw_chunk - along[..., None] * wide_chunk).astype(w.dtype)
+            along = jnp.where(inverse == 0, 0, along)
+            dw_chunk = (dw_flat - along[:, None] * flat.astype(dtype)).astype(w.dtype).reshape(chunk.shape)
             return dx, lax.dynamic_update_slice_in_dim(dw, dw_chunk, first, 0)
 
         # The barrier keeps these zeros from being made together with the first gradients, by a slower loop on a CPU.
