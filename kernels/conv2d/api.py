@@ -7,11 +7,11 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from kernels.conv2d import choice, dft, reference, tiled, toeplitz, xla
+from kernels.conv2d import choice, dft, reference, squares, tiled, toeplitz, xla
 from kernels.max_pool import max_pool
 from kernels.varying import vary_alike
 
-Implementation: TypeAlias = Literal["reference", "xla", "dft", "toeplitz", "tiled"]
+Implementation: TypeAlias = Literal["reference", "xla", "dft", "toeplitz", "tiled", "squares"]
 Layout: TypeAlias = Literal["NHWC", "HWCN"]
 Padding: TypeAlias = int | tuple[tuple[int, int], tuple[int, int]] | Literal["SAME", "VALID"]
 
@@ -30,6 +30,7 @@ _IMPLEMENTATIONS: dict[str, Callable[..., Array]] = {
     "dft": _pooling(dft.conv2d),
     "toeplitz": _pooling(toeplitz.conv2d),
     "tiled": tiled.conv2d,
+    "squares": squares.conv2d,
 }
 
 
@@ -54,8 +55,8 @@ def conv2d(
       stride: of both axes.
       padding: zeros on every side; or ((top, bottom), (left, right)); or "SAME" or "VALID".
       layout: of x and of the result. "HWCN" (batch minor) is what the matrix-product implementations compute in.
-      pool: whether to take the maxima of 2×2 windows of the result, 2 apart (see `kernels.max_pool`), which `tiled`
-        takes before it writes anything out.
+      pool: whether to take the maxima of 2×2 windows of the result, 2 apart (see `kernels.max_pool`), which `tiled` and
+        `squares` take before they write anything out.
       implementation: a name is used or refused; None chooses by platform and shape (see `kernels.conv2d.choice`).
 
     Returns:

@@ -21,7 +21,7 @@ def preferences(x: Array, w: Array, *, layout: str) -> tuple[str, ...]:
     if not is_cpu() or w.shape[0] == 1:  # filters of one pixel are a matrix product already
         return ("xla",)
     if size > 40:
-        return ("tiled", "xla")
+        return ("squares", "tiled", "xla")
     if x.shape[layout.index("N")] < 16:  # transforming the filters would take most of the time
         return ("xla",)
     if w.shape[2] == 1:

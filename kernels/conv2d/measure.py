@@ -53,7 +53,7 @@ def _times(layer: tuple[int, ...], repeats: int) -> dict[str, float]:
         return y, *vjp(y)
 
     compiled: dict[str, Callable[..., object]] = {}
-    names: tuple[Implementation, ...] = ("xla", "toeplitz", "tiled")
+    names: tuple[Implementation, ...] = ("xla", "toeplitz", "tiled", "squares")
     for name in names:
         if name == "xla" and c_in > 64:
             continue  # seconds a step

@@ -5,11 +5,13 @@ pixels needs t + k − 1 input pixels a side, so neighbours share a border of k 
 the output without any sum over tiles.
 
 Rows of tiles are computed one after the other, with the tiles of a row, of all images, as one batch: what there is of
-points then at a time stays near the processor. A max-pool is taken of the tiles, before anything is written out.
+points then at a time stays near the processor. They are written out, not a loop of XLA's, which would clear what it
+collects from its rounds and then copy into it. A max-pool is taken of the tiles, before anything is written out.
 """
 
 import dataclasses
 import functools
+import itertools
 from typing import Any
 
 import jax
@@ -61,14 +63,33 @@ class _Tiling:
     count: tuple[int, int]
     pool: bool
 
-    def rows(self, x: Float[Array, "H W c_in N"]) -> Float[Array, "down side W c_in N"]:
-        return _overlapping(x, 0, self.tile[0], self.count[0], self.padding[0][0], self.k)
+    def rows(self, x: Float[Array, "H W c_in N"]) -> list[Float[Array, "side W c_in N"]]:
+        """What each row of tiles sees: k − 1 pixels more than its tiles, which the next row sees too."""
+        tile, low = self.tile[0], self.padding[0][0]
+        wanted = self.count[0] * tile + self.k - 1
+        x = jnp.pad(x, ((low, wanted - low - x.shape[0]), (0, 0), (0, 0), (0, 0)))
+        return [x[top : top + tile + self.k - 1] for top in range(0, self.count[0] * tile, tile)]
+
+    def summed(self, rows: list[Float[Array, "side W c_in N"]], height: int) -> Float[Array, "H W c_in N"]:
+        """The way back of `rows`."""
+        tile, low, shared = self.tile[0], self.padding[0][0], self.k - 1
+        x = [rows[0][:tile]]
+        for above, row in itertools.pairwise(rows):
+            x += [above[tile:] + row[:shared], row[shared:tile]]
+        return jnp.concatenate([*x, rows[-1][tile:]])[low : low + height]
 
     def tiles(self, row: Float[Array, "side W c_in N"]) -> Float[Array, "side side_w c_in tiles"]:
-        """A row's tiles, of all images."""
-        x = _overlapping(row, 1, self.tile[1], self.count[1], self.padding[1][0], self.k)
-        side, _, side_w, c_in, _ = x.shape
-        return x.transpose(0, 2, 3, 1, 4).reshape(side, side_w, c_in, -1)
+        """A row's tiles, of all images.
+
+        Written as blocks with the head of the block that follows, the way back is one sum of two arrays; of
+        overlapping slices it would be a sum of as many arrays as there are tiles.
+        """
+        side, width, c_in, _ = row.shape
+        tile, count, low = self.tile[1], self.count[1], self.padding[1][0]
+        row = jnp.pad(row, ((0, 0), (low, (count + 1) * tile - low - width), (0, 0), (0, 0)))
+        blocks = row.reshape(side, count + 1, tile, c_in, -1)
+        x = jnp.concatenate([blocks[:, :-1], blocks[:, 1:, : self.k - 1]], axis=2)
+        return x.transpose(0, 2, 3, 1, 4).reshape(side, tile + self.k - 1, c_in, -1)
 
     def joined(self, tiles: Float[Array, "h w c tiles"]) -> Float[Array, "h across_w c N"]:
         h, w, c, _ = tiles.shape
@@ -101,45 +122,43 @@ def _forward(tiling: _Tiling, x: Array, w: Array) -> tuple[Array, Any]:
         largest, winner = maxima(lax.optimization_barrier(y), PAIRS)
         return tiling.joined(largest), (points, winner)
 
-    y, of_rows = lax.map(one, tiling.rows(x))
-    # x is kept for its shape alone.
-    return y.reshape(-1, *y.shape[2:]), (x, w, of_rows)
+    y: list[Array] = []
+    of_rows = []
+    for row in tiling.rows(x):
+        if y:
+            row, y[-1] = _after(row, y[-1])
+        y_of_row, of_row = one(row)
+        y.append(y_of_row)
+        of_rows.append(of_row)
+    return jnp.concatenate(y), (x, w, of_rows)  # x is kept for its shape alone
 
 
 def _backward(tiling: _Tiling, residuals: Any, dy: Array) -> tuple[Array, Array]:
     x, w, of_rows = residuals
     row = jax.eval_shape(lambda x: tiling.rows(x)[0], x)
-
-    def one(dw: Array, of_row: tuple[Array, tuple[Array, Any]]) -> tuple[Array, Array]:
-        d_row, (points, winner) = of_row
-        dy = tiling.parted(d_row)
+    dw = varying_like(jnp.zeros_like(w), dy)
+    d_rows = []
+    for dy_of_row, (points, winner) in zip(jnp.split(dy, tiling.count[0]), of_rows, strict=True):
+        dy_of_row, dw = _after(dy_of_row, dw)
+        dy_tiles = tiling.parted(dy_of_row)
         if tiling.pool:
-            dy = lax.optimization_barrier(unpool(dy, winner, (*tiling.tile, *dy.shape[2:]), PAIRS))
-        d_tiles, dw_of_row = dft.backward(tiling.maps, (points, w), dy)
-        return dw + dw_of_row, jax.linear_transpose(tiling.tiles, row)(d_tiles)[0]
-
-    d_rows = dy.reshape(tiling.count[0], -1, *dy.shape[1:])
-    dw, d_rows = lax.scan(one, varying_like(jnp.zeros_like(w), dy), (d_rows, of_rows))
-    return jax.linear_transpose(tiling.rows, x)(d_rows)[0], dw
+            shape = *tiling.tile, *dy_tiles.shape[2:]
+            dy_tiles = lax.optimization_barrier(unpool(dy_tiles, winner, shape, PAIRS))
+        d_tiles, dw_of_row = dft.backward(tiling.maps, (points, w), dy_tiles)
+        dw = dw + dw_of_row
+        d_rows += jax.linear_transpose(tiling.tiles, row)(d_tiles)
+    return tiling.summed(d_rows, x.shape[0]), dw
 
 
 _convolve.defvjp(_forward, _backward)
+
+
+def _after(array: Array, other: Array) -> tuple[Array, Array]:
+    """Both, of which none is to be had before both are; or XLA would compute rows side by side, and hold them all."""
+    return lax.optimization_barrier((array, other))
 
 
 def _tile(length: int, limit: int, k: int, *, even: bool) -> int:
     """The length of a tile along an output axis: tiles as equal as can be, and no border wider than one."""
     tile = max(-(-length // -(-length // limit)), k - 1)
     return tile + tile % 2 if even else tile
-
-
-def _overlapping(x: Array, axis: int, tile: int, count: int, low: int, k: int) -> Array:
-    """Splits an axis in two, [tiles, tile + k − 1]: each tile and the border it shares with the next.
-
-    Written as blocks with the head of the block that follows, the gradient is one sum of two arrays; of overlapping
-    slices it would be a sum of as many arrays as there are tiles.
-    """
-    high = (count + 1) * tile - low - x.shape[axis]
-    x = jnp.pad(x, [(low, high) if i == axis else (0, 0) for i in range(x.ndim)])
-    blocks = x.reshape(*x.shape[:axis], count + 1, tile, *x.shape[axis + 1 :])
-    before = (slice(None),) * axis
-    return jnp.concatenate([blocks[*before, :-1], blocks[*before, 1:, : k - 1]], axis=axis + 1)

@@ -28,11 +28,16 @@ def _max_pool(static: _Static, x: Array) -> Array:
 
 def maxima(x: Float[Array, "..."], windows: Windows) -> tuple[Float[Array, "..."], Int8[Array, "..."]]:
     """The maximum of each window, and its place there, counted in row-major order."""
-    largest, *others = pixels(x, windows)
+    return largest_of(pixels(x, windows))
+
+
+def largest_of(arrays: list[Float[Array, "..."]]) -> tuple[Float[Array, "..."], Int8[Array, "..."]]:
+    """The largest of each place's values, and which array has it, the first if several do."""
+    largest, *others = arrays
     winner = jnp.zeros_like(largest, jnp.int8)
-    for place, pixel in enumerate(others, 1):
-        winner = jnp.where(pixel > largest, jnp.int8(place), winner)
-        largest = jnp.maximum(largest, pixel)
+    for i, array in enumerate(others, 1):
+        winner = jnp.where(array > largest, jnp.int8(i), winner)
+        largest = jnp.maximum(largest, array)
     return largest, winner
 
 

@@ -226,6 +226,15 @@ class TestToeplitz(MatrixProducts):
             conv2d(x, w, padding=1, layout="HWCN", implementation="toeplitz")
 
 
+class TestSquares(MatrixProducts):
+    implementation = "squares"
+
+    def test_refuses_many_channels(self):
+        x, w, _ = make((6, 6), 3, 1, 5, 3, 2)
+        with pytest.raises(NotImplementedError, match="input channels"):
+            conv2d(x, w, padding=1, layout="HWCN", implementation="squares")
+
+
 class TestTiled(MatrixProducts):
     implementation = "tiled"
 
@@ -314,12 +323,14 @@ def test_choice(monkeypatch):
     assert chosen(28, 5, 2, 16) == "dft"
     assert chosen(28, 5, 2, 1) == "xla"
     assert chosen(28, 1, 2, 16) == "xla"
-    assert chosen(56, 5, 2, 1) == "tiled"
+    assert chosen(56, 5, 2, 1) == "squares"
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     assert chosen(28, 5, 2, 16) == "xla"
 
 
-@pytest.mark.parametrize("shape", [(8, 3, 1, 1, 3, 16), (8, 3, 1, 2, 3, 16), (41, 3, 1, 2, 3, 1)], ids=str)
+@pytest.mark.parametrize(
+    "shape", [(8, 3, 1, 1, 3, 16), (8, 3, 1, 2, 3, 16), (41, 3, 1, 2, 3, 1), (41, 3, 1, 5, 3, 1)], ids=str
+)
 def test_the_automatic_choice_is_right_too(shape):
     size, *rest = shape
     x, w, dy = make((size, size), *rest)
