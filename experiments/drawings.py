@@ -8,6 +8,7 @@ import numpy as np
 
 from experiments.folder import Arrays, Folder, Line
 from experiments.records import write_atomically
+from experiments.terminal import counted
 from experiments.variants import Variant
 from jaxnets import figures
 from jaxnets.data import Dataset
@@ -128,7 +129,7 @@ def draw_sheet(path: Path, folders: Mapping[Variant, Path], dataset: Dataset) ->
 def closing_words(directory: Path, summary: Line) -> str:
     last, last_picture = summary["last"], f"epoch_{summary['epochs']:04d}.png"
     return (
-        f"{summary['verdict']}: test accuracy {last['test_accuracy']:.4f} after {summary['epochs']} epochs "
+        f"{summary['verdict']}: test accuracy {last['test_accuracy']:.4f} after {counted(summary['epochs'], 'epoch')} "
         f"(best {summary['best']['test_accuracy']:.4f} after {summary['best']['epoch']}), "
         f"gaps between classes {_gaps(last, 1)}\n"
         f"see {directory / 'scatter.gif'}, {directory / 'scatter' / last_picture} and beside them"

@@ -9,6 +9,7 @@ import numpy as np
 
 from experiments.folder import Arrays, Folder, Line, variables_of
 from experiments.records import write_atomically, write_json
+from experiments.terminal import counted
 from jaxnets import checkpoint, figures, torch_weights
 from jaxnets.data import Split
 from jaxnets.epochs import Evaluation
@@ -97,7 +98,7 @@ def title_of(data: str) -> str:
 def closing_words(data: str, directory: Path, summary: Line) -> str:
     return (
         f"{directory.parent.name} on {title_of(data)}: "
-        f"test accuracy {summary['last']['test_accuracy']:.4f} after {summary['epochs']} epochs "
+        f"test accuracy {summary['last']['test_accuracy']:.4f} after {counted(summary['epochs'], 'epoch')} "
         f"(best {summary['best']['test_accuracy']:.4f} after {summary['best']['epoch']})\n"
         f"see {directory / 'curves.png'}, {directory / 'mistakes.png'} and beside them"
     )

@@ -11,7 +11,7 @@ import numpy as np
 
 from experiments.folder import Arrays, Folder, Line, Position
 from experiments.records import write_json
-from experiments.terminal import Diverged, Interrupted, ProgressBar, StopSignals, UserError, said_by_a_library
+from experiments.terminal import Diverged, Interrupted, ProgressBar, StopSignals, UserError, counted, said_by_a_library
 from jaxnets.data import DataError, Split
 from jaxnets.data.streaming import Stream
 from jaxnets.epochs import (
@@ -106,7 +106,7 @@ def run(experiment: Experiment, *, fresh: bool, started: float) -> Line:
         bar.start_at(position.epoch * experiment.cut.examples + int(position.totals.examples))
         if position.epoch > experiment.epochs:
             raise UserError(
-                f"{folder.path} holds {position.epoch} epochs already, more than the {experiment.epochs} asked for: "
+                f"{folder.path} holds {counted(position.epoch, 'epoch')} already, more than the {experiment.epochs} asked for: "
                 "ask for as many, --fresh to start over, or another --out"
             )
         drawings = [artist.submit(experiment.draw_epoch, folder, line) for line in lines]
@@ -167,7 +167,9 @@ def calls(experiment: Experiment, position: Position) -> Iterator[tuple[TrainSta
 
 def _stop_if_told(signals: StopSignals, folder: Folder, position: Position) -> None:
     if signals.received is not None:
-        where = f"after {position.epoch} epochs" + (f" and {position.done} steps" if position.done else "")
+        where = f"after {counted(position.epoch, 'epoch')}" + (
+            f" and {counted(position.done, 'step')}" if position.done else ""
+        )
         raise Interrupted(
             f"stopped {where}; all of it is saved in {folder.path}: the same command goes on from there",
             signals.received,

@@ -37,6 +37,11 @@ def said_by_a_library(kind: type[Exception]) -> Iterator[None]:
         raise UserError(str(error)) from error
 
 
+def counted(number: int, thing: str) -> str:
+    """ "1 epoch", "2 epochs"."""
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
+
+
 class Diverged(Exception):
     """A run whose loss or parameters stopped being finite; its last good checkpoint is kept."""
 

@@ -1,5 +1,6 @@
 """Pictures decoded once and then kept, as one array that is mapped into memory."""
 
+import contextlib
 import hashlib
 import json
 import math
@@ -43,6 +44,47 @@ class Decoded(NamedTuple):
     repeated: list[list[int]]
 
 
+class Seen(NamedTuple):
+    """What became of pictures that were decoded to see whether they can be, and let go: as of `Decoded`."""
+
+    labels: Int32[np.ndarray, " R"]
+    unreadable: dict[int, str]
+    repeated: list[list[int]]
+
+
+def look_through_once(pictures: Pictures, *, on_progress: Progress | None = None) -> Seen:
+    """Which of these pictures cannot be read, and which are there twice; what was found is kept if all can be read.
+
+    Args:
+      pictures: of one place.
+      on_progress: called with (done, total) while they are looked at, and not at all where that is known already.
+    """
+    path = _entry(pictures).with_suffix(".seen.json")
+    try:
+        facts = json.loads(path.read_text())
+        if (facts["format"], facts["key"]) == (_FORMAT, pictures.key):
+            return Seen(np.array(facts["labels"], np.int32), {}, facts["repeated"])
+    except (OSError, ValueError, LookupError, TypeError):
+        pass  # missing, or damaged in one way or another
+    labels: list[int] = []
+    unreadable: dict[int, str] = {}
+    same_bytes = defaultdict(list)
+    for index, (digest, outcome) in enumerate(_decoded(pictures, None)):
+        same_bytes[digest].append(index)
+        if isinstance(outcome, str):
+            unreadable[index] = outcome
+        else:
+            labels.append(outcome[1])
+        if on_progress is not None:
+            on_progress(index + 1, len(pictures))
+    repeated = _repeated(same_bytes)
+    if not unreadable:
+        with contextlib.suppress(OSError):  # it is looked at again next time
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _write_facts(path, {"format": _FORMAT, "key": pictures.key, "labels": labels, "repeated": repeated})
+    return Seen(np.array(labels, np.int32), unreadable, repeated)
+
+
 def decode_once(
     pictures: Pictures,
     size: tuple[int, int],
@@ -68,11 +110,8 @@ def decode_once(
     Raises:
       DataError: if the entry cannot be written, for lack of space, say, or pictures differ from `own_size`.
     """
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxnets" / "pictures"
-    place = pictures.place.resolve()
-    digits = hashlib.sha256(str(place).encode(errors="surrogateescape")).hexdigest()[:8]
-    stem = re.sub(r"[^\w-]", "_", "-".join(place.parts[-2:]))[-50:]
-    images_path = folder / f"{stem}-{digits}-{size[0]}x{size[1]}{'-own' if own_size else ''}.npy"
+    entry = _entry(pictures)
+    images_path = entry.with_name(f"{entry.name}-{size[0]}x{size[1]}{'-own' if own_size else ''}.npy")
     kept = _read(images_path, pictures.key)
     if kept is not None and (accept_unreadable or not kept.unreadable):
         return kept
@@ -83,6 +122,15 @@ def decode_once(
             f"{images_path}: decoded pictures cannot be kept there ({error.strerror or error}); name another folder by "
             "the environment's XDG_CACHE_HOME."
         ) from error
+
+
+def _entry(pictures: Pictures) -> Path:
+    """Where what is kept of a place is, but for the ending."""
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxnets" / "pictures"
+    place = pictures.place.resolve()
+    digits = hashlib.sha256(str(place).encode(errors="surrogateescape")).hexdigest()[:8]
+    stem = re.sub(r"[^\w-]", "_", "-".join(place.parts[-2:]))[-50:]
+    return folder / f"{stem}-{digits}"
 
 
 def _decode_into(
@@ -131,7 +179,7 @@ def _decode_into(
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)
-        repeated = [group for digest, group in same_bytes.items() if digest and len(group) > 1]
+        repeated = _repeated(same_bytes)
         facts = {"labels": labels, "unreadable": unreadable, "repeated": repeated}
         _write_facts(path.with_suffix(".json"), {"format": _FORMAT, "key": pictures.key, "crc32": checksum, **facts})
     except BaseException:
@@ -139,6 +187,10 @@ def _decode_into(
             partial.unlink(missing_ok=True)
         raise
     return Decoded(open_mapped(path), np.array(labels, np.int32), unreadable, repeated)
+
+
+def _repeated(same_bytes: dict[bytes, list[int]]) -> list[list[int]]:
+    return [group for digest, group in same_bytes.items() if digest and len(group) > 1]
 
 
 def _decoded(

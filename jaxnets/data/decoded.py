@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Int32
+from jaxtyping import Int, Int32
 
-from jaxnets.data.cache import Progress, decode_once
+from jaxnets.data.cache import Decoded, Progress, Seen, decode_once, look_through_once
 from jaxnets.data.dataset import DataError, Dataset, Split
 from jaxnets.data.pictures import Encoded, Pictures
 
@@ -49,24 +49,45 @@ def load_pictures(
     """
     both = _Both(train, test)
     decoded = decode_once(both, size, own_size=own_size, accept_unreadable=skip_unreadable, on_progress=on_progress)
-    readable = np.delete(np.arange(len(both)), list(decoded.unreadable))
-    label_of = dict(zip(readable.tolist(), decoded.labels.tolist(), strict=True))
-    notes = list(_repetitions(both, label_of, decoded.repeated))
-    if decoded.unreadable:
-        reasons = list(decoded.unreadable.values())
-        sentence = f"{len(reasons)} of {len(both)} pictures cannot be read: {' '.join(reasons[:5])}"
-        sentence += f" And {len(reasons) - 5} more." if len(reasons) > 5 else ""
-        if not skip_unreadable:
-            raise DataError(f"{name}: {sentence} Remove or replace them, or let them be skipped.")
-        notes.append(f"Left out, as {sentence}")
-    num_train = int(np.searchsorted(readable, len(train)))
+    notes = _notes(name, both, decoded, skip_unreadable)
+    num_train = int(np.searchsorted(_readable(both, decoded), len(train)))
     return Dataset(
         train=Split(decoded.images[:num_train], decoded.labels[:num_train]),
         test=Split(decoded.images[num_train:], decoded.labels[num_train:]),
         classes=classes,
         name=name,
-        notes=tuple(notes),
+        notes=notes,
     )
+
+
+def look_through(train: Pictures, test: Pictures, *, name: str, on_progress: Progress | None = None) -> tuple[str, ...]:
+    """The notes that `load_pictures` would give, of pictures that are not kept: before a stream of them begins.
+
+    Each is decoded once, by several threads, and let go. Once all could be read, that is remembered beside what
+    `load_pictures` keeps, and a later call is quick.
+
+    Raises:
+      DataError: if pictures cannot be read, after all were tried.
+    """
+    both = _Both(train, test)
+    return _notes(name, both, look_through_once(both, on_progress=on_progress), skip_unreadable=False)
+
+
+def _readable(both: "_Both", found: Decoded | Seen) -> Int[np.ndarray, " R"]:
+    return np.delete(np.arange(len(both)), list(found.unreadable))
+
+
+def _notes(name: str, both: "_Both", found: Decoded | Seen, skip_unreadable: bool) -> tuple[str, ...]:
+    label_of = dict(zip(_readable(both, found).tolist(), found.labels.tolist(), strict=True))
+    notes = list(_repetitions(both, label_of, found.repeated))
+    if found.unreadable:
+        reasons = list(found.unreadable.values())
+        sentence = f"{len(reasons)} of {len(both)} pictures cannot be read: {' '.join(reasons[:5])}"
+        sentence += f" And {len(reasons) - 5} more." if len(reasons) > 5 else ""
+        if not skip_unreadable:
+            raise DataError(f"{name}: {sentence} Remove or replace them, or let them be skipped.")
+        notes.append(f"Left out, as {sentence}")
+    return tuple(notes)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,6 +15,7 @@ from experiments.folder import Folder
 from experiments.mynn import Config
 from experiments.mynn_drawings import contender, title_of
 from jaxnets import create, evaluate, load, parallel
+from jaxnets.data import cache
 from jaxnets.epochs import train_epoch_by_stream
 from jaxnets.torch_weights import from_torch, save
 
@@ -186,14 +187,31 @@ def test_celeb_a_is_told_by_its_attribute_male(celeb_a, tmp_path, monkeypatch, s
     assert json.loads((folder.path / "config.json").read_text())["config"]["classes"] == ["female", "male"]
 
 
-def test_a_picture_that_cannot_be_read_ends_a_stream_in_one_sentence(pictures, tmp_path, capsys):
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_a_picture_that_cannot_be_read_keeps_a_stream_from_training(pictures, tmp_path, capsys, split):
+    """The test split's too, which no step would ever come upon."""
     root = tmp_path / "pictures"
     shutil.copytree(pictures, root)
-    (root / "train" / "dark" / "3.png").write_bytes(b"no picture")
+    next((root / split / "dark").iterdir()).write_bytes(b"no picture")
     argv = ["--data", f"folder:{root}", "--stream", "--size", SIZE, "--batch-size", 8, "--out", tmp_path / "out"]
     code, error = said(capsys, argv)
     assert code == 2 and error.count("\n") == 1
-    assert "dark/3.png is no picture in any known format. Remove or replace it" in error
+    assert "1 of 40 pictures cannot be read" in error and "is no picture in any known format." in error
+    assert not (tmp_path / "out").exists()
+
+
+def test_pictures_are_looked_through_before_they_are_streamed(pictures, tmp_path, capsys, monkeypatch):
+    """Once, and what is there twice is said each time."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    root = tmp_path / "pictures"
+    shutil.copytree(pictures, root)
+    (twice := next((root / "test" / "dark").iterdir())).write_bytes((root / "train" / "dark" / "3.png").read_bytes())
+    streamed = config(root, tmp_path, stream=True)
+    notes = [mynn_data.open_stream(streamed).notes]
+    monkeypatch.setattr(cache, "_decoded", None)
+    notes.append(mynn_data.open_stream(streamed).notes)
+    assert notes[0] == notes[1]
+    assert f"in both splits, byte for byte: train/dark/3.png is test/dark/{twice.name}" in notes[0][0]
 
 
 @pytest.mark.parametrize(
