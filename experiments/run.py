@@ -106,8 +106,8 @@ def run(experiment: Experiment, *, fresh: bool, started: float) -> Line:
         bar.start_at(position.epoch * experiment.cut.examples + int(position.totals.examples))
         if position.epoch > experiment.epochs:
             raise UserError(
-                f"{folder.path} holds {counted(position.epoch, 'epoch')} already, more than the {experiment.epochs} asked for: "
-                "ask for as many, --fresh to start over, or another --out"
+                f"{folder.path} holds {counted(position.epoch, 'epoch')} already, more than the {experiment.epochs} "
+                "asked for: ask for as many, --fresh to start over, or another --out"
             )
         drawings = [artist.submit(experiment.draw_epoch, folder, line) for line in lines]
         try:

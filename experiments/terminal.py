@@ -38,7 +38,7 @@ def said_by_a_library(kind: type[Exception]) -> Iterator[None]:
 
 
 def counted(number: int, thing: str) -> str:
-    """ "1 epoch", "2 epochs"."""
+    """As in 1 epoch, 2 epochs."""
     return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
 
 
