@@ -1,12 +1,15 @@
 """The README's tables, made of the results that are committed beside this file.
 
 python -m experiments.tables                            rewrites the tables
-python -m experiments.tables collect NAME RUN [RUN …]   first makes results/NAME.json of finished runs
+python -m experiments.tables collect NAME RUN [RUN …]   first makes results/NAME.json of finished runs of one recipe
+python -m experiments.tables compare NAME RUN [RUN …]   the same of classifiers, each of a recipe of its own
 """
 
+import dataclasses
 import re
 import statistics
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +44,21 @@ def collect(runs: list[Path]) -> dict[str, Any]:
         "config": configs[0],
         "seeds": seeds,
     }
+
+
+def compare(runs: list[Path]) -> dict[str, Any]:
+    """What finished runs of classifiers gave, each of a configuration of its own, on the same pictures."""
+    from experiments.folder import Folder
+    from experiments.mynn_drawings import contender
+
+    rows = []
+    for run in runs:
+        record, lines = read_json(run / "config.json"), read_lines(run / "metrics.jsonl")
+        found = dataclasses.asdict(contender(record["config"]["variant"], Folder(run)))
+        rows.append({**record, **found, "test_accuracy": [line["test_accuracy"] for line in lines]})
+    if len({row["config"]["data_fingerprint"] for row in rows}) > 1:
+        raise UserError("these runs are of different pictures, or of pictures of different sizes")
+    return {"command": [row["command"] for row in rows], "environment": rows[0]["environment"], "rows": rows}
 
 
 def default_run_table(result: dict[str, Any]) -> str:
@@ -114,6 +132,44 @@ def epoch_table(result: dict[str, Any]) -> str:
     )
 
 
+def accuracy_table(result: dict[str, Any]) -> str:
+    rows = ["| after epoch | jaxnets | PyTorch | loss, jaxnets | loss, PyTorch |", "|---|---|---|---|---|"]
+    for row in result["rows"]:
+        contenders = row["jaxnets"], row["torch"]
+        accuracies = " | ".join(f"{each['test_accuracy']:.2%}".rstrip("%") for each in contenders)
+        losses = " | ".join(f"{each['train_loss']:.4f}" for each in contenders)
+        rows.append(f"| {row['epoch']} | {accuracies} | {losses} |")
+    rows += ["", f"Test accuracy in %, and the epoch's mean training loss. {_made_by(result)}"]
+    return "\n".join(rows)
+
+
+def classifiers_table(result: dict[str, Any]) -> str:
+    """One line a run, in their own order: each is to be the one before with one thing changed."""
+    rows = ["| network | recipe | epochs | last | best | MiB | an epoch |", "|---|---|---|---|---|---|---|"]
+    for row in result["rows"]:
+        config, accuracies = row["config"], row["test_accuracy"]
+        recipe = [config["optimizer"], *_ingredients(config)]
+        percents = (f"{value:.2%}".rstrip("%") for value in (accuracies[-1], max(accuracies)))
+        cells = [config["variant"], ", ".join(recipe), str(len(accuracies)), *percents, f"{row['megabytes']:.2f}"]
+        rows.append(f"| {' | '.join(cells)} | {row['seconds_per_epoch']:.0f} s |")
+    first = result["rows"][0]
+    size = "×".join(map(str, first["config"]["image_shape"][:2]))
+    rows += [
+        "",
+        f"Test accuracy in %, pictures of {size}, seed {first['config']['seed']}; the first: {_made_by(first)}",
+    ]
+    return "\n".join(rows)
+
+
+def _ingredients(config: dict[str, Any]) -> Iterator[str]:
+    if config["augment"]:
+        yield "augmented"
+    if config["schedule"] != "constant":
+        yield "cosine"
+    if config["averaging"] is not None:
+        yield f"averaging {config['averaging']}"
+
+
 def head_table(result: dict[str, Any]) -> str:
     rows = [
         "| classes | rows | full logits | chunked | × the rate | temporary, full logits | temporary, chunked |",
@@ -142,6 +198,8 @@ TABLES = {
     "products_cpu": products_table,
     "start_cpu": start_table,
     "epoch_cpu": epoch_table,
+    "mynn_accuracy_cpu": accuracy_table,
+    "mynn_ingredients": classifiers_table,
     "head_cpu": head_table,
 }
 
@@ -177,10 +235,11 @@ def _made_by(result: dict[str, Any]) -> str:
 
 
 def command(argv: list[str]) -> None:
-    if argv[:1] == ["collect"] and argv[2:]:
-        write_json(RESULTS / f"{argv[1]}.json", collect([Path(word) for word in argv[2:]]))
+    ways = {"collect": collect, "compare": compare}
+    if argv[:1] and argv[0] in ways and argv[2:]:
+        write_json(RESULTS / f"{argv[1]}.json", ways[argv[0]]([Path(word) for word in argv[2:]]))
     elif argv:
-        raise UserError("usage: python -m experiments.tables [collect NAME RUN [RUN …]]")
+        raise UserError("usage: python -m experiments.tables [collect|compare NAME RUN [RUN …]]")
     write_atomically(README, with_tables(README.read_text()))
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments import mynn, mynn_data, predict, terminal
+from experiments import mynn, mynn_data, predict, tables, terminal
 from experiments.folder import Folder
 from experiments.mynn import Config
 from experiments.mynn_drawings import contender, title_of
@@ -56,6 +56,19 @@ def said(capsys, argv):
     with pytest.raises(SystemExit) as stop:
         terminal.main(lambda: mynn.command(terminal.parse(Config, "mynn", [str(word) for word in argv])))
     return stop.value.code, capsys.readouterr().err
+
+
+def test_runs_of_several_recipes_make_a_table(run_once, pictures, tmp_path):
+    other = config(pictures, tmp_path, epochs=1, optimizer="adam", schedule="cosine", averaging=0.5)
+    with jax.numpy_dtype_promotion("standard"):  # as optax's schedules need
+        mynn.command(other)
+    text = tables.classifiers_table(tables.compare([run_once, mynn.folder_of(other, "mynn")]))
+    assert "| mynn | sgd | 6 | 100.00 | 100.00 |" in text
+    assert "| mynn | adam, cosine, averaging 0.5 | 1 |" in text and "pictures of 16×16, seed 0" in text
+    elsewhere = config(pictures, tmp_path / "small", epochs=1, size=8)
+    mynn.command(elsewhere)
+    with pytest.raises(terminal.UserError, match="of different pictures"):
+        tables.compare([run_once, mynn.folder_of(elsewhere, "mynn")])
 
 
 def test_a_run_learns_and_leaves_all_that_it_promises(run_once):
