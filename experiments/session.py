@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 # Names and numbers of glibc's malloc.h.
-_M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 
 
 def prepare(*, keep_memory: bool = True, verbose: bool = False) -> None:
@@ -29,7 +29,9 @@ def keep_freed_memory() -> bool:
     """Tells glibc to reuse large buffers and not give them back to the system after each use.
 
     A training step on the CPU allocates its activations anew; given back, each of their pages costs a fault and a
-    clearing when it is next touched. It has to be said before threads start. False where the C library is not glibc.
+    clearing when it is next touched. What is allocated by a thread other than the main one glibc maps and gives back
+    whatever it is told, so JAX is told to compute in the main thread. To be said before threads start, and before JAX
+    computes. False where the C library is not glibc.
     """
     if not sys.platform.startswith("linux"):
         return False
@@ -37,6 +39,9 @@ def keep_freed_memory() -> bool:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError):  # another C library
         return False
-    # One arena would make the threads of a compiler wait for each other; of many, each gives back what it has.
-    settings = ((_M_ARENA_MAX, 2), (_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, 2**31 - 1))
-    return all(mallopt(parameter, value) == 1 for parameter, value in settings)
+    settings = ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, 2**31 - 1))
+    kept = all(mallopt(parameter, value) == 1 for parameter, value in settings)
+    import jax
+
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
+    return kept
