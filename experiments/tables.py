@@ -132,6 +132,11 @@ def epoch_table(result: dict[str, Any]) -> str:
     )
 
 
+def epoch_of_pictures_table(result: dict[str, Any]) -> str:
+    ratios = ", ".join(f"{row['way']} {row['ratio']:.3f}" for row in result["rows"][1:])
+    return f"An epoch of Mynn on pictures, as a multiple of its steps alone: {ratios}. {_made_by(result)}"
+
+
 def accuracy_table(result: dict[str, Any]) -> str:
     rows = ["| after epoch | jaxnets | PyTorch | loss, jaxnets | loss, PyTorch |", "|---|---|---|---|---|"]
     for row in result["rows"]:
@@ -198,6 +203,7 @@ TABLES = {
     "products_cpu": products_table,
     "start_cpu": start_table,
     "epoch_cpu": epoch_table,
+    "mynn_epoch_cpu": epoch_of_pictures_table,
     "mynn_accuracy_cpu": accuracy_table,
     "mynn_ingredients": classifiers_table,
     "head_cpu": head_table,
