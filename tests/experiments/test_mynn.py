@@ -63,8 +63,8 @@ def test_runs_of_several_recipes_make_a_table(run_once, pictures, tmp_path):
     with jax.numpy_dtype_promotion("standard"):  # as optax's schedules need
         mynn.command(other)
     text = tables.classifiers_table(tables.compare([run_once, mynn.folder_of(other, "mynn")]))
-    assert "| mynn | sgd | 6 | 100.00 | 100.00 |" in text
-    assert "| mynn | adam, cosine, averaging 0.5 | 1 |" in text and "pictures of 16×16, seed 0" in text
+    assert "| mynn | sgd 0.01 | 6 | 100.00 | 100.00 |" in text
+    assert "| mynn | adam 0.001, cosine, averaging 0.5 | 1 |" in text and "pictures of 16×16, seed 0" in text
     elsewhere = config(pictures, tmp_path / "small", epochs=1, size=8)
     mynn.command(elsewhere)
     with pytest.raises(terminal.UserError, match="of different pictures"):
