@@ -41,7 +41,8 @@ def keep_freed_memory() -> bool:
         return False
     settings = ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, 2**31 - 1))
     kept = all(mallopt(parameter, value) == 1 for parameter, value in settings)
-    import jax
+    if kept:
+        import jax
 
-    jax.config.update("jax_cpu_enable_async_dispatch", False)
+        jax.config.update("jax_cpu_enable_async_dispatch", False)
     return kept

@@ -81,11 +81,10 @@ def _in_pairs(
     x: Float[Array, "H W c_in N"], k: int, padding: Padding, down: int, across: int
 ) -> Float[Array, "H_in 2 c_in W_in/2 N"]:
     """The pixels that the squares see, with even columns and odd ones apart."""
-    for axis, count in enumerate((down, across)):
-        low, wanted = padding[axis][0], 2 * count + k - 1
-        pads = [(0, 0, 0)] * 4
-        pads[axis] = (low, wanted - low - x.shape[axis], 0)
-        x = lax.pad(x, jnp.zeros((), x.dtype), pads)
+    lows = padding[0][0], padding[1][0]
+    highs = (2 * count + k - 1 - low - n for count, low, n in zip((down, across), lows, x.shape[:2], strict=True))
+    pads = [(low, high, 0) for low, high in zip(lows, highs, strict=True)]  # a high one below 0 takes away
+    x = lax.pad(x, jnp.zeros((), x.dtype), [*pads, (0, 0, 0), (0, 0, 0)])
     return x.reshape(x.shape[0], -1, 2, *x.shape[2:]).transpose(0, 2, 3, 1, 4)
 
 
