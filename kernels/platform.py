@@ -9,8 +9,8 @@ import jax
 
 _portable = ContextVar("portable", default=False)
 
-# Of XLA:CPU. The older emitters, where there still are two kinds, and fewer of LLVM's passes.
-_QUICK = {"xla_cpu_use_fusion_emitters": False, "xla_backend_optimization_level": 1}
+# Of XLA:CPU: fewer of LLVM's passes.
+_QUICK = {"xla_backend_optimization_level": 1}
 
 
 def is_cpu() -> bool:

@@ -46,4 +46,4 @@ def is_plain(channels: int) -> bool:
     The routine that XLA:CPU has for the first has been the faster for all products since JAX 0.12, and twice as fast as
     before; until then it was for large ones alone.
     """
-    return jax.__version_info__ >= (0, 12) or channels >= 128
+    return jax.__version_info__ >= (0, 12) or channels >= 256

@@ -44,8 +44,9 @@ def _forward(padding: Padding, x: Array, w: Array) -> tuple[Array, tuple[Array, 
     height, width = (size + sum(pads) - w.shape[0] + 1 for size, pads in zip(x.shape, padding, strict=False))
     patches = _patches(padding, w.shape[0], x)
     matrix = _filter_matrix(w, _blocks(width)[1])
-    # One matrix for all patches, yet a batched product: so the images stay the minor axis.
-    matrix = jnp.broadcast_to(matrix, (patches.shape[0], *matrix.shape))
+    # One matrix for all patches, yet a batched product: so the images stay the minor axis. Behind the barrier the product
+    # reads that one matrix; before it, XLA:CPU would build it for each patch.
+    matrix = jnp.broadcast_to(lax.optimization_barrier(matrix), (patches.shape[0], *matrix.shape))
     y = jnp.matmul(matrix, patches, precision=lax.Precision.HIGHEST)
     return y.reshape(height, -1, w.shape[3], x.shape[3])[:, :width], (x, w)
 
@@ -58,8 +59,9 @@ def _backward(padding: Padding, residuals: tuple[Array, Array], dy: Array) -> tu
     matrix, to_dw = jax.vjp(functools.partial(_filter_matrix, block=block), w)
     dy = jnp.pad(dy, ((0, 0), (0, count * block - width), (0, 0), (0, 0))).reshape(height * count, -1, x.shape[3])
     d_patches = jnp.einsum("qp,bqn->bpn", matrix, dy, precision=lax.Precision.HIGHEST)
-    d_matrix = jnp.einsum("bpn,bqn->bpq", patches, dy, precision=lax.Precision.HIGHEST).sum(0).T
-    return (*to_dx(d_patches), *to_dw(d_matrix))
+    # Summed apart: fused with its products, the sum makes XLA:CPU take them one after the other, six times as slow.
+    of_blocks = lax.optimization_barrier(jnp.einsum("bpn,bqn->bpq", patches, dy, precision=lax.Precision.HIGHEST))
+    return (*to_dx(d_patches), *to_dw(of_blocks.sum(0).T))
 
 
 _convolve.defvjp(_forward, _backward)
