@@ -139,12 +139,16 @@ def epoch_of_pictures_table(result: dict[str, Any]) -> str:
 
 def accuracy_table(result: dict[str, Any]) -> str:
     rows = ["| after epoch | jaxnets | PyTorch | loss, jaxnets | loss, PyTorch |", "|---|---|---|---|---|"]
-    for row in result["rows"]:
-        contenders = row["jaxnets"], row["torch"]
-        accuracies = " | ".join(f"{each['test_accuracy']:.2%}".rstrip("%") for each in contenders)
-        losses = " | ".join(f"{each['train_loss']:.4f}" for each in contenders)
-        rows.append(f"| {row['epoch']} | {accuracies} | {losses} |")
-    rows += ["", f"Test accuracy in %, and the epoch's mean training loss. {_made_by(result)}"]
+    for epoch in sorted({row["epoch"] for row in result["rows"]}):
+        seeds = [row for row in result["rows"] if row["epoch"] == epoch]
+        accuracies, losses = (
+            [[row[name][what] for row in seeds] for name in ("jaxnets", "torch")]
+            for what in ("test_accuracy", "train_loss")
+        )
+        cells = [*(_mean(values).rstrip(" %") for values in accuracies), *(f"{statistics.mean(v):.4f}" for v in losses)]
+        rows.append(f"| {epoch} | {' | '.join(cells)} |")
+    many = f", means of n = {len(seeds)} seeds with their standard deviation" if len(seeds) > 1 else ""
+    rows += ["", f"Test accuracy in %, and the epoch's mean training loss{many}. {_made_by(result)}"]
     return "\n".join(rows)
 
 
@@ -205,6 +209,7 @@ TABLES = {
     "epoch_cpu": epoch_table,
     "mynn_epoch_cpu": epoch_of_pictures_table,
     "mynn_accuracy_cpu": accuracy_table,
+    "accuracy_cpu": accuracy_table,
     "mynn_ingredients": classifiers_table,
     "head_cpu": head_table,
 }

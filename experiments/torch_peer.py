@@ -44,15 +44,28 @@ class Net(nn.Module):
 
 
 class ArcHead(nn.Module):
-    """ArcFace as its authors' code has it, class weights [D, C]."""
+    """ArcFace as its authors' code has it, class weights [D, C].
 
-    def __init__(self, margin: ArcFace, scale: float, outputs: int = 2, classes: int = 10) -> None:
+    `min_norm`: embeddings shorter than this get the gradient of ones so long, as `jaxnets.losses.limit_turning` has it.
+    """
+
+    def __init__(
+        self, margin: ArcFace, scale: float, outputs: int = 2, classes: int = 10, min_norm: float = 0.0
+    ) -> None:
         super().__init__()
-        self.margin, self.scale = margin, scale
+        self.margin, self.scale, self.min_norm = margin, scale, min_norm
         self.weight = nn.Parameter(torch.randn(outputs, classes))
+
+    def scores(self, embeddings: torch.Tensor) -> torch.Tensor:
+        """Cosines [N, C]: the largest is the prediction."""
+        return F.normalize(embeddings, dim=1) @ F.normalize(self.weight, dim=0)
 
     def forward(self, embeddings: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         cos_m, sin_m = math.cos(self.margin.m), math.sin(self.margin.m)
+        if self.min_norm:
+            fixed = embeddings.detach()
+            share = (fixed.norm(dim=1, keepdim=True) / self.min_norm).clamp_max(1)
+            embeddings = fixed + share * (embeddings - fixed)
         unit, classes = F.normalize(embeddings, dim=1), F.normalize(self.weight, dim=0)
         cosines = unit @ classes
         target = cosines.gather(1, labels[:, None])
@@ -95,6 +108,9 @@ class Mynn(nn.Module):
 
 class ScoresHead(nn.Module):
     """Cross-entropy of the network's own scores: no parameters."""
+
+    def scores(self, scores: torch.Tensor) -> torch.Tensor:
+        return scores
 
     def forward(self, scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         return F.cross_entropy(scores, labels)

@@ -1,8 +1,8 @@
-"""Mynn and its PyTorch original trained side by side: the same weights to begin with, the same batches in order."""
+"""A network and its PyTorch original trained side by side: from the same weights, on the same batches in order."""
 
 import dataclasses
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +11,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from experiments.terminal import OptionalInt, ProgressBar, UserError, check_counts
+from experiments.terminal import OptionalInt, OptionalStr, ProgressBar, UserError, check_counts, check_seed
+from experiments.variants import VARIANTS, Adam, Sgd
 
 if TYPE_CHECKING:
     from experiments.run import Experiment
@@ -19,51 +20,82 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class Accuracy:
-    """Mynn and its PyTorch original, trained side by side from the same weights on the same batches."""
+    """A network and its PyTorch original, trained side by side from the same weights on the same batches."""
 
-    data: str = "faces"
-    """as python -m experiments.mynn takes it"""
+    variant: str = "mynn"
+    """mynn, on pictures; or a variant of the ArcLoss study, by the recipe of python -m experiments.arcloss"""
+    data: OptionalStr = None
+    """as the study's own command takes it; by default faces for mynn, mnist for a variant"""
     size: int = 224
+    """of mynn: height and width to which pictures are brought"""
     epochs: int = 3
-    batch_size: int = 64
+    batch_size: OptionalInt = None
+    """by default 64 for mynn, the variant's own for a variant"""
     steps_per_epoch: OptionalInt = None
+    """stop each epoch after so many batches"""
     seed: int = 0
+    """the first of the seeds"""
+    seeds: int = 1
+    """how many, one after the other"""
     out: Path | None = None
     """write the result as JSON"""
 
     def measure(self) -> dict[str, Any]:
         if not find_spec("torch"):
             raise UserError("this is a comparison with PyTorch, which is not installed: pip install -e '.[torch]'")
-        check_counts(self, ("size", "epochs", "batch_size", "steps_per_epoch"))
-        from experiments import mynn, mynn_data
+        if self.variant != "mynn" and self.variant not in VARIANTS:
+            raise UserError(f"there is nothing called {self.variant!r} to train; there is mynn, {', '.join(VARIANTS)}")
+        check_counts(self, ("size", "epochs", "batch_size", "steps_per_epoch", "seeds"))
+        check_seed(self.seed)
         from experiments.session import prepare
 
         prepare()
-        options = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "out"}
-        config = mynn.Config(**options)
-        experiment = mynn.build("mynn", config, mynn_data.load(config))
-        contenders: dict[str, _Ours | _PyTorch] = {"jaxnets": _Ours(experiment), "torch": _PyTorch(experiment)}
+        build = self._builder()
+        first = build(self.seed)
+        of_seed = 2 * self.epochs * first.cut.examples
+        table = Table("seed", "epoch", "contender", "loss", "test accuracy", "seconds", title=f"{self.variant}")
         rows: list[dict[str, Any]] = []
-        table = Table("epoch", "contender", "loss", "test accuracy", "seconds", title=f"mynn on {self.data}")
-        done, examples = 0, experiment.cut.examples
-        with ProgressBar("mynn", len(contenders) * self.epochs * examples) as bar:
-            for epoch in range(self.epochs):
-                row: dict[str, Any] = {"epoch": epoch + 1}
-                for name, each in contenders.items():
-                    bar.describe(f"epoch {epoch + 1}, {name}")
-                    before = time.perf_counter()
-                    for count, mean in each.train_epoch(epoch):
-                        loss = mean
-                        bar.advance_to(done + count)
-                    seconds = time.perf_counter() - before
-                    done += examples
-                    row[name] = {"train_loss": loss, "test_accuracy": each.accuracy(), "seconds": seconds}
-                    table.add_row(
-                        str(epoch + 1), name, f"{loss:.4f}", f"{row[name]['test_accuracy']:.4f}", f"{seconds:.1f}"
-                    )
-                rows.append(row)
+        with ProgressBar(self.variant, self.seeds * of_seed) as bar:
+            for i in range(self.seeds):
+                experiment = build(self.seed + i) if i else first
+                rows += self._train(experiment, i * of_seed, table, bar)
         Console().print(table)
-        return {"name": "mynn", "rows": rows}
+        return {"name": self.variant, "rows": rows}
+
+    def _train(self, experiment: "Experiment", done: int, table: Table, bar: ProgressBar) -> Iterator[dict[str, Any]]:
+        """A row for each epoch; `done` images came before."""
+        seed = experiment.config["seed"]
+        contenders: dict[str, _Ours | _PyTorch] = {"jaxnets": _Ours(experiment), "torch": _PyTorch(experiment)}
+        for epoch in range(self.epochs):
+            row: dict[str, Any] = {"seed": seed, "epoch": epoch + 1}
+            for name, each in contenders.items():
+                bar.describe(f"seed {seed}, epoch {epoch + 1}, {name}")
+                before = time.perf_counter()
+                for count, mean in each.train_epoch(epoch):
+                    loss = mean
+                    bar.advance_to(done + count)
+                seconds = time.perf_counter() - before
+                done += experiment.cut.examples
+                row[name] = {"train_loss": loss, "test_accuracy": each.accuracy(), "seconds": seconds}
+                found = f"{loss:.4f}", f"{row[name]['test_accuracy']:.4f}", f"{seconds:.1f}"
+                table.add_row(str(seed), str(epoch + 1), name, *found)
+            yield row
+
+    def _builder(self) -> Callable[[int], "Experiment"]:
+        """From a seed to its training."""
+        shared: dict[str, Any] = {"epochs": self.epochs, "steps_per_epoch": self.steps_per_epoch}
+        if self.variant == "mynn":
+            from experiments import mynn, mynn_data
+
+            config = mynn.Config(data=self.data or "faces", size=self.size, batch_size=self.batch_size or 64, **shared)
+            pictures = mynn_data.load(config)
+            return lambda seed: mynn.build("mynn", dataclasses.replace(config, seed=seed), pictures)
+        from experiments import arcloss
+        from jaxnets import load
+
+        of_variant = arcloss.Config(self.variant, data=self.data or "mnist", batch_size=self.batch_size, **shared)
+        digits = load(of_variant.data)
+        return lambda seed: arcloss.build(VARIANTS[self.variant], dataclasses.replace(of_variant, seed=seed), digits)
 
 
 class _Ours:
@@ -94,35 +126,34 @@ class _PyTorch:
         import jax
         import torch
 
-        from experiments.mynn import MOMENTUM
-        from experiments.torch_peer import Mynn, build_optimizer
-        from experiments.variants import Sgd
-        from jaxnets.torch_weights import to_torch
+        from experiments.torch_peer import build_optimizer
 
         self._experiment, self._key = experiment, jax.numpy.copy(experiment.state.key)
-        config, state = experiment.config, experiment.state
-        weights = to_torch("mynn", {"params": state.params["net"], "batch_stats": state.batch_stats})
-        self._net = Mynn(config["image_shape"][0], len(config["classes"])).to(memory_format=torch.channels_last)
-        self._net.load_state_dict({name: torch.tensor(np.asarray(array)) for name, array in weights.items()})
-        self._optimizer = build_optimizer(Sgd(config["learning_rate"], MOMENTUM), self._net)
+        self._net, self._head, recipe, of_head = _modules(experiment)
+        self._net.to(memory_format=torch.channels_last)
+        self._optimizers = [build_optimizer(recipe, self._net)]
+        if of_head is not None:
+            self._optimizers.append(build_optimizer(of_head, self._head))
 
     def train_epoch(self, epoch: int) -> Iterator[tuple[int, float]]:
-        from torch.nn import functional
-
         from jaxnets.data import Split
         from jaxnets.epochs import epoch_order
 
         cut, train = self._experiment.cut, self._experiment.train
         assert isinstance(train, Split)
         order = np.asarray(epoch_order(self._key, epoch, len(train.labels)))[: cut.examples]
+        for group in self._optimizers[0].param_groups:
+            group["lr"] = self._experiment.learning_rate(epoch)
         total = 0.0
         self._net.train()
         for start in range(0, cut.examples, cut.batch_size):
             images, labels = self._batch(train, order[start : start + cut.batch_size])
-            self._optimizer.zero_grad()
-            loss = functional.cross_entropy(self._net(images), labels)
+            for optimizer in self._optimizers:
+                optimizer.zero_grad()
+            loss = self._head(self._net(images), labels)
             loss.backward()
-            self._optimizer.step()
+            for optimizer in self._optimizers:
+                optimizer.step()
             total += loss.item() * len(labels)
             yield start + len(labels), total / (start + len(labels))
 
@@ -134,7 +165,7 @@ class _PyTorch:
         with torch.inference_mode():
             for start in range(0, len(test.labels), size):
                 images, labels = self._batch(test, np.arange(start, min(start + size, len(test.labels))))
-                correct += int((self._net(images).argmax(dim=1) == labels).sum())
+                correct += int((self._head.scores(self._net(images)).argmax(dim=1) == labels).sum())
         return correct / len(test.labels)
 
     def _batch(self, split: Any, chosen: np.ndarray) -> tuple[Any, Any]:
@@ -143,3 +174,27 @@ class _PyTorch:
         images = torch.from_numpy(np.asarray(split.images)[chosen].transpose(0, 3, 1, 2)).float() / 255
         labels = torch.from_numpy(np.asarray(split.labels)[chosen].astype(np.int64))
         return images.contiguous(memory_format=torch.channels_last), labels
+
+
+def _modules(experiment: "Experiment") -> tuple[Any, Any, Adam | Sgd, Adam | Sgd | None]:
+    """Network and head of the experiment's weights, and what optimises either."""
+    import torch
+
+    from experiments.mynn import MOMENTUM
+    from experiments.torch_peer import ArcHead, Mynn, Net, ScoresHead
+    from jaxnets.margins import ArcFace
+    from jaxnets.models.conv_stack import BACKBONES
+    from jaxnets.torch_weights import to_torch
+
+    config, state, name = experiment.config, experiment.state, experiment.name
+    weights = to_torch(name, {"params": state.params["net"], "batch_stats": state.batch_stats})
+    size, _, channels = config["image_shape"]
+    classes = len(config["classes"])
+    net = Mynn(size, classes) if name == "mynn" else Net(BACKBONES[name], channels, size)
+    net.load_state_dict({key: torch.tensor(np.asarray(array)) for key, array in weights.items()})
+    if name == "mynn":
+        return net, ScoresHead(), Sgd(config["learning_rate"], MOMENTUM), None
+    head = ArcHead(ArcFace(config["margin"]["m"]), config["scale"], classes=classes, min_norm=config["min_norm"])
+    with torch.no_grad():
+        head.weight.copy_(torch.tensor(np.asarray(state.params["head"]["class_weights"]).T))
+    return net, head, VARIANTS[name].net, VARIANTS[name].head

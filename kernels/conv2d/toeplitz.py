@@ -44,8 +44,8 @@ def _forward(padding: Padding, x: Array, w: Array) -> tuple[Array, tuple[Array, 
     height, width = (size + sum(pads) - w.shape[0] + 1 for size, pads in zip(x.shape, padding, strict=False))
     patches = _patches(padding, w.shape[0], x)
     matrix = _filter_matrix(w, _blocks(width)[1])
-    # One matrix for all patches, yet a batched product: so the images stay the minor axis. Behind the barrier the product
-    # reads that one matrix; before it, XLA:CPU would build it for each patch.
+    # One matrix for all patches, yet a batched product: so the images stay the minor axis. The barrier keeps XLA:CPU
+    # from building the matrix anew for each patch.
     matrix = jnp.broadcast_to(lax.optimization_barrier(matrix), (patches.shape[0], *matrix.shape))
     y = jnp.matmul(matrix, patches, precision=lax.Precision.HIGHEST)
     return y.reshape(height, -1, w.shape[3], x.shape[3])[:, :width], (x, w)

@@ -96,7 +96,25 @@ def test_training_beside_pytorch_begins_alike(capsys):
     ours, theirs = row["jaxnets"], row["torch"]
     assert ours["train_loss"] == pytest.approx(theirs["train_loss"], rel=1e-5) and ours["train_loss"] > 0
     assert ours["test_accuracy"] == pytest.approx(theirs["test_accuracy"], abs=0.01)
-    assert "mynn on faces" in capsys.readouterr().out
+    assert "epoch" in capsys.readouterr().out
+
+
+def test_training_a_variant_beside_pytorch_begins_alike_from_each_seed(digits):
+    """Its head with class weights, the shorter gradient of short embeddings and an optimiser of its own included."""
+    pytest.importorskip("torch")
+    taken = Accuracy("v1_2_2", data=f"idx:{digits}", epochs=1, batch_size=40, steps_per_epoch=3, seed=1, seeds=2)
+    rows = taken.measure()["rows"]
+    assert [row["seed"] for row in rows] == [1, 2]
+    for row in rows:
+        ours, theirs = row["jaxnets"], row["torch"]
+        assert ours["train_loss"] == pytest.approx(theirs["train_loss"], rel=1e-4)
+        assert ours["test_accuracy"] == pytest.approx(theirs["test_accuracy"], abs=0.02)
+    assert rows[0]["jaxnets"]["train_loss"] != rows[1]["jaxnets"]["train_loss"]
+
+
+def test_only_what_there_is_trains_beside_pytorch():
+    with pytest.raises(UserError, match="there is nothing called 'v9' to train; there is mynn, v0"):
+        Accuracy("v9").measure()
 
 
 def test_training_beside_pytorch_needs_pytorch(monkeypatch):

@@ -50,3 +50,17 @@ def test_runs_are_collected_into_a_table(tmp_path):
     assert "n = 2; the last 96.50 ± 0.71 %" in text and "a CPU, 2 cores, Python 3.11, JAX 0.10.2" in text
     with pytest.raises(UserError, match="differ in more than their seed"):
         tables.collect([*runs, finished_run(tmp_path / "other", 2, margin={"name": "cosface"})])
+
+
+def test_accuracies_of_several_seeds_are_averaged_for_each_epoch():
+    environment = {"cpu": "a CPU", "cpu_cores": 2, "python": "3.11", "jax": "0.10.2", "torch": "2.13"}
+    rows = [
+        {"seed": seed, "epoch": epoch}
+        | {name: {"test_accuracy": accuracy + seed / 100, "train_loss": 1 / epoch} for name in ("jaxnets", "torch")}
+        for seed in (0, 1)
+        for epoch, accuracy in ((1, 0.9), (2, 0.96))
+    ]
+    result = {"command": "python -m experiments.bench accuracy", "environment": environment, "rows": rows}
+    assert "| 2 | 96.50 ± 0.71 | 96.50 ± 0.71 | 0.5000 | 0.5000 |" in tables.accuracy_table(result)
+    one = tables.accuracy_table(result | {"rows": rows[:2]})
+    assert "| 1 | 90.00 | 90.00 | 1.0000 | 1.0000 |" in one and "seeds" not in one
