@@ -30,6 +30,7 @@ def collect(runs: list[Path]) -> dict[str, Any]:
         {
             "seed": record["config"]["seed"],
             "test_accuracy": [line["test_accuracy"] for line in lines],
+            "train_accuracy": [line["train_accuracy"] for line in lines],
             "smallest_gap_degrees": lines[-1]["separability"]["smallest_gap_degrees"],
             "largest_gap_degrees": lines[-1]["separability"]["largest_gap_degrees"],
             "verdict": lines[-1]["verdict"],

@@ -114,8 +114,9 @@ class Conv(nn.Module):
                 padding=self.padding,
                 layout=self.layout,
                 pool=self.pool,  # before the bias: rounding is monotonic, so the maxima are the same
-                # Images held batch first would be transposed for the CPU's fast products, which costs what they gain.
-                implementation="xla" if self.layout == "NHWC" else None,
+                # Images held batch first would be transposed for the CPU's fast products, which costs what they gain,
+                # unless they are smaller than the filters: for those XLA:CPU has plain loops alone.
+                implementation="xla" if self.layout == "NHWC" and min(x.shape[1:3]) >= self.kernel_size else None,
             )
         if not self.use_bias:
             return y

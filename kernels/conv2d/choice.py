@@ -22,6 +22,8 @@ def preferences(x: Array, w: Array, *, layout: str) -> tuple[str, ...]:
         return ("xla",)
     if size > 40:
         return ("squares", "tiled", "xla")
+    if size < w.shape[0]:  # for images smaller than the filters XLA:CPU has plain loops alone
+        return ("dft", "xla")
     if x.shape[layout.index("N")] < 16:  # transforming the filters would take most of the time
         return ("xla",)
     if w.shape[2] == 1:

@@ -33,6 +33,7 @@ def finished_run(folder, seed, **changes):
         {
             "epoch": epoch,
             "test_accuracy": accuracy,
+            "train_accuracy": 0.9,
             "verdict": "separated",
             "seconds": 40.0,
             "separability": {"smallest_gap_degrees": 30.4, "largest_gap_degrees": 40.0},

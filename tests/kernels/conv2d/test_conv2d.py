@@ -322,6 +322,7 @@ def test_choice(monkeypatch):
     assert chosen(28, 5, 1, 16) == "toeplitz"
     assert chosen(28, 5, 2, 16) == "dft"
     assert chosen(28, 5, 2, 1) == "xla"
+    assert chosen(2, 3, 2, 1) == "dft" and chosen(3, 3, 2, 1) == "xla"
     assert chosen(28, 1, 2, 16) == "xla"
     assert chosen(56, 5, 2, 1) == "squares"
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
@@ -329,7 +330,9 @@ def test_choice(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "shape", [(8, 3, 1, 1, 3, 16), (8, 3, 1, 2, 3, 16), (41, 3, 1, 2, 3, 1), (41, 3, 1, 5, 3, 1)], ids=str
+    "shape",
+    [(2, 3, 1, 2, 3, 1), (8, 3, 1, 1, 3, 16), (8, 3, 1, 2, 3, 16), (41, 3, 1, 2, 3, 1), (41, 3, 1, 5, 3, 1)],
+    ids=str,
 )
 def test_the_automatic_choice_is_right_too(shape):
     size, *rest = shape
