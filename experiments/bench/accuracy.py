@@ -79,6 +79,7 @@ class Accuracy:
                 row[name] = {"train_loss": loss, "test_accuracy": each.accuracy(), "seconds": seconds}
                 found = f"{loss:.4f}", f"{row[name]['test_accuracy']:.4f}", f"{seconds:.1f}"
                 table.add_row(str(seed), str(epoch + 1), name, *found)
+                bar.say(f"seed {seed}, epoch {epoch + 1}, {name}: loss {found[0]}, test accuracy {found[1]}")
             yield row
 
     def _builder(self) -> Callable[[int], "Experiment"]:

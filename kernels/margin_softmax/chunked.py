@@ -24,9 +24,9 @@ LARGEST_EXPONENT = 85  # e^88 is about the largest float32, and e^−87 the smal
 
 @dataclasses.dataclass(frozen=True)
 class Chunked:
-    """`numbers`: how many cosines are held at once, at most (a chunk is of at least 128 classes); None chooses."""
+    """`size`: how many classes are taken at once; None chooses."""
 
-    numbers: int | None = None
+    size: int | None = None
 
     def log_sum(self, x: Float[Array, "N D"], w: Float[Array, "C K D"], rows: Rows, scale: float) -> Float[Array, "N"]:
         inverse_x = inverse_lengths(x)
@@ -89,9 +89,8 @@ class Chunked:
 
     def _over_chunks(self, w: Array, num_rows: int, add: Callable[..., Any], so_far: Any) -> Any:
         """Folds `add`(chunk of w, inverse lengths, first class, so far) over the classes, without padding the last."""
-        num_classes, num_centers, _ = w.shape
-        numbers = self.numbers or choice.cosines_at_once()
-        size = max(numbers // max(num_rows * num_centers, 1) // 128 * 128, 128)
+        num_classes = w.shape[0]
+        size = self.size or choice.chunk_size(num_rows, w.shape)
         whole = num_classes // size if num_classes > size else 0
         inverse_w = inverse_lengths(w)  # in one go: a program of value and gradients does it once
 

@@ -183,7 +183,7 @@ def test_every_implementation_sums_the_shares(monkeypatch, name, margin):
     """In several chunks; and interpreted."""
     from jax.experimental.pallas import tpu as pltpu
 
-    small = {"chunked": Chunked(numbers=1), "pallas_tpu": PallasTpu(128, 128, interpret=pltpu.InterpretParams())}
+    small = {"chunked": Chunked(size=128), "pallas_tpu": PallasTpu(128, 128, interpret=pltpu.InterpretParams())}
     monkeypatch.setitem(sharded._STREAMS, name, lambda: small[name])
     arrays = problem(4 * 300)
     got = over_devices(BOTH, margin, scale=16.0, implementation=name)(*arrays)

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from jaxnets.margins import ArcFace, NormFace
-from kernels.margin_softmax import HardNegatives, margin_softmax, reference, streamed
+from kernels.margin_softmax import HardNegatives, choice, margin_softmax, reference, streamed
 from kernels.margin_softmax.chunked import Chunked
 
 N, D = 6, 16
-SMALLEST = Chunked(numbers=1)  # 128 classes a chunk
+SMALLEST = Chunked(size=128)
 EPS = float(np.finfo(np.float32).eps)
 
 
@@ -59,6 +59,13 @@ def test_chunks_add_up(num_classes, scale, num_centers, t):
     np.testing.assert_allclose(got[0], want[0], rtol=1e-6, atol=off + 1e-6)
     for gradient, exact in zip(got[1:], want[1:], strict=True):
         np.testing.assert_allclose(gradient, exact, rtol=0, atol=(off + 1e-6) * np.abs(exact).max())
+
+
+def test_neither_cosines_nor_copies_of_weights_are_many_in_a_chunk():
+    assert choice.chunk_size(1024, (10**6, 1, 512)) == 1024  # 2²⁰ cosines
+    assert choice.chunk_size(1, (10**6, 1, 512)) == choice.chunk_size(128, (10**6, 1, 512)) == 4096  # 2²¹ of weights
+    assert choice.chunk_size(100, (10**6, 3, 64)) == 2**20 // 300 // 128 * 128
+    assert choice.chunk_size(10**6, (10, 1, 2)) == 128
 
 
 def test_float32_holds_the_sum_at_its_largest():
