@@ -63,7 +63,7 @@ def _is_hopper() -> bool:
 class PallasGpu:
     """`numbers`: how many of dZ are held at once, at most (a chunk is of at least 128 classes); of 2 bytes each."""
 
-    numbers: int = 3 * 2**24
+    numbers: int = 45 * 2**20
     multiprocessors: int = 132  # of an H100 or H200: as many blocks run at once
     interpret: Any = None  # `plgpu.InterpretGPUParams()` to run on a CPU
 
