@@ -108,6 +108,12 @@ def step_table(result: dict[str, Any]) -> str:
     return "\n".join(rows)
 
 
+def rates_table(result: dict[str, Any]) -> str:
+    rates = {row["name"]: row["torch"]["median_seconds"] / row["jaxnets"]["median_seconds"] for row in result["rows"]}
+    listed = ", ".join(f"{name} {rate:.2f}" for name, rate in rates.items())
+    return f"With JAX {result['environment']['jax']}, as multiples of PyTorch's rate: {listed}. {_made_by(result)}"
+
+
 def products_table(result: dict[str, Any]) -> str:
     products, step = result["products_seconds"], result["step_seconds"]
     gflop = sum(row["gflop"] for row in result["products"])
@@ -203,6 +209,7 @@ TABLES = {
     "default_run": default_run_table,
     "exact_gradient_run": default_run_table,
     "step_cpu": step_table,
+    "step_cpu_jax_0_10": rates_table,
     "mynn_step_cpu": step_table,
     "inference_cpu": step_table,
     "products_cpu": products_table,
