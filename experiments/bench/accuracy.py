@@ -53,7 +53,8 @@ class Accuracy:
         build = self._builder()
         first = build(self.seed)
         of_seed = 2 * self.epochs * first.cut.examples
-        table = Table("seed", "epoch", "contender", "loss", "test accuracy", "seconds", title=f"{self.variant}")
+        title = f"{self.variant} on {first.config['data']}"
+        table = Table("seed", "epoch", "contender", "loss", "test accuracy", "seconds", title=title)
         rows: list[dict[str, Any]] = []
         with ProgressBar(self.variant, self.seeds * of_seed) as bar:
             for i in range(self.seeds):

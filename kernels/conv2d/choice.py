@@ -17,12 +17,13 @@ TILE, _MANY_POINTS = 28, 2**23
 
 def preferences(x: Array, w: Array, *, layout: str) -> tuple[str, ...]:
     """Names of implementations, the best first, on the default backend; those that refuse are to be passed over."""
-    size = max(x.shape[layout.index("H")], x.shape[layout.index("W")])
+    sides = x.shape[layout.index("H")], x.shape[layout.index("W")]
+    size = max(sides)
     if not is_cpu() or w.shape[0] == 1:  # filters of one pixel are a matrix product already
         return ("xla",)
     if size > 40:
         return ("squares", "tiled", "xla")
-    if size < w.shape[0]:  # for images smaller than the filters XLA:CPU has plain loops alone
+    if min(sides) < w.shape[0]:  # for images smaller than the filters XLA:CPU has plain loops alone
         return ("dft", "xla")
     if x.shape[layout.index("N")] < 16:  # transforming the filters would take most of the time
         return ("xla",)

@@ -59,7 +59,7 @@ def _backward(padding: Padding, residuals: tuple[Array, Array], dy: Array) -> tu
     matrix, to_dw = jax.vjp(functools.partial(_filter_matrix, block=block), w)
     dy = jnp.pad(dy, ((0, 0), (0, count * block - width), (0, 0), (0, 0))).reshape(height * count, -1, x.shape[3])
     d_patches = jnp.einsum("qp,bqn->bpn", matrix, dy, precision=lax.Precision.HIGHEST)
-    # Summed apart: fused with its products, the sum makes XLA:CPU take them one after the other, six times as slow.
+    # Summed apart: fused with its products, the sum makes XLA:CPU take them one after the other, several times as slow.
     of_blocks = lax.optimization_barrier(jnp.einsum("bpn,bqn->bpq", patches, dy, precision=lax.Precision.HIGHEST))
     return (*to_dx(d_patches), *to_dw(of_blocks.sum(0).T))
 

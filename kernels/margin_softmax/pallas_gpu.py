@@ -61,7 +61,10 @@ def _is_hopper() -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class PallasGpu:
-    """`numbers`: how many of dZ are held at once, at most (a chunk is of at least 128 classes); of 2 bytes each."""
+    """`numbers`: how many of dZ are held at once, at most (a chunk is of at least 128 classes); of 2 bytes each.
+
+    By default as many as keep all temporaries within 250 MB at N = 4096 and D = 512, see `kernels.margin_softmax.aot`.
+    """
 
     numbers: int = 45 * 2**20
     multiprocessors: int = 132  # of an H100 or H200: as many blocks run at once

@@ -273,7 +273,7 @@ def test_a_step_in_bfloat16_with_dropout_over_devices():
 
 
 def test_images_smaller_than_the_filters_are_no_plain_loops():
-    """XLA:CPU has nothing better for them than loops, a hundred times slower than products: ResNet's last at 64×64."""
+    """XLA:CPU has nothing better for them than loops, which are far slower than products: ResNet's last at 64×64."""
 
     def convolutions(size):
         x, layer = jnp.ones((4, size, size, 8)), Conv(8, 3, 1)
