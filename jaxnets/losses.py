@@ -31,9 +31,10 @@ def cosines(
 ) -> Float[Array, "N C"]:
     """cos θ between each embedding and each class, free of any margin: what predictions are read from.
 
-    Of a class with K sub-centres it is the cosine to the nearest.
+    Of a class with K sub-centres it is the cosine to the nearest. In float32 at least, as the loss computes them.
     """
-    return geometry.cosines(directions(embeddings), directions(class_weights))
+    dtype = geometry.wide(embeddings.dtype, class_weights.dtype)
+    return geometry.cosines(directions(embeddings.astype(dtype)), directions(class_weights.astype(dtype)))
 
 
 def dominant_centers(
@@ -41,13 +42,18 @@ def dominant_centers(
 ) -> Float[Array, "C D"]:
     """Of each class the sub-centre that is nearest to most of its embeddings; the first where there are none.
 
+    An embedding of label −1 counts for no class.
+
     The others gather what is noisy or unusual, and may be dropped after training: Deng et al., Sub-center ArcFace:
     Boosting Face Recognition by Large-scale Noisy Web Faces, 2020.
     """
     num_classes, num_centers, _ = class_weights.shape
-    own = jnp.take(directions(class_weights), labels, axis=0)
-    nearest = jnp.einsum("nd,nkd->nk", directions(embeddings), own).argmax(axis=1)
-    votes = jnp.zeros((num_classes, num_centers), jnp.int32).at[labels, nearest].add(1)
+    dtype = geometry.wide(embeddings.dtype, class_weights.dtype)
+    own = directions(jnp.take(class_weights, labels, axis=0, mode="clip").astype(dtype))
+    x = directions(embeddings.astype(dtype))
+    nearest = jnp.einsum("nd,nkd->nk", x, own, precision=jax.lax.Precision.HIGHEST).argmax(axis=1)
+    counted = jnp.where(labels < 0, num_classes, labels)
+    votes = jnp.zeros((num_classes, num_centers), jnp.int32).at[counted, nearest].add(1, mode="drop")
     return jnp.take_along_axis(class_weights, votes.argmax(axis=1)[:, None, None], axis=1)[:, 0]
 
 

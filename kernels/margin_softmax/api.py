@@ -34,8 +34,9 @@ def margin_softmax(
     loss_i = −log( exp(s·ψ_i) / (exp(s·ψ_i) + Σ_{j≠y_i} exp(s·f(cos θ_ij))) ), with ψ_i = margin(cos θ_iy, sin θ_iy) and
     f the identity but for hard negatives.
 
-    Differentiable in embeddings and class weights; usable under jit, vmap and grad. Inputs of less than 32 bits are
-    widened before anything is computed from them; the loss is float32, or float64 if either is.
+    Differentiable in embeddings and class weights, in reverse mode; usable under jit, vmap, grad, pmap and shard_map.
+    Inputs of less than 32 bits are widened before anything is computed from them; the loss is float32, or float64 if
+    either is.
 
     Args:
       embeddings: [N, D], of any length: their directions alone matter.

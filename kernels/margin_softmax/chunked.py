@@ -59,7 +59,7 @@ class Chunked:
         inverse_x = inverse_lengths(x)
         dtype = inverse_x.dtype
         of_rows = (cotangent * scale)[:, None]
-        weighted_x = (x.astype(dtype) * inverse_x[:, None] * of_rows).astype(x.dtype)
+        weighted_x = x.astype(dtype) * inverse_x[:, None] * of_rows
 
         def add(chunk: Array, inverse_w: Array, first: Array | int, so_far: tuple[Array, Array]) -> tuple[Array, Array]:
             dx, dw = so_far
@@ -71,8 +71,8 @@ class Chunked:
             # What belongs to a row alone is left to the products' other sides, of N × D numbers and not N × B.
             to_each = (_to_nearest(share, cosines) * inverse_w[None]).reshape(len(x), -1)
             flat, inverse = chunk.reshape(-1, chunk.shape[-1]), inverse_w.reshape(-1)
-            dx = dx + _product("nc,cd->nd", to_each, flat)
-            dw_flat = _product("nc,nd->cd", to_each, weighted_x)
+            dx = dx + _product("nc,cd->nd", to_each, flat, _common(x, w))
+            dw_flat = _product("nc,nd->cd", to_each, weighted_x, _common(x, w))
             along = (dw_flat * flat.astype(dtype)).sum(axis=-1) * inverse**2
             # `along` is 0 already where a class has no direction. On a CPU this keeps what follows out of the product's
             # own loop, which is slow at it, and lets it go where the chunk is written.
@@ -106,7 +106,7 @@ class Chunked:
 
 
 def _cosines(x: Array, inverse_x: Array, chunk: Array, inverse_w: Array) -> Float[Array, "N B K"]:
-    products = _product("nd,cd->nc", x, chunk.reshape(-1, chunk.shape[-1]))
+    products = _product("nd,cd->nc", x, chunk.reshape(-1, chunk.shape[-1]), _common(x, chunk))
     return products.reshape(len(x), *inverse_w.shape) * inverse_x[:, None, None] * inverse_w[None]
 
 
@@ -148,10 +148,15 @@ def without_radial(gradient: Array, vectors: Array, inverse: Array) -> Array:
     return gradient - (gradient * unit).sum(axis=-1, keepdims=True) * unit
 
 
-def _product(subscripts: str, a: Array, b: Array) -> Array:
-    """In the dtype of b, summed in float32; a CPU has no units for products of fewer bits, and widens them."""
-    widened = wide(b.dtype)
-    dtype = widened if is_cpu() else b.dtype
+def _common(x: Array, w: Array) -> Any:
+    """What their products are made in: of two dtypes, neither is to be rounded to the other."""
+    return x.dtype if x.dtype == w.dtype else wide(x.dtype, w.dtype)
+
+
+def _product(subscripts: str, a: Array, b: Array, dtype: Any) -> Array:
+    """Of numbers in `dtype`, summed in float32; a CPU has no units for products of fewer bits, and widens them."""
+    widened = wide(dtype)
+    dtype = widened if is_cpu() else dtype
     return jnp.einsum(
         subscripts,
         a.astype(dtype),

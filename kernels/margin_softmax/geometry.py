@@ -3,6 +3,7 @@
 from typing import Any
 
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Float, Int
 
 SHORTEST = 1e-12  # the length below which a vector has no direction; PyTorch's `normalize` has the same
@@ -26,8 +27,8 @@ def cosines(x: Float[Array, "N D"], w: Float[Array, "C D"] | Float[Array, "C K D
     Where several are equally near it is the first one, which has the gradient alone.
     """
     if w.ndim == 2:
-        return x @ w.T
-    to_each = jnp.einsum("nd,ckd->nck", x, w)
+        return jnp.matmul(x, w.T, precision=lax.Precision.HIGHEST)
+    to_each = jnp.einsum("nd,ckd->nck", x, w, precision=lax.Precision.HIGHEST)
     return jnp.take_along_axis(to_each, to_each.argmax(axis=2, keepdims=True), axis=2)[:, :, 0]
 
 
@@ -40,7 +41,7 @@ def target_cos_sin(
     """
     own = jnp.take(w, labels, axis=0, mode="clip")
     if own.ndim == 3:
-        nearest = jnp.einsum("nd,nkd->nk", x, own).argmax(axis=1)
+        nearest = jnp.einsum("nd,nkd->nk", x, own, precision=lax.Precision.HIGHEST).argmax(axis=1)
         own = jnp.take_along_axis(own, nearest[:, None, None], axis=1)[:, 0]
     return cos_sin(x, own)
 

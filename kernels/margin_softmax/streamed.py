@@ -21,6 +21,7 @@ from jaxtyping import Array, Float, Int
 
 from kernels.margin_softmax.geometry import directions, target_cos_sin, wide
 from kernels.margin_softmax.reference import HardNegatives, OfTarget
+from kernels.varying import varying_like
 
 
 class Hard(NamedTuple):
@@ -117,8 +118,9 @@ def _own_cos_sin(x: Float[Array, "N D"], own: Float[Array, "N K D"]) -> tuple[Fl
 def _others(
     streams: Streams, scale: float, x: Array, w: Array, rows: Rows
 ) -> tuple[Float[Array, "N"], Float[Array, "N K D"]]:
-    """L, and each row's own class weights."""
-    return streams.log_sum(x, w, rows, scale), jnp.take(w, rows.labels, axis=0, mode="clip")
+    """L, and each row's own class weights, widened so that their gradient is not rounded before it is summed."""
+    own = jnp.take(w, rows.labels, axis=0, mode="clip")
+    return streams.log_sum(x, w, rows, scale), own.astype(wide(w.dtype))
 
 
 def _forward(streams: Streams, scale: float, x: Array, w: Array, rows: Rows) -> tuple[tuple[Array, Array], tuple]:
@@ -136,7 +138,17 @@ def _backward(
     others, of_others = (jnp.where(is_alone, 0, array) for array in (others, of_others))
     dx, dw = streams.gradients(x, w, rows, scale, others, of_others)
     own = jnp.where(rows.labels < 0, len(w), rows.labels)  # those without a class here: −1 would be the last one
-    return dx, dw.at[own].add(of_own, mode="drop"), None
+    return dx, _with_own(dw, own, of_own), None
 
 
 _others.defvjp(_forward, _backward)
+
+
+def _with_own(dw: Float[Array, "C K D"], own: Int[Array, "N"], of_own: Float[Array, "N K D"]) -> Float[Array, "C K D"]:
+    """dw and, at the class of each row, what comes of it; dw is rounded once, however many rows a class has."""
+    if dw.dtype == of_own.dtype:
+        return dw.at[own].add(of_own, mode="drop")
+    classes, which = jnp.unique(own, return_inverse=True, size=len(own), fill_value=len(dw))
+    sums = varying_like(jnp.zeros(of_own.shape, of_own.dtype), of_own).at[which].add(of_own)
+    sums += jnp.take(dw, classes, axis=0, mode="clip").astype(of_own.dtype)
+    return dw.at[classes].set(sums.astype(dw.dtype), mode="drop")

@@ -60,6 +60,19 @@ def test_cosines_to_the_nearest_subcenters():
     np.testing.assert_allclose(got, [[0, 1], [0.8, 0.6], [1, 0]], atol=1e-6)
 
 
+def test_cosines_are_float32_at_least():
+    """As the loss has them: in float16 the squares of this length would overflow, and all directions be lost."""
+    got = cosines(jnp.array([[3e3, 4e3]], jnp.float16), jnp.array([[0.0, 1.0]], jnp.bfloat16))
+    assert got.dtype == jnp.float32
+    np.testing.assert_allclose(got, [[0.8]], rtol=1e-6)
+
+
+def test_embeddings_of_no_class_vote_for_none():
+    embeddings = jnp.array([[0.0, 1.0]] * 3)
+    got = dominant_centers(embeddings, SUBCENTERS, jnp.array([-1, -1, -1]))
+    np.testing.assert_array_equal(got, SUBCENTERS[:, 0])
+
+
 def test_dominant_centers():
     """Of class 0 two of three are nearer to its second; class 1 has none, so its first."""
     embeddings = jnp.array([[0.1, 1.0], [0.1, -1.0], [-1.0, -2.0]])

@@ -1,6 +1,7 @@
 """Several chunks and a rest, which shapes of the contract are too small for, against the definition in float64."""
 
 import math
+import re
 from functools import partial
 
 import jax
@@ -11,6 +12,7 @@ import pytest
 from jaxnets.margins import ArcFace, NormFace
 from kernels.margin_softmax import HardNegatives, choice, margin_softmax, reference, streamed
 from kernels.margin_softmax.chunked import Chunked
+from kernels.platform import portable
 
 N, D = 6, 16
 SMALLEST = Chunked(size=128)
@@ -89,3 +91,23 @@ def test_a_class_without_others_passes_no_gradient():
     assert loss == 0
     for gradient in gradients:
         np.testing.assert_array_equal(gradient, 0)
+
+
+@pytest.mark.parametrize(
+    ("dtypes", "wanted"), [(("float32", "bfloat16"), {"f32"}), (("bfloat16",) * 2, {"bf16", "f32"})]
+)
+def test_other_platforms_multiply_in_what_both_have_in_common(dtypes, wanted):
+    """A CPU widens all; elsewhere float32 must not be rounded to the bfloat16 that it is multiplied with.
+
+    What belongs to a row's own class is float32 always.
+    """
+    x, w, labels = problem(300)
+    x, w = (jnp.asarray(array, dtype) for array, dtype in zip((x, w), dtypes, strict=True))
+
+    def total(x, w):
+        return streamed.margin_softmax(SMALLEST, x, w, labels, margin=NormFace(), scale=8.0).sum()
+
+    with portable():
+        program = jax.jit(jax.grad(total, (0, 1))).lower(x, w).as_text()
+    operands = re.findall(r"dot_general.* : \(tensor<[\dx]*x(\w+)>, tensor<[\dx]*x(\w+)>\)", program)
+    assert operands and {name for pair in operands for name in pair} == wanted

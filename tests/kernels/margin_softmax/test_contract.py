@@ -425,7 +425,7 @@ def test_equal_logits_at_a_large_scale(implementation):
     np.testing.assert_allclose(loss, math.log(1000), rtol=1e-5)
 
 
-@pytest.mark.parametrize("how", ["vmap", "shard_map", "shard_map without check_vma"])
+@pytest.mark.parametrize("how", ["vmap", "pmap", "shard_map", "shard_map without check_vma"])
 def test_rows_in_parts(implementation, how):
     """Each part has its losses and the gradient of its rows; that of the weights is the sum over all."""
     case, (x, w, labels) = Case(ArcFace(0.3, beyond="rising")), problem((12, 8, 5))
@@ -435,8 +435,9 @@ def test_rows_in_parts(implementation, how):
         return margin_softmax(x, w, labels, **args).sum()
 
     value_and_grad = jax.value_and_grad(total, (0, 1))
-    if how == "vmap":
-        losses, (dx, dw) = jax.jit(jax.vmap(value_and_grad, (0, None, 0)))(x.reshape(3, 4, 8), w, labels.reshape(3, 4))
+    if how in ("vmap", "pmap"):
+        mapped = {"vmap": jax.vmap, "pmap": jax.pmap}[how](value_and_grad, in_axes=(0, None, 0))
+        losses, (dx, dw) = jax.device_get(mapped(x.reshape(3, 4, 8), w, labels.reshape(3, 4)))
         loss, dx, dw = losses.sum(), dx.reshape(12, 8), dw.sum(axis=0)
     else:
         # Over two devices the GPU's interpreter says "Barrier remains allocated"; for two it is lowered, see
@@ -466,6 +467,51 @@ def test_bfloat16_inputs_are_widened_first(implementation):
     assert got.dtype == jnp.float32
     want = loss64(np.asarray(x, np.float64), np.asarray(w, np.float64), labels, Case(ArcFace(0.5)), 16.0)
     np.testing.assert_allclose(got, want, rtol=1e-5, atol=tolerance(16.0, 32))
+
+
+@pytest.mark.parametrize("dtypes", [("bfloat16", "float32"), ("float32", "bfloat16")], ids=" ".join)
+def test_of_two_dtypes_the_narrower_is_widened(implementation, dtypes):
+    """Neither the wider one nor anything between is rounded to the narrower."""
+    x, w, labels = problem((16, 32, 7))
+    x, w = (jnp.asarray(array, dtype) for array, dtype in zip((x, w), dtypes, strict=True))
+    case = Case(ArcFace(0.5, beyond="rising"))
+
+    def total(x, w):
+        return margin_softmax(x, w, labels, margin=case.margin, scale=16.0, implementation=implementation).sum()
+
+    loss, gradients = jax.value_and_grad(total, (0, 1))(x, w)
+    exact, want = gradients64(np.asarray(x, np.float64), np.asarray(w, np.float64), labels, case, 16.0)
+    off = tolerance(16.0, 32) + left_out(implementation, 16.0, case)
+    np.testing.assert_allclose(loss, exact, rtol=1e-5, atol=16 * off)
+    for got, gradient, dtype in zip(gradients, want, dtypes, strict=True):
+        # Its parts, of the target and of the others, are rounded, and so is their sum.
+        atol = (off + 1e-6 + (2 * 2**-8 if dtype == "bfloat16" else 0)) * np.abs(gradient).max()
+        np.testing.assert_allclose(np.asarray(got, np.float64), gradient, rtol=0, atol=atol)
+
+
+def test_gradients_of_many_rows_a_class_are_not_rounded_one_by_one(implementation):
+    """In bfloat16 a sum stagnates once it is 2⁸ times what is added; this one is rounded twice at most."""
+    x, w, labels = problem((2048, 8, 4))
+    x, w = jnp.asarray(x, jnp.bfloat16), jnp.asarray(w, jnp.bfloat16)
+    case = Case(ArcFace(0.5, beyond="rising"))
+
+    def total(w):
+        return margin_softmax(x, w, labels, margin=case.margin, scale=16.0, implementation=implementation).sum()
+
+    got = np.asarray(jax.jit(jax.grad(total))(w), np.float64)
+    _, (_, want) = gradients64(np.asarray(x, np.float64), np.asarray(w, np.float64), labels, case, 16.0)
+    np.testing.assert_allclose(got, want, rtol=0, atol=2 * 2**-8 * np.abs(want).max())
+
+
+def test_products_are_of_the_highest_precision(implementation):
+    """Elsewhere than on a CPU, float32 would by default be multiplied with fewer bits."""
+    if implementation == "pallas_gpu":
+        pytest.skip("its products are of bfloat16, in parts")
+    x, w, labels = problem((4, 3, 5))
+    loss = partial(margin_softmax, margin=ArcFace(0.3), scale=5.0, implementation=implementation)
+    lowered = jax.jit(jax.grad(lambda x, w: loss(x, w, labels).sum(), (0, 1))).lower(x, w).as_text()
+    products = [line for line in lowered.splitlines() if "dot_general" in line]
+    assert products and all("precision = [HIGHEST, HIGHEST]" in line for line in products)
 
 
 def test_misfits_are_refused(implementation):
