@@ -150,5 +150,6 @@ def _with_own(dw: Float[Array, "C K D"], own: Int[Array, "N"], of_own: Float[Arr
         return dw.at[own].add(of_own, mode="drop")
     classes, which = jnp.unique(own, return_inverse=True, size=len(own), fill_value=len(dw))
     sums = varying_like(jnp.zeros(of_own.shape, of_own.dtype), of_own).at[which].add(of_own)
-    sums += jnp.take(dw, classes, axis=0, mode="clip").astype(of_own.dtype)
-    return dw.at[classes].set(sums.astype(dw.dtype), mode="drop")
+    flat = dw.reshape(len(dw), -1)  # which has one layout; or XLA might copy all of dw to have the centres apart
+    sums = sums.reshape(len(own), -1) + jnp.take(flat, classes, axis=0, mode="clip").astype(of_own.dtype)
+    return flat.at[classes].set(sums.astype(dw.dtype), mode="drop").reshape(dw.shape)
