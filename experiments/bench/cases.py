@@ -25,6 +25,8 @@ def cases(names: tuple[str, ...]) -> list[Case]:
     """The named ones; `all` are the variants of the ArcLoss study."""
     if names == ("all",):
         names = tuple(VARIANTS)
+    if not names:
+        raise UserError(f"there is nothing named to measure; there is {', '.join(CASES)}")
     for name in names:
         if name not in CASES:
             raise UserError(f"there is nothing called {name!r} to measure; there is {', '.join(CASES)}")

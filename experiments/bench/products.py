@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments.bench.cases import cases
+from experiments.terminal import check_counts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +28,7 @@ class Products:
     def measure(self) -> dict[str, Any]:
         from experiments.bench.worker import jaxnets_inputs, jaxnets_task, median_seconds
 
+        check_counts(self, ("rounds",))
         (case,) = cases((self.variant,))
         inputs = jaxnets_inputs(case)
         import jax

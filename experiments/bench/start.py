@@ -14,16 +14,25 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from experiments.terminal import UserError, check_counts
+from experiments.variants import VARIANTS
+
 
 @dataclasses.dataclass(frozen=True)
 class Start:
     """From the command to its first training step, with no compiled programs kept and with them."""
 
     variant: str = "v1_2_3"
+    """one of the ArcLoss study's"""
     rounds: int = 3
+    """starts of each kind; the median counts"""
     out: Path | None = None
+    """write the result as JSON"""
 
     def measure(self) -> dict[str, Any]:
+        check_counts(self, ("rounds",))
+        if self.variant not in VARIANTS:
+            raise UserError(f"there is no variant {self.variant!r} to start; there is {', '.join(VARIANTS)}")
         return _start(self)
 
 

@@ -9,6 +9,7 @@ from rich.table import Table
 
 from experiments.bench.cases import cases
 from experiments.bench.contender import contenders, measure
+from experiments.terminal import check_counts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,12 +26,13 @@ class Step:
     """write the result as JSON"""
 
     def measure(self) -> dict[str, Any]:
+        check_counts(self, ("rounds",))
         return _compare("step", self.variants, self.rounds, compiled=self.compiled)
 
 
 @dataclasses.dataclass(frozen=True)
 class Inference:
-    """10,000 images made into embeddings, batch by batch, ours and PyTorch's taking turns."""
+    """10,000 images, and as many as fill the last batch, made into embeddings, ours and PyTorch's taking turns."""
 
     variants: tuple[str, ...] = ("v1_2_3",)
     """names of variants; or all (of them)"""
@@ -42,6 +44,7 @@ class Inference:
     """write the result as JSON"""
 
     def measure(self) -> dict[str, Any]:
+        check_counts(self, ("rounds",))
         return _compare("inference", self.variants, self.rounds, compiled=self.compiled)
 
 

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any, Literal, TypeAlias, get_args
 
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
@@ -72,6 +73,10 @@ def conv2d(
     pads = _explicit(padding, x, w, stride, layout)
     x, w = vary_alike(x, w)
     arguments: dict[str, Any] = {"stride": stride, "padding": pads, "layout": layout, "pool": pool}
+    if pool:
+        _refuse_too_small(x, w, stride, pads, layout)
+    if implementation is None and x.size == 0:
+        implementation = "xla"  # there is nothing to be fast at
     if implementation is not None:
         return _IMPLEMENTATIONS[implementation](x, w, **arguments)
     for name in choice.preferences(x, w, layout=layout):
@@ -98,14 +103,26 @@ def _check(x: Array, w: Array, stride: int, layout: str, implementation: str | N
         raise ValueError(f"conv2d takes a stride of at least 1, not {stride}")
 
 
+def _refuse_too_small(x: Array, w: Array, stride: int, pads: reference.Padding, layout: str) -> None:
+    sides = (x.shape[layout.index("H")], x.shape[layout.index("W")])
+    out = tuple((n + sum(of) - k) // stride + 1 for n, of, k in zip(sides, pads, w.shape, strict=False))
+    if min(out) < 2:
+        raise ValueError(f"a result of {out} pixels is too small for 2×2 windows")
+
+
 def _explicit(padding: Padding, x: Array, w: Array, stride: int, layout: str) -> reference.Padding:
     size = x.shape[layout.index("H")], x.shape[layout.index("W")]
-    if isinstance(padding, str):
-        rows, columns = lax.padtype_to_pads(size, w.shape[:2], (stride, stride), padding)
-    elif isinstance(padding, int):
-        rows = columns = (padding, padding)
-    else:
-        rows, columns = padding
+    match padding:
+        case "SAME" | "VALID":
+            rows, columns = lax.padtype_to_pads(size, w.shape[:2], (stride, stride), padding)
+        case int() | np.integer():
+            rows = columns = (int(padding), int(padding))
+        case (top, bottom), (left, right):
+            rows, columns = (top, bottom), (left, right)
+        case _:
+            raise ValueError(
+                f"conv2d takes a padding of one number, ((top, bottom), (left, right)), SAME or VALID, not {padding!r}"
+            )
     for length, k, (low, high) in zip(size, w.shape[:2], (rows, columns), strict=True):
         if length + low + high < k:
             raise ValueError(f"filters {w.shape[:2]} do not fit in images {size} padded by {(rows, columns)}")

@@ -149,7 +149,12 @@ def _prelu(z: Array, slope: Array | None) -> Array:
 
 
 def _first_max(a: Array, b: Array) -> Array:
-    return jnp.where(a >= b, a, b)
+    return jnp.where(_is_first(a, b), a, b)
+
+
+def _is_first(a: Array, b: Array) -> Array:
+    """Whether a is the maximum, of equals the first; NaN is above all, or it would be lost."""
+    return (a >= b) | jnp.isnan(a)
 
 
 def _windows(layout: str) -> Windows:
@@ -167,7 +172,7 @@ def _pool_winners(
     ]
 
     def better(a: tuple, b: tuple) -> tuple:
-        first = a[0] >= b[0]
+        first = _is_first(a[0], b[0])
         return tuple(jnp.where(first, of_a, of_b) for of_a, of_b in zip(a, b, strict=True))
 
     _, winner, reached = better(better(*candidates[:2]), better(*candidates[2:]))

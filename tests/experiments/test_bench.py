@@ -10,6 +10,7 @@ from experiments.bench.cases import cases
 from experiments.bench.epoch import EpochCost
 from experiments.bench.head import Head
 from experiments.bench.products import Products, products_of
+from experiments.bench.start import Start
 from experiments.bench.step import Inference, Step
 from experiments.terminal import UserError
 
@@ -115,6 +116,20 @@ def test_training_a_variant_beside_pytorch_begins_alike_from_each_seed(digits):
 def test_only_what_there_is_trains_beside_pytorch():
     with pytest.raises(UserError, match="there is nothing called 'v9' to train; there is mynn, v0"):
         Accuracy("v9").measure()
+
+
+@pytest.mark.parametrize(
+    ("config", "complaint"),
+    [
+        *[(kind(rounds=0), "--rounds must be 1 or more, not 0") for kind in (Step, Inference, Products, Start)],
+        (Step(variants=()), "there is nothing named to measure; there is v0"),
+        (Start(variant="v9"), "there is no variant 'v9' to start; there is v0"),
+    ],
+    ids=repr,
+)
+def test_what_cannot_be_measured_is_said_in_a_sentence(config, complaint):
+    with pytest.raises(UserError, match=complaint):
+        config.measure()
 
 
 def test_training_beside_pytorch_needs_pytorch(monkeypatch):

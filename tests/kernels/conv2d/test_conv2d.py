@@ -310,9 +310,24 @@ def test_checks():
         ({"w": jnp.ones((3, 3, 3, 4), jnp.bfloat16)}, "one dtype"),
         ({"w": jnp.ones((9, 9, 3, 4))}, "do not fit"),
         ({"stride": 0}, "stride"),
+        ({"padding": (1, 1)}, r"a padding of one number, .* not \(1, 1\)"),
+        ({"padding": "EVEN"}, "a padding of one number, .* not 'EVEN'"),
+        *[
+            ({"x": jnp.ones((2, 1, 50, 3)), "pool": True, "implementation": name}, r"a result of \(1, 50\) pixels")
+            for name in (None, "tiled", "squares", "xla")
+        ],
     ]:
         with pytest.raises(ValueError, match=complaint):
             conv2d(**{"x": x, "w": w, "padding": 1, **arguments})
+
+
+@pytest.mark.parametrize(("size", "c_in"), [(50, 3), (50, 8), (2, 8), (8, 1)])
+def test_of_no_images_there_are_no_results(size, c_in):
+    x, w = jnp.ones((0, size, size, c_in)), jnp.ones((3, 3, c_in, 4))
+    y, pull = jax.vjp(lambda x, w: conv2d(x, w, padding=np.int64(1)), x, w)
+    dx, dw = pull(y)
+    assert y.shape == (0, size, size, 4) and dx.shape == x.shape
+    np.testing.assert_array_equal(dw, jnp.zeros_like(w))
 
 
 def test_choice(monkeypatch):

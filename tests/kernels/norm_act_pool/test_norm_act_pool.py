@@ -242,6 +242,14 @@ def test_inference_with_the_statistics_of_the_batch_is_training(layout, pool, sl
     assert np.count_nonzero(dx) <= dy.size
 
 
+@pytest.mark.parametrize("place", range(4))
+def test_nan_is_not_hidden_by_the_pool(place):
+    """Of a network that has diverged; at inference, where NaN is not in the statistics already."""
+    x = jnp.ones(4).at[place].set(jnp.nan).reshape(1, 2, 2, 1)
+    one = jnp.ones(1)
+    assert jnp.isnan(norm_act_pool_inference(x, one, one, jnp.float32(0.5), one, one, pool=True)).all()
+
+
 def test_by_hand():
     """x = 1, 2, 3, 6 has mean 3 and variance 3.5; the window's maximum normalised is 3/√3.5."""
     x = jnp.array([1.0, 2.0, 3.0, 6.0]).reshape(2, 2, 1, 1)
