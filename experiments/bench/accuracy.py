@@ -41,12 +41,12 @@ class Accuracy:
     """write the result as JSON"""
 
     def measure(self) -> dict[str, Any]:
-        if not find_spec("torch"):
-            raise UserError("this is a comparison with PyTorch, which is not installed: pip install -e '.[torch]'")
         if self.variant != "mynn" and self.variant not in VARIANTS:
             raise UserError(f"there is nothing called {self.variant!r} to train; there is mynn, {', '.join(VARIANTS)}")
         check_counts(self, ("size", "epochs", "batch_size", "steps_per_epoch", "seeds"))
         check_seed(self.seed)
+        if not find_spec("torch"):
+            raise UserError("this is a comparison with PyTorch, which is not installed: pip install -e '.[torch]'")
         from experiments.session import prepare
 
         prepare()
