@@ -106,6 +106,8 @@ def torch_contender(job: dict[str, Any]) -> dict[str, Any]:
         finish()
 
     rate = 2 * side**3 / median_seconds(product, job["rounds"])
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
     before = memory_before() if device == "cpu" else torch.cuda.memory_allocated()
     seconds = {
         "forward_seconds": median_seconds(forward, job["rounds"]),

@@ -47,8 +47,9 @@ def conv2d(
 ) -> Float[Array, "..."]:
     """Convolves images with a bank of filters, exactly as `lax.conv_general_dilated` does.
 
-    Differentiable in `x` and `w`; usable under jit, vmap, grad, pmap and shard_map. Every implementation gives the
-    same numbers up to rounding: about 1e-6 of the largest value in float32. The result has the dtype of the inputs.
+    Differentiable in `x` and `w`, in reverse mode (in forward mode "reference" and "xla" are); usable under jit, vmap,
+    grad, pmap and shard_map. Every implementation gives the same numbers up to rounding: about 1e-6 of the largest
+    value in float32. The result has the dtype of the inputs.
 
     Args:
       x: [N, H, W, C_in], or [H, W, C_in, N] for layout "HWCN".

@@ -30,8 +30,9 @@ def grouped_conv2d(
 ) -> Float[Array, "N H_out W_out C_out"]:
     """Convolves each of `groups` equal blocks of channels with filters of its own, as PyTorch's `Conv2d(groups=…)`.
 
-    With as many groups as channels it is the depthwise convolution. Differentiable in x and w; usable under jit, vmap,
-    grad, pmap and shard_map. The result has the dtype of the inputs; sums are made in float32, or float64.
+    With as many groups as channels it is the depthwise convolution. Differentiable in x and w, in reverse mode; usable
+    under jit, vmap, grad, pmap and shard_map. The result has the dtype of the inputs; sums are made in float32, or
+    float64.
 
     Args:
       x: [N, H, W, C_in].

@@ -39,12 +39,12 @@ def margin_softmax(
     either is.
 
     Args:
-      embeddings: [N, D], of any length: their directions alone matter.
+      embeddings: [N, D], of any length from 1e-12 to 1e19: their directions alone matter. Shorter ones have none.
       class_weights: [C, D], likewise; or [C, K, D], K sub-centres a class, of which each row sees the nearest.
       labels: [N], integers in [0, C). −1 means "no class here": the loss is 0 and no gradient comes from that row.
         Any other number outside gives a loss of NaN: inside jit nothing can be raised.
       margin: (cos θ, sin θ) of the target -> ψ, all [N]; see `jaxnets.margins`.
-      scale: s, the length given to all embeddings.
+      scale: s, the length given to all embeddings; "reference" alone takes one that is traced.
       margin_grad: "exact" differentiates the margin. "straight_through" gives the same loss with dψ/dcos θ taken as 1,
         as if there were no margin: the softmax's probabilities alone know of it.
       hard_negatives: which other classes count as c·(t + c), and t; no gradient flows to t, nor through the choice.
@@ -56,7 +56,7 @@ def margin_softmax(
     """
     check(embeddings, class_weights, labels, margin_grad, implementation)
     embeddings, class_weights = vary_alike(embeddings, class_weights)
-    labels = labels.astype(jnp.int32)
+    labels = as_int32(labels)
     margin = of_target(margin, margin_grad)
     hard_negatives = with_constant_t(hard_negatives, embeddings, class_weights)
     serve = _IMPLEMENTATIONS[implementation or choice.preferred(len(labels), class_weights.shape)]
@@ -101,6 +101,12 @@ def with_constant_t(
     return hard_negatives._replace(t=t)
 
 
+def as_int32(labels: Int[Array, "N"]) -> Int[Array, "N"]:
+    """No integer becomes a class, or −1, that was not: those too large or too small stay outside of all classes."""
+    known = jnp.iinfo(labels.dtype)
+    return jnp.asarray(labels.clip(max(known.min, -2), min(known.max, 2**31 - 1)).astype(jnp.int32))
+
+
 def check(
     embeddings: Array,
     class_weights: Array,
@@ -110,9 +116,10 @@ def check(
 ) -> None:
     """Raises ValueError for what no implementation takes."""
     shapes = f"embeddings {embeddings.shape}, class_weights {class_weights.shape}, labels {labels.shape}"
-    if embeddings.ndim != 2 or class_weights.ndim not in (2, 3) or labels.ndim != 1 or 0 in class_weights.shape[1:]:
+    if embeddings.ndim != 2 or class_weights.ndim not in (2, 3) or labels.ndim != 1 or 0 in class_weights.shape:
         raise ValueError(
-            f"margin_softmax takes embeddings [N, D], class_weights [C, D] or [C, K, D] and labels [N], not {shapes}"
+            "margin_softmax takes embeddings [N, D], class_weights [C, D] or [C, K, D], none of these 0, and labels "
+            f"[N], not {shapes}"
         )
     if embeddings.shape[1] != class_weights.shape[-1]:
         raise ValueError(f"embeddings and class_weights must share their last dimension D: {shapes}")

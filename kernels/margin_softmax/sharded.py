@@ -36,7 +36,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from kernels.margin_softmax import pallas_gpu, pallas_tpu
-from kernels.margin_softmax.api import Implementation, MarginGrad, check, of_target, with_constant_t
+from kernels.margin_softmax.api import Implementation, MarginGrad, as_int32, check, of_target, with_constant_t
 from kernels.margin_softmax.chunked import Chunked
 from kernels.margin_softmax.negative_sampling import sampled
 from kernels.margin_softmax.reference import HardNegatives, OfTarget
@@ -84,7 +84,7 @@ def sharded_margin_softmax(
         no class or is more than there are, a `sample` outside of (0, 1], or one without a key.
     """
     check(embeddings, class_weights, labels, margin_grad, implementation)
-    labels = labels.astype(jnp.int32)
+    labels = as_int32(labels)
     own = own_labels(labels, class_weights, axis_name, num_classes)
     names, num_here, num_devices = names_of(axis_name), class_weights.shape[0], lax.axis_size(names_of(axis_name))
     num_classes = num_classes or num_here * num_devices

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
+from kernels.margin_softmax.api import as_int32
 from kernels.margin_softmax.geometry import wide
 from kernels.varying import varying_axes
 
@@ -78,7 +79,7 @@ def own_labels(
     most = num_here * lax.axis_size(names)
     if num_classes is not None and not 1 <= num_classes <= most:
         raise ValueError(f"num_classes must be in 1…{most}, the number of all class weights, not {num_classes}")
-    labels = labels.astype(jnp.int32)
+    labels = as_int32(labels)
     first = lax.axis_index(names).astype(jnp.int32) * num_here
     is_here = (labels >= first) & (labels < jnp.minimum(first + num_here, num_classes or most))
     return jnp.where(is_here, labels - first, -1)

@@ -88,12 +88,23 @@ def others_and_psi(
     scale: float,
 ) -> tuple[Float[Array, "N"], Float[Array, "N"]]:
     """L, and the target's ψ; that of a row without a class here is of another class, and not to be used."""
+    scale = _known(scale)
     w = class_weights if class_weights.ndim == 3 else class_weights[:, None, :]
     dtype = wide(embeddings.dtype, w.dtype)
     if dtype == jnp.float64:
         embeddings, w = embeddings.astype(dtype), w.astype(dtype)
     others, own = _others(streams, scale, embeddings, w, rows)
     return others, margin(*_own_cos_sin(embeddings, own))
+
+
+def _known(scale: float) -> float:
+    try:
+        return float(scale)
+    except jax.errors.ConcretizationTypeError:
+        raise NotImplementedError(
+            "scale must be a number that is known when the program is traced: the implementation 'reference' alone "
+            "takes another"
+        ) from None
 
 
 def thresholds(

@@ -32,7 +32,8 @@ def max_pool(
     """The maximum of each window of an image, exactly as PyTorch's `MaxPool2d(size, stride, padding)`.
 
     Of equal maxima the first in row-major order gets the gradient; rows and columns that fill no window are dropped.
-    Usable under jit, vmap, grad, pmap and shard_map. The result has the dtype of x, and no value is rounded.
+    Usable under jit, vmap, grad (in reverse mode), pmap and shard_map. The result has the dtype of x, and no value is
+    rounded.
 
     Args:
       x: [N, H, W, C], or [H, W, C, N] for layout "HWCN".

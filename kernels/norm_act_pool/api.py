@@ -37,7 +37,8 @@ def norm_act_pool(
     MaxPool2d(2) give it one after the other. Of equal maxima the first in row-major order gets the gradient; a last
     odd row or column is dropped. Ioffe & Szegedy 2015, arXiv:1502.03167; He et al. 2015, arXiv:1502.01852.
 
-    Usable under jit, vmap, grad, pmap and shard_map. It computes in float32, or in float64 if x is that.
+    Usable under jit, vmap, grad (in reverse mode), pmap and shard_map. It computes in float32, or in float64 if x is
+    that.
 
     Args:
       x: [N, H, W, C], or [H, W, C, N] for layout "HWCN".
@@ -57,9 +58,9 @@ def norm_act_pool(
       and var as outputs have none.
 
     Raises:
-      ValueError: for shapes that do not fit, or an unknown layout or implementation.
+      ValueError: for shapes that do not fit, x of integers, or an unknown layout or implementation.
     """
-    _check(x, scale, bias, slope, pool, layout)
+    _check(x, scale, bias, slope, None, None, pool=pool, layout=layout)
     if implementation not in (None, *_IMPLEMENTATIONS):
         known = ", ".join(_IMPLEMENTATIONS)
         raise ValueError(f"norm_act_pool has no implementation {implementation!r}; there is {known}, or None to choose")
@@ -83,21 +84,34 @@ def norm_act_pool_inference(
 ) -> Float[Array, "..."]:
     """The same with given (running) statistics. See `norm_act_pool`; every image is then on its own."""
     x = jnp.asarray(x)
-    _check(x, scale, bias, slope, pool, layout)
+    _check(x, scale, bias, slope, mean, var, pool=pool, layout=layout)
     y = fused.apply(*_widened(x, x, scale, bias, slope, mean, var), pool=pool, layout=layout, epsilon=epsilon)
     return y.astype(x.dtype)
 
 
-def _check(x: Array, scale: Array, bias: Array, slope: Array | None, pool: bool, layout: str) -> None:
+def _check(
+    x: Array,
+    scale: Array,
+    bias: Array,
+    slope: Array | None,
+    mean: Array | None,
+    var: Array | None,
+    *,
+    pool: bool,
+    layout: str,
+) -> None:
     if layout not in get_args(Layout):
         raise ValueError(f"norm_act_pool knows the layouts {', '.join(get_args(Layout))}, not {layout!r}")
     if x.ndim != 4:
         raise ValueError(f"norm_act_pool takes images [{layout}], not {x.shape}")
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise ValueError(f"norm_act_pool takes images in floating point, not {x.dtype}")
     channels = (x.shape[layout.index("C")],)
-    if scale.shape != channels or bias.shape != channels:
-        raise ValueError(f"x {x.shape} [{layout}] takes scale and bias {channels}, not {scale.shape} and {bias.shape}")
-    if slope is not None and slope.shape != ():
-        raise ValueError(f"norm_act_pool takes one slope, a scalar array, not {slope.shape}")
+    for name, array in {"scale": scale, "bias": bias, "mean": mean, "var": var}.items():
+        if array is not None and array.shape != channels:
+            raise ValueError(f"x {x.shape} [{layout}] takes a {name} of {channels}, not {array.shape}")
+    if slope is not None and jnp.shape(slope) != ():
+        raise ValueError(f"norm_act_pool takes one slope, a scalar array, not {jnp.shape(slope)}")
     if pool and min(x.shape[layout.index("H")], x.shape[layout.index("W")]) < 2:
         raise ValueError(f"x {x.shape} [{layout}] is too small for 2×2 windows")
 

@@ -379,6 +379,34 @@ def test_ignored_and_impossible_labels(implementation):
     np.testing.assert_allclose(dw, without, rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "uint32", "int64"])
+def test_labels_of_any_width(implementation, dtype):
+    """No label becomes another one by being brought to 32 bits."""
+    x, w, _ = problem((4, 3, 5))
+    known = np.iinfo(dtype)
+    outside = min(known.max, 2**32 + 1) if known.bits == 64 else known.max
+    labels = np.array([2, outside, 4, max(known.min, -1)], dtype)
+    got = margin_softmax(x, w, labels, margin=ArcFace(0.3), scale=5.0, implementation=implementation)
+    as_usual = jnp.array([2, 5, 4, -1 if known.min else 0])
+    want = margin_softmax(x, w, as_usual, margin=ArcFace(0.3), scale=5.0, implementation=implementation)
+    np.testing.assert_array_equal(got, want)
+
+
+def test_a_traced_scale_is_taken_or_refused(implementation):
+    x, w, labels = problem((4, 3, 5))
+
+    @jax.jit
+    def loss(scale):
+        return margin_softmax(x, w, labels, margin=ArcFace(0.3), scale=scale, implementation=implementation)
+
+    if implementation != "reference":
+        with pytest.raises(NotImplementedError, match="scale must be a number that is known when"):
+            loss(5.0)
+        return
+    want = margin_softmax(x, w, labels, margin=ArcFace(0.3), scale=5.0, implementation=implementation)
+    np.testing.assert_allclose(loss(5.0), want, rtol=1e-6)
+
+
 def test_vectors_without_direction(implementation):
     x, w, labels = problem((3, 4, 5))
     x[1], w[4] = 0, 0
@@ -523,7 +551,9 @@ def test_misfits_are_refused(implementation):
         margin_softmax(x, w, labels[:3], **args)
     with pytest.raises(ValueError, match=r"takes embeddings \[N, D\]"):
         margin_softmax(x[0], w, labels, **args)
-    with pytest.raises(ValueError, match=r"class_weights \[C, D\] or \[C, K, D\] .* class_weights \(5, 1, 1, 3\)"):
+    with pytest.raises(ValueError, match=r"none of these 0, .* class_weights \(0, 3\)"):
+        margin_softmax(x, w[:0], labels, **args)
+    with pytest.raises(ValueError, match=r"class_weights \[C, D\] or \[C, K, D\].* class_weights \(5, 1, 1, 3\)"):
         margin_softmax(x, w[:, None, None], labels, **args)
     with pytest.raises(ValueError, match=r"D: embeddings \(4, 3\), class_weights \(5, 3, 1\)"):
         margin_softmax(x, w[:, :, None], labels, **args)

@@ -266,11 +266,15 @@ def test_checks():
     for arguments, complaint in [
         ({"layout": "NCHW"}, "layouts"),
         ({"implementation": "triton"}, "no implementation 'triton'"),
-        ({"scale": jnp.ones(2)}, "scale and bias"),
+        ({"scale": jnp.ones(2)}, r"takes a scale of \(3,\), not \(2,\)"),
+        ({"bias": jnp.ones(2)}, "takes a bias"),
         ({"slope": jnp.ones(3)}, "scalar"),
         ({"x": jnp.ones((4, 4, 3))}, "images"),
+        ({"x": jnp.ones((4, 4, 3, 2), jnp.uint8)}, "in floating point, not uint8"),
         ({"x": jnp.ones((1, 4, 3, 2)), "pool": True}, "too small"),
     ]:
         call = {"x": x, "scale": one, "bias": one, "slope": None, "pool": False, "layout": "HWCN", **arguments}
         with pytest.raises(ValueError, match=complaint):
             norm_act_pool(**call)
+    with pytest.raises(ValueError, match=r"takes a var of \(3,\), not \(1,\)"):
+        norm_act_pool_inference(x, one, one, 0.5, one, jnp.ones(1), pool=False, layout="HWCN")
