@@ -11,8 +11,15 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--quick", action="store_true", help="leave out the tests that are marked slow")
+    parser.addoption("--quick", action="store_true", help="leave out what is marked slow, compile sooner")
     parser.addoption("--interpreted", action="store_true", help="the margin softmax's contract for the Hopper kernel")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # Compiling takes most of the tests' time, and LLVM's passes a third of that. Without --quick they test programs as
+    # users have them.
+    if config.getoption("--quick"):
+        os.environ["XLA_FLAGS"] += " --xla_backend_optimization_level=0"
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

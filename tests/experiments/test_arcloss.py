@@ -78,6 +78,7 @@ def test_a_finished_run_goes_no_further_and_a_longer_one_goes_on(digits, run_onc
         arcloss.command(config(digits, run_once))
 
 
+@pytest.mark.slow
 def test_another_configuration_is_refused_and_fresh_starts_over(digits, tmp_path):
     arcloss.command(config(digits, tmp_path, epochs=1))
     with pytest.raises(
@@ -92,6 +93,7 @@ def test_another_configuration_is_refused_and_fresh_starts_over(digits, tmp_path
         arcloss.command(config(digits, tmp_path, epochs=1))
 
 
+@pytest.mark.slow
 def test_a_head_with_statistics_is_resumed_with_them(digits, tmp_path):
     """And what the head is belongs to the configuration. Of a class with sub-centres one is drawn."""
     run = config(digits, tmp_path, epochs=1, margin="adaface", h=0.5, subcenters=2, margin_grad="straight_through")
@@ -113,6 +115,7 @@ def test_a_head_with_statistics_is_resumed_with_them(digits, tmp_path):
         arcloss.command(other)
 
 
+@pytest.mark.slow
 def test_two_classes_need_a_scale(digits, tmp_path, capsys):
     """Where AdaCos's √2·ln(C − 1) is 0."""
     folder = tmp_path / "two"
@@ -163,6 +166,7 @@ def test_a_diverged_run_says_where_and_keeps_the_last_good_state(digits, tmp_pat
     assert said(capsys, argv)[0] == 1  # the same again: it is deterministic
 
 
+@pytest.mark.slow
 def test_two_devices_train_as_one_does(digits, tmp_path):
     for devices in (1, 2):
         arcloss.command(config(digits, tmp_path / str(devices), epochs=1, devices=devices))
@@ -230,6 +234,7 @@ def test_list_and_help(capsys):
     assert stop.value.code == 0
 
 
+@pytest.mark.slow
 def test_all_variants_share_a_sheet(digits, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(arcloss, "VARIANTS", {name: VARIANTS[name] for name in ("v0", "v1_2_2")})
     arcloss.command(config(digits, tmp_path, variant="all", epochs=1))

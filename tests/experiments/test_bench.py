@@ -35,6 +35,7 @@ def test_all_are_the_variants():
     assert len(cases(("all",))) == 12
 
 
+@pytest.mark.slow
 def test_an_epoch_is_timed_three_ways(capsys):
     result = EpochCost(variant="v0", steps=2, rounds=1).measure()
     assert [row["way"] for row in result["rows"]] == ["steps alone", "train_epoch", "one scan"]
@@ -42,6 +43,7 @@ def test_an_epoch_is_timed_three_ways(capsys):
     assert "2 steps of v0" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_an_epoch_of_pictures_is_timed_on_the_device_on_the_host_and_streamed(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     for name, level in (("dark", 40), ("light", 200)):

@@ -29,10 +29,7 @@ def pictures(tmp_path_factory):
     return root
 
 
-SLOW = [pytest.param(words, marks=pytest.mark.slow) for words in ("mynn", "mynn --stream")]
-
-
-@pytest.fixture(params=["arcloss", *SLOW])
+@pytest.fixture(params=["arcloss", "mynn", "mynn --stream"])
 def command(request, digits, pictures):
     """Starts a run of three epochs below a folder."""
     module, *more = request.param.split()
@@ -76,6 +73,7 @@ def _leaves(tree):
     return [] if tree is None else [tree]
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments_and_told_to_stop(command, tmp_path):
     started = time.perf_counter()
     with command(tmp_path / "whole") as whole:

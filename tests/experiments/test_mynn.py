@@ -58,6 +58,7 @@ def said(capsys, argv):
     return stop.value.code, capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_runs_of_several_recipes_make_a_table(run_once, pictures, tmp_path):
     other = config(pictures, tmp_path, epochs=1, optimizer="adam", schedule="cosine", averaging=0.5)
     with jax.numpy_dtype_promotion("standard"):  # as optax's schedules need
@@ -130,6 +131,7 @@ def test_all_networks_share_a_table(pictures, tmp_path, monkeypatch, capsys):
         assert picture.width > picture.height
 
 
+@pytest.mark.slow
 def test_averaged_weights_are_evaluated_saved_and_resumed(pictures, tmp_path):
     options = {"averaging": 0.5, "lr": 0.003}
     mynn.command(config(pictures, tmp_path / "whole", epochs=2, **options))
@@ -144,6 +146,7 @@ def test_averaged_weights_are_evaluated_saved_and_resumed(pictures, tmp_path):
     np.testing.assert_allclose(scores, best, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_another_configuration_is_refused_and_the_same_goes_on(pictures, tmp_path):
     first = config(pictures, tmp_path, epochs=1, augment=True)
     mynn.command(first)

@@ -33,7 +33,14 @@ def check_float32(ours, theirs):
     assert worst["losses"] < 1e-4 and worst["statistics"] < 1e-4 and worst["weights"] < 1e-3, worst
 
 
-@pytest.mark.parametrize("case", trajectories.FIXED, ids=str)
+QUICK = ("v0", "v1_2_3", "v2_1")  # Adam; SGD; the deepest
+
+
+@pytest.mark.parametrize(
+    "case",
+    [pytest.param(case, marks=() if str(case) in QUICK else pytest.mark.slow) for case in trajectories.FIXED],
+    ids=str,
+)
 def test_in_float32(case):
     ours = trajectories.kept(trajectories.jaxnets_trajectory(trajectories.in_fixture(case), "float32"))
     check_float32(ours, of_pytorch(case, "float32"))
