@@ -25,6 +25,6 @@ def chunk_size(num_embeddings: int, class_weights_shape: tuple[int, ...]) -> int
     that the copies of their weights outweigh the cosines.
     """
     _, num_centers, length = class_weights_shape
-    cosines, weights = (2**20, 2**21) if is_cpu() else (2**22, 2**24)
+    cosines, weights = (2**20, 2**20) if is_cpu() else (2**22, 2**24)
     size = min(cosines // max(num_embeddings * num_centers, 1), weights // max(num_centers * length, 1))
     return max(size // 128 * 128, 128)

@@ -2,6 +2,9 @@
 
 Products are taken of embeddings and class weights as they are given, and scaled to cosines afterwards: of bfloat16
 inputs they are exact then, where rounded unit vectors would be off by up to 2⁻⁸ before anything is multiplied by s.
+
+Cosines are [classes, rows]. So their product is of the chunk as it lies in memory, and so is the one for its gradient,
+from which the part along the class weights is taken off by a sum over rows, the minor axis.
 """
 
 import dataclasses
@@ -29,19 +32,20 @@ class Chunked:
     size: int | None = None
 
     def log_sum(self, x: Float[Array, "N D"], w: Float[Array, "C K D"], rows: Rows, scale: float) -> Float[Array, "N"]:
-        inverse_x = inverse_lengths(x)
+        xt, inverse_x = x.T, inverse_lengths(x)
         # |s·cos θ| ≤ s: while C terms of at most e^s fit in float32, nothing has to be known of the largest one.
         is_bounded = rows.hard is None and scale + math.log(max(len(w), 1)) < LARGEST_EXPONENT
 
         def add(chunk: Array, inverse_w: Array, first: Array | int, so_far: tuple[Array, Array]) -> tuple[Array, Array]:
             largest, total = so_far
-            logits, _ = _logits(_cosines(x, inverse_x, chunk, inverse_w), first, rows, scale)
+            products = _product("cd,dn->cn", chunk.reshape(-1, len(xt)), xt, _common(x, w))
+            logits, _ = _logits(_cosines(products, inverse_x, inverse_w), first, rows, scale)
             if is_bounded:
-                return largest, total + jnp.exp(logits).sum(axis=1)
-            new_largest = jnp.maximum(largest, logits.max(axis=1))
+                return largest, total + jnp.exp(logits).sum(axis=0)
+            new_largest = jnp.maximum(largest, logits.max(axis=0))
             shift = jnp.where(new_largest == -jnp.inf, 0, new_largest)  # as long as nothing has counted
             rescaled = total * jnp.exp(largest - shift)
-            return new_largest, rescaled + jnp.exp(logits - shift[:, None]).sum(axis=1)
+            return new_largest, rescaled + jnp.exp(logits - shift[None, :]).sum(axis=0)
 
         nothing = varying_like(jnp.zeros(len(x), inverse_x.dtype), x)
         largest, total = self._over_chunks(w, len(x), add, (nothing if is_bounded else nothing - jnp.inf, nothing))
@@ -56,27 +60,28 @@ class Chunked:
         log_sum: Float[Array, "N"],
         cotangent: Float[Array, "N"],
     ) -> tuple[Float[Array, "N D"], Float[Array, "C K D"]]:
-        inverse_x = inverse_lengths(x)
+        xt, inverse_x = x.T, inverse_lengths(x)
         dtype = inverse_x.dtype
-        of_rows = (cotangent * scale)[:, None]
-        weighted_x = x.astype(dtype) * inverse_x[:, None] * of_rows
+        of_rows = cotangent * scale
+        weight = inverse_x * of_rows
+        weighted_x = x.astype(dtype) * weight[:, None]
 
         def add(chunk: Array, inverse_w: Array, first: Array | int, so_far: tuple[Array, Array]) -> tuple[Array, Array]:
             dx, dw = so_far
-            cosines = _cosines(x, inverse_x, chunk, inverse_w)
+            flat, inverse = chunk.reshape(-1, chunk.shape[-1]), inverse_w.reshape(-1)
+            products = _product("cd,dn->cn", flat, xt, _common(x, w))
+            cosines = _cosines(products, inverse_x, inverse_w)
             logits, slopes = _logits(cosines, first, rows, scale)
-            share = jnp.exp(logits - log_sum[:, None])  # 0 where a logit is −∞
+            share = jnp.exp(logits - log_sum[None, :])  # 0 where a logit is −∞
             if slopes is not None:
                 share = share * slopes
             # What belongs to a row alone is left to the products' other sides, of N × D numbers and not N × B.
-            to_each = (_to_nearest(share, cosines) * inverse_w[None]).reshape(len(x), -1)
-            flat, inverse = chunk.reshape(-1, chunk.shape[-1]), inverse_w.reshape(-1)
-            dx = dx + _product("nc,cd->nd", to_each, flat, _common(x, w))
-            dw_flat = _product("nc,nd->cd", to_each, weighted_x, _common(x, w))
-            along = (dw_flat * flat.astype(dtype)).sum(axis=-1) * inverse**2
-            # `along` is 0 already where a class has no direction. On a CPU this keeps what follows out of the product's
-            # own loop, which is slow at it, and lets it go where the chunk is written.
-            along = jnp.where(inverse == 0, 0, along)
+            to_each = _to_nearest(share, cosines).reshape(products.shape) * inverse[:, None]
+            along = (to_each * products * weight[None, :]).sum(axis=1) * inverse**2
+            # A CPU's routine for aᵀ·b is slower than the one for a·b, by more than it takes to transpose first.
+            across = lax.optimization_barrier(to_each.T) if is_cpu() else to_each.T
+            dx = dx + _product("nc,cd->nd", across, flat, _common(x, w))
+            dw_flat = _product("cn,nd->cd", to_each, weighted_x, _common(x, w))
             dw_chunk = (dw_flat - along[:, None] * flat.astype(dtype)).astype(w.dtype).reshape(chunk.shape)
             return dx, lax.dynamic_update_slice_in_dim(dw, dw_chunk, first, 0)
 
@@ -84,7 +89,7 @@ class Chunked:
         no_dw = lax.optimization_barrier(jnp.zeros(w.shape, w.dtype))
         zeros = varying_like(jnp.zeros(x.shape, dtype), x), varying_like(no_dw, x)
         dx, dw = self._over_chunks(w, len(x), add, zeros)
-        dx = without_radial(dx * of_rows, x.astype(dtype), inverse_x) * inverse_x[:, None]
+        dx = without_radial(dx * of_rows[:, None], x.astype(dtype), inverse_x) * inverse_x[:, None]
         return dx.astype(x.dtype), dw
 
     def _over_chunks(self, w: Array, num_rows: int, add: Callable[..., Any], so_far: Any) -> Any:
@@ -105,34 +110,36 @@ class Chunked:
         return lax.fori_loop(0, whole, lambda i, so_far: one(i * size, size, so_far), so_far) if whole else so_far
 
 
-def _cosines(x: Array, inverse_x: Array, chunk: Array, inverse_w: Array) -> Float[Array, "N B K"]:
-    products = _product("nd,cd->nc", x, chunk.reshape(-1, chunk.shape[-1]), _common(x, chunk))
-    return products.reshape(len(x), *inverse_w.shape) * inverse_x[:, None, None] * inverse_w[None]
+def _cosines(
+    products: Float[Array, "BK N"], inverse_x: Float[Array, "N"], inverse_w: Float[Array, "B K"]
+) -> Float[Array, "B K N"]:
+    return products.reshape(*inverse_w.shape, -1) * inverse_x[None, None, :] * inverse_w[:, :, None]
 
 
 def _logits(
-    cosines: Float[Array, "N B K"], first: Array | int, rows: Rows, scale: float
-) -> tuple[Float[Array, "N B"], Float[Array, "N B"] | None]:
+    cosines: Float[Array, "B K N"], first: Array | int, rows: Rows, scale: float
+) -> tuple[Float[Array, "B N"], Float[Array, "B N"] | None]:
     """s·f(c) of a chunk of classes, −∞ for the rows' own ones and padding, and f'(c) where f is not the identity."""
-    nearest, slopes = cosines.max(axis=2), None
+    nearest, slopes = cosines.max(axis=1), None
     if rows.hard is not None:
-        is_hard = nearest > rows.hard.threshold[:, None]
+        is_hard = nearest > rows.hard.threshold[None, :]
         slopes = jnp.where(is_hard, rows.hard.t + 2 * nearest, 1)
         nearest = jnp.where(is_hard, nearest * (rows.hard.t + nearest), nearest)
     own = rows.labels - first
-    classes = jnp.arange(cosines.shape[1], dtype=own.dtype)[None, :]
-    is_none = own[:, None] == classes
+    classes = jnp.arange(len(cosines), dtype=own.dtype)[:, None]
+    is_none = classes == own[None, :]
     if rows.num_classes is not None:
         is_none |= classes >= rows.num_classes - first
     return jnp.where(is_none, -jnp.inf, scale * nearest), slopes
 
 
-def _to_nearest(dc: Float[Array, "N B"], cosines: Float[Array, "N B K"]) -> Float[Array, "N B K"]:
+def _to_nearest(dc: Float[Array, "B N"], cosines: Float[Array, "B K N"]) -> Float[Array, "B K N"]:
     """A class's cosine is that of its nearest sub-centre, so its gradient is too."""
-    if cosines.shape[2] == 1:
-        return dc[:, :, None]
-    centers = lax.broadcasted_iota(jnp.int32, cosines.shape, 2)
-    return jnp.where(lax.argmax(cosines, 2, jnp.int32)[:, :, None] == centers, dc[:, :, None], 0)
+    dc = dc[:, None]
+    if cosines.shape[1] == 1:
+        return dc
+    centers = lax.broadcasted_iota(jnp.int32, cosines.shape, 1)
+    return jnp.where(lax.argmax(cosines, 1, jnp.int32)[:, None] == centers, dc, 0)
 
 
 def inverse_lengths(vectors: Float[Array, "*batch D"]) -> Float[Array, "*batch"]:

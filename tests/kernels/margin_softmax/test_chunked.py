@@ -65,7 +65,7 @@ def test_chunks_add_up(num_classes, scale, num_centers, t):
 
 def test_neither_cosines_nor_copies_of_weights_are_many_in_a_chunk():
     assert choice.chunk_size(1024, (10**6, 1, 512)) == 1024  # 2²⁰ cosines
-    assert choice.chunk_size(1, (10**6, 1, 512)) == choice.chunk_size(128, (10**6, 1, 512)) == 4096  # 2²¹ of weights
+    assert choice.chunk_size(1, (10**6, 1, 512)) == choice.chunk_size(128, (10**6, 1, 512)) == 2048  # 2²⁰ of weights
     assert choice.chunk_size(100, (10**6, 3, 64)) == 2**20 // 300 // 128 * 128
     assert choice.chunk_size(10**6, (10, 1, 2)) == 128
 
