@@ -9,7 +9,7 @@ import math
 from kernels.platform import is_cpu
 
 # Up to so many, 256 MiB in float32, logits fit well enough; beyond they are a burden. Measured on a CPU alone, where
-# `chunked`, which makes the cosines twice for the gradients, takes up to 1.5 times as long (`experiments.bench head`).
+# `chunked`, which makes the cosines twice for the gradients, takes up to 1.4 times as long (`experiments.bench head`).
 FEW_LOGITS = 2**26
 
 
