@@ -16,8 +16,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    # Compiling takes most of the tests' time, and LLVM's passes a third of that. Without --quick they test programs as
-    # users have them.
+    # Compiling takes most of the tests' time, and LLVM's passes a good part of that. Without --quick they test programs
+    # as users have them.
     if config.getoption("--quick"):
         os.environ["XLA_FLAGS"] += " --xla_backend_optimization_level=0"
 

@@ -38,7 +38,7 @@ class Chunked:
 
         def add(chunk: Array, inverse_w: Array, first: Array | int, so_far: tuple[Array, Array]) -> tuple[Array, Array]:
             largest, total = so_far
-            products = _product("cd,dn->cn", chunk.reshape(-1, len(xt)), xt, _common(x, w))
+            products = _product("cd,dn->cn", chunk.reshape(-1, chunk.shape[-1]), xt, _common(x, w))
             logits, _ = _logits(_cosines(products, inverse_x, inverse_w), first, rows, scale)
             if is_bounded:
                 return largest, total + jnp.exp(logits).sum(axis=0)

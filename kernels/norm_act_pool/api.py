@@ -60,7 +60,7 @@ def norm_act_pool(
     Raises:
       ValueError: for shapes that do not fit, x of integers, or an unknown layout or implementation.
     """
-    _check(x, scale, bias, slope, None, None, pool=pool, layout=layout)
+    _check(x, slope, pool=pool, layout=layout, scale=scale, bias=bias)
     if implementation not in (None, *_IMPLEMENTATIONS):
         known = ", ".join(_IMPLEMENTATIONS)
         raise ValueError(f"norm_act_pool has no implementation {implementation!r}; there is {known}, or None to choose")
@@ -84,22 +84,12 @@ def norm_act_pool_inference(
 ) -> Float[Array, "..."]:
     """The same with given (running) statistics. See `norm_act_pool`; every image is then on its own."""
     x = jnp.asarray(x)
-    _check(x, scale, bias, slope, mean, var, pool=pool, layout=layout)
+    _check(x, slope, pool=pool, layout=layout, scale=scale, bias=bias, mean=mean, var=var)
     y = fused.apply(*_widened(x, x, scale, bias, slope, mean, var), pool=pool, layout=layout, epsilon=epsilon)
     return y.astype(x.dtype)
 
 
-def _check(
-    x: Array,
-    scale: Array,
-    bias: Array,
-    slope: Array | None,
-    mean: Array | None,
-    var: Array | None,
-    *,
-    pool: bool,
-    layout: str,
-) -> None:
+def _check(x: Array, slope: Array | None, *, pool: bool, layout: str, **of_channels: Array) -> None:
     if layout not in get_args(Layout):
         raise ValueError(f"norm_act_pool knows the layouts {', '.join(get_args(Layout))}, not {layout!r}")
     if x.ndim != 4:
@@ -107,8 +97,8 @@ def _check(
     if not jnp.issubdtype(x.dtype, jnp.floating):
         raise ValueError(f"norm_act_pool takes images in floating point, not {x.dtype}")
     channels = (x.shape[layout.index("C")],)
-    for name, array in {"scale": scale, "bias": bias, "mean": mean, "var": var}.items():
-        if array is not None and array.shape != channels:
+    for name, array in of_channels.items():
+        if array.shape != channels:
             raise ValueError(f"x {x.shape} [{layout}] takes a {name} of {channels}, not {array.shape}")
     if slope is not None and jnp.shape(slope) != ():
         raise ValueError(f"norm_act_pool takes one slope, a scalar array, not {jnp.shape(slope)}")
