@@ -1,7 +1,31 @@
-"""What a sentence about an unknown name ends with."""
+"""How messages name things that come from outside: escaped, cut, and with the nearest known name beside them."""
 
 import difflib
 from collections.abc import Sequence
+
+LONGEST = 300  # characters of a foreign string within a message
+
+
+def quoted(text: object, longest: int = LONGEST) -> str:
+    r"""`text` as a message may show it: on one line, escaped as by `repr` but without quotation marks, and cut.
+
+    Control characters, line ends, marks that turn the direction of writing and undecodable bytes of a file name become
+    escapes (`\n`, `\x1b`, `\u202e`, `\udcff`). A result of more than `longest` characters ends in "…" instead.
+
+    >>> quoted("fc.weight")
+    'fc.weight'
+    >>> print(quoted("two\nlines"))
+    two\nlines
+    """
+    # Each character becomes one or more: what lies beyond `longest` need not be looked at.
+    pieces = [c if c.isprintable() else repr(c)[1:-1] for c in str(text)[: longest + 1]]
+    if sum(map(len, pieces)) <= longest:
+        return "".join(pieces)
+    room, kept = longest - 1, 0
+    while kept < len(pieces) and len(pieces[kept]) <= room:
+        room -= len(pieces[kept])
+        kept += 1
+    return "".join(pieces[:kept]) + "…"
 
 
 def nearest(name: str, known: Sequence[str]) -> str:
