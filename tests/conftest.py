@@ -1,7 +1,16 @@
 import os
+import re
+from pathlib import Path
 
 # Eight virtual devices let every test of data parallelism run on any CPU; read once, when the backend starts.
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+
+# Compilation takes most of the tests' time. Workers, the commands that tests start, and the next run share compiled
+# programs. A limit on their size makes JAX lock the folder, which it leaves unlocked otherwise.
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxnets" / "tests"
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
+os.environ["JAX_COMPILATION_CACHE_MAX_SIZE"] = str(4 * 2**30)
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 
 import jax
 import pytest
@@ -11,20 +20,55 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--quick", action="store_true", help="leave out what is marked slow, compile sooner")
+    parser.addoption("--all", action="store_true", help="run the slow tests too, and compile as users do")
     parser.addoption("--interpreted", action="store_true", help="the margin softmax's contract for the Hopper kernel")
+
+    parser.addoption("--skips", metavar="REGEX", help="fail if a test is skipped for a reason that does not match")
+    parser.addoption("--quick", action="store_true", help="the default: without --all")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    # Compiling takes most of the tests' time, and LLVM's passes a good part of that. Without --quick they test programs
-    # as users have them.
-    if config.getoption("--quick"):
+    # LLVM's passes take a good part of compilation. With --all the tests compile programs as users have them.
+    if not config.getoption("--all"):
         os.environ["XLA_FLAGS"] += " --xla_backend_optimization_level=0"
+    if config.getoption("--skips") is not None and not hasattr(config, "workerinput"):
+        config.pluginmanager.register(_Skips(config.getoption("--skips")))
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if config.getoption("--quick"):
-        skip = pytest.mark.skip(reason="slow, and --quick was given")
+    if not config.getoption("--all"):
+        skip = pytest.mark.skip(reason="slow: --all runs it")
         for item in items:
             if "slow" in item.keywords:
                 item.add_marker(skip)
+
+
+class _Skips:
+    """Fails a session in which tests were skipped for other reasons than those expected of it."""
+
+    def __init__(self, expected: str) -> None:
+        self._expected = re.compile(expected)
+        self.unexpected: list[str] = []
+
+    def _see(self, report: pytest.TestReport | pytest.CollectReport) -> None:
+        if report.skipped and not hasattr(report, "wasxfail"):
+            reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+            if not self._expected.search(reason):
+                self.unexpected.append(f"{report.nodeid}: {reason}")
+
+    pytest_runtest_logreport = pytest_collectreport = lambda self, report: self._see(report)
+
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        if self.unexpected:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        for line in self.unexpected:
+            terminalreporter.write_line(f"skipped unexpectedly: {line}", red=True)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _forget_programs():
+    """Compiled programs of one file are of no use to the next, and would fill the memory of a worker."""
+    yield
+    jax.clear_caches()
