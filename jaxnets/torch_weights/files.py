@@ -11,6 +11,7 @@ import numpy as np
 import safetensors.numpy
 from safetensors import SafetensorError
 
+from jaxnets.files import write_atomically
 from jaxnets.torch_weights.pickles import Refused
 from jaxnets.torch_weights.pth import DAMAGE, read_pth
 
@@ -51,17 +52,7 @@ def write(path: str | os.PathLike[str], state_dict: Mapping[str, np.ndarray]) ->
         content = _pth(path, state_dict)
     else:
         raise ValueError(f"{path} ends in neither .safetensors nor .pth, the two kinds of file that are written")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        with open(partial, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
+    write_atomically(path, content)
 
 
 def _read_safetensors(path: Path) -> dict[str, Any]:
