@@ -1,8 +1,8 @@
 """Softmax cross-entropy over scaled cosines, with a margin on the target class."""
 
-from kernels.margin_softmax.api import Implementation as Implementation
-from kernels.margin_softmax.api import MarginGrad as MarginGrad
 from kernels.margin_softmax.api import margin_softmax as margin_softmax
+from kernels.margin_softmax.checks import Implementation as Implementation
+from kernels.margin_softmax.checks import MarginGrad as MarginGrad
 from kernels.margin_softmax.reference import HardNegatives as HardNegatives
 from kernels.margin_softmax.sharded import sharded_margin_softmax as sharded_margin_softmax
 from kernels.margin_softmax.shares import Axes as Axes

@@ -17,7 +17,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from kernels.margin_softmax import choice
-from kernels.margin_softmax.geometry import SHORTEST, wide
+from kernels.margin_softmax.geometry import inverse_lengths, wide, without_radial
 from kernels.margin_softmax.streamed import Rows
 from kernels.platform import is_cpu
 from kernels.varying import varying_like
@@ -140,19 +140,6 @@ def _to_nearest(dc: Float[Array, "B N"], cosines: Float[Array, "B K N"]) -> Floa
         return dc
     centers = lax.broadcasted_iota(jnp.int32, cosines.shape, 1)
     return jnp.where(lax.argmax(cosines, 1, jnp.int32)[:, None] == centers, dc, 0)
-
-
-def inverse_lengths(vectors: Float[Array, "*batch D"]) -> Float[Array, "*batch"]:
-    """1/‖v‖ in float32 at least; 0 for a vector too short to have a direction."""
-    squares = jnp.sum(jnp.square(vectors.astype(wide(vectors.dtype))), axis=-1)
-    too_short = squares <= SHORTEST**2
-    return jnp.where(too_short, 0, lax.rsqrt(jnp.where(too_short, 1, squares)))
-
-
-def without_radial(gradient: Array, vectors: Array, inverse: Array) -> Array:
-    """Less the part along the vectors [..., D], of inverse lengths [...]: a direction does not change that way."""
-    unit = vectors * inverse[..., None]
-    return gradient - (gradient * unit).sum(axis=-1, keepdims=True) * unit
 
 
 def _common(x: Array, w: Array) -> Any:

@@ -21,6 +21,19 @@ def directions(vectors: Float[Array, "*batch D"]) -> Float[Array, "*batch D"]:
     return jnp.where(too_short, 0, vectors / jnp.sqrt(jnp.where(too_short, 1, squares)))
 
 
+def inverse_lengths(vectors: Float[Array, "*batch D"]) -> Float[Array, "*batch"]:
+    """1/‖v‖ in float32 at least; 0 for a vector too short to have a direction."""
+    squares = jnp.sum(jnp.square(vectors.astype(wide(vectors.dtype))), axis=-1)
+    too_short = squares <= SHORTEST**2
+    return jnp.where(too_short, 0, lax.rsqrt(jnp.where(too_short, 1, squares)))
+
+
+def without_radial(gradient: Array, vectors: Array, inverse: Array) -> Array:
+    """Less the part along the vectors [..., D], of inverse lengths [...]: a direction does not change that way."""
+    unit = vectors * inverse[..., None]
+    return gradient - (gradient * unit).sum(axis=-1, keepdims=True) * unit
+
+
 def cosines(x: Float[Array, "N D"], w: Float[Array, "C D"] | Float[Array, "C K D"]) -> Float[Array, "N C"]:
     """cos θ_ij = x̂_i·ŵ_j of unit vectors; of a class with K sub-centres, the cosine to the nearest, max_k x̂_i·ŵ_jk.
 

@@ -21,7 +21,7 @@ from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float
 
 from kernels.margin_softmax.geometry import SHORTEST
-from kernels.margin_softmax.pallas_tpu import LANES
+from kernels.margin_softmax.tpu_plan import LANES
 
 NOTHING = -1e29  # the largest logit where none has counted, below all that count; −∞ would give ∞ − ∞
 MASKED = -1e30  # a logit that does not count: e^(MASKED − NOTHING) is 0

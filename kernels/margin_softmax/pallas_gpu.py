@@ -25,7 +25,7 @@ from jax import lax
 from jaxtyping import Array, BFloat16, Float
 
 from kernels.margin_softmax import streamed
-from kernels.margin_softmax.chunked import inverse_lengths, without_radial
+from kernels.margin_softmax.geometry import inverse_lengths, without_radial
 from kernels.margin_softmax.streamed import Rows
 from kernels.varying import varying_like
 

@@ -16,13 +16,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from kernels.margin_softmax import streamed
-from kernels.margin_softmax.chunked import inverse_lengths, without_radial
+from kernels.margin_softmax.geometry import inverse_lengths, without_radial
 from kernels.margin_softmax.streamed import Rows
+from kernels.margin_softmax.tpu_plan import LANES, block, whole
 
 if TYPE_CHECKING:
     from kernels.margin_softmax.mosaic_tpu import Kernels
 
-LANES = 128  # numbers in a row of a TPU's vector registers
 NEEDED = ("CompilerParams", "VMEM")  # of `pltpu`, whose names change from one JAX to the next
 NEVER = 1e30  # an exponent that leaves nothing of a row
 
@@ -79,29 +79,17 @@ class PallasTpu:
     def _kernels(self, x: Array, w: Array, rows: Rows, scale: float) -> "Kernels":
         from kernels.margin_softmax.mosaic_tpu import Kernels  # not before it is needed: it is slow to import
 
-        num_rows, classes = self._block(x, w)
+        num_rows, classes = block(self.rows, self.classes, self.vmem, x, w)
         num_blocks = max(-(-len(x) // num_rows), 1)  # all about as large, so that little is padded
         return Kernels(
             num_classes=len(w),
-            rows=_whole(max(-(-len(x) // num_blocks), 1), 16),
-            classes=min(classes, _whole(len(w), LANES)),
+            rows=whole(max(-(-len(x) // num_blocks), 1), 16),
+            classes=min(classes, whole(len(w), LANES)),
             scale=scale,
             is_hard=rows.hard is not None,
             vmem=self.vmem,
             interpret=self.interpret,
         )
-
-    def _block(self, x: Array, w: Array) -> tuple[int, int]:
-        """Rows and classes of a block: half as many of what there are more of, until they fit."""
-        rows, classes = self.rows, self.classes
-        while _bytes(rows, classes, x, w) > self.vmem:
-            if max(rows, classes) <= LANES:
-                num_centers, length = w.shape[1:]
-                raise NotImplementedError(
-                    f"pallas_tpu's blocks of [{num_centers}, {length}] a class are too large for VMEM"
-                )
-            rows, classes = (rows, classes // 2) if classes > rows else (rows // 2, classes)
-        return rows, classes
 
     def _refuse(self, x: Array, w: Array) -> None:
         from jax.experimental.pallas import tpu as pltpu
@@ -111,32 +99,20 @@ class PallasTpu:
         for dtype in (x.dtype, w.dtype):
             if dtype not in (jnp.float32, jnp.bfloat16):
                 raise NotImplementedError(f"pallas_tpu takes float32 and bfloat16, not {dtype}")
-        self._block(x, w)
-
-
-def _bytes(rows: int, classes: int, x: Array, w: Array) -> int:
-    """What the largest kernel holds, about: two buffers of all that is fetched or written, sums, what is between."""
-    num_centers, length = w.shape[1], _whole(w.shape[2], LANES)
-    of_x, of_w = rows * length, num_centers * classes * length
-    buffers = 2 * (of_x * x.dtype.itemsize + 2 * of_w * w.dtype.itemsize + 2 * rows * LANES * 4)
-    return buffers + 4 * (of_w + 2 * classes * length + of_x + (num_centers + 4) * rows * classes)
+        block(self.rows, self.classes, self.vmem, x, w)
 
 
 def _operands(
     kernels: "Kernels", x: Array, w: Array, rows: Rows, inverse_x: Array, *vectors: Array
 ) -> tuple[Array, ...]:
     """As `Kernels` wants them."""
-    missing = _whole(len(w), kernels.classes) - len(w)
+    missing = whole(len(w), kernels.classes) - len(w)
     weights = w.swapaxes(0, 1)
     inverse_w = jnp.pad(inverse_lengths(weights), ((0, 0), (0, missing)))
     if len(w) < kernels.classes:
         weights = jnp.pad(weights, ((0, 0), (0, missing), (0, 0)))
     hard = [] if rows.hard is None else [rows.hard.threshold, jnp.broadcast_to(rows.hard.t, inverse_x.shape)]
     numbers = jnp.stack([inverse_x, *hard, *vectors], axis=1)
-    padding = (0, _whole(max(len(x), 1), kernels.rows) - len(x)), (0, 0)
+    padding = (0, whole(max(len(x), 1), kernels.rows) - len(x)), (0, 0)
     x, labels, numbers = (jnp.pad(array, padding) for array in (x, rows.labels[:, None], numbers))
     return x, labels, numbers, weights, inverse_w
-
-
-def _whole(number: int, multiple: int) -> int:
-    return -(-number // multiple) * multiple

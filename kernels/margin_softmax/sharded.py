@@ -36,7 +36,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from kernels.margin_softmax import pallas_gpu, pallas_tpu
-from kernels.margin_softmax.api import Implementation, MarginGrad, as_int32, check, of_target, with_constant_t
+from kernels.margin_softmax.checks import Implementation, MarginGrad, as_int32, check, of_target, with_constant_t
 from kernels.margin_softmax.chunked import Chunked
 from kernels.margin_softmax.negative_sampling import sampled
 from kernels.margin_softmax.reference import HardNegatives, OfTarget

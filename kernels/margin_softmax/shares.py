@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from kernels.margin_softmax.api import as_int32
+from kernels.margin_softmax.checks import as_int32
 from kernels.margin_softmax.geometry import wide
 from kernels.varying import varying_axes
 

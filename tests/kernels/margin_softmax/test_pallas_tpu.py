@@ -14,6 +14,7 @@ from jax.sharding import Mesh, PartitionSpec
 
 from kernels.margin_softmax import HardNegatives, margin_softmax, pallas_tpu, reference, streamed
 from kernels.margin_softmax.pallas_tpu import PallasTpu
+from kernels.margin_softmax.tpu_plan import block, block_bytes
 from kernels.varying import vary_alike
 
 F32, BF16 = jnp.float32, jnp.bfloat16
@@ -168,9 +169,10 @@ def test_it_lowers_for_tpus_within_shard_map():
 def test_blocks_fit(num_centers, length):
     for dtype in (F32, BF16):
         x, w = jnp.zeros((1, length), dtype), jax.ShapeDtypeStruct((10**6, num_centers, length), dtype)
-        rows, classes = PallasTpu()._block(x, w)
+        tpu = PallasTpu()
+        rows, classes = block(tpu.rows, tpu.classes, tpu.vmem, x, w)
         assert min(rows, classes) >= 128 and rows % 128 == classes % 128 == 0
-        assert pallas_tpu._bytes(rows, classes, x, w) <= PallasTpu().vmem
+        assert block_bytes(rows, classes, x, w) <= tpu.vmem
 
 
 def test_it_is_refused_by_name_where_there_is_no_tpu():
