@@ -116,7 +116,7 @@ class ScoresHead(nn.Module):
         return F.cross_entropy(scores, labels)
 
 
-class Step:
+class TorchStep:
     """One training step of a variant or of Mynn, on images [N, C, H, W] in channels-last memory.
 
     `compiled`: with `torch.compile`.

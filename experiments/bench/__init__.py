@@ -1,1 +1,1 @@
-"""Every speed and memory figure, peers in the same run: one file a measurement."""
+"""Speed and memory, measured beside peers in the same run: one file a measurement."""

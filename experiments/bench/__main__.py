@@ -15,6 +15,7 @@ import tyro
 
 from experiments.bench.accuracy import Accuracy
 from experiments.bench.epoch import EpochCost
+from experiments.bench.harness import Measurement
 from experiments.bench.head import Head
 from experiments.bench.products import Products
 from experiments.bench.start import Start
@@ -33,12 +34,12 @@ Command = (
 )
 
 
-def command(config: Step | Inference | Products | EpochCost | Start | Accuracy | Head) -> None:
-    result = config.measure()
-    if config.out:
+def command(measurement: Measurement) -> None:
+    result = measurement.run()
+    if measurement.out:
         line = f"python -m experiments.bench {' '.join(sys.argv[1:])}"
-        write_json(config.out, {"command": line, "environment": environment(), **result})
-        print(f"written to {config.out}")
+        write_json(measurement.out, {"command": line, "environment": environment(), **result})
+        print(f"written to {measurement.out}")
 
 
 if __name__ == "__main__":

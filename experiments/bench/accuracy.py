@@ -2,15 +2,16 @@
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from experiments.bench.harness import Measurement
+from experiments.bench.workloads import check_name, trainings
 from experiments.terminal import OptionalInt, OptionalStr, ProgressBar, UserError, check_counts, check_seed
 from experiments.variants import VARIANTS, Adam, Sgd
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @dataclasses.dataclass(frozen=True)
-class Accuracy:
+class Accuracy(Measurement):
     """A network and its PyTorch original, trained side by side from the same weights on the same batches."""
 
     variant: str = "mynn"
@@ -37,12 +38,9 @@ class Accuracy:
     """the first of the seeds"""
     seeds: int = 1
     """how many, one after the other"""
-    out: Path | None = None
-    """write the result as JSON"""
 
-    def measure(self) -> dict[str, Any]:
-        if self.variant != "mynn" and self.variant not in VARIANTS:
-            raise UserError(f"there is nothing called {self.variant!r} to train; there is mynn, {', '.join(VARIANTS)}")
+    def run(self) -> dict[str, Any]:
+        check_name(self.variant)
         check_counts(self, ("size", "epochs", "batch_size", "steps_per_epoch", "seeds"))
         check_seed(self.seed)
         if not find_spec("torch"):
@@ -50,7 +48,7 @@ class Accuracy:
         from experiments.session import prepare
 
         prepare()
-        build = self._builder()
+        _, build = trainings(self.variant, self.data, self.size, self.batch_size, self.epochs, self.steps_per_epoch)
         first = build(self.seed)
         of_seed = 2 * self.epochs * first.cut.examples
         title = f"{self.variant} on {first.config['data']}"
@@ -66,7 +64,7 @@ class Accuracy:
     def _train(self, experiment: "Experiment", done: int, table: Table, bar: ProgressBar) -> Iterator[dict[str, Any]]:
         """A row for each epoch; `done` images came before."""
         seed = experiment.config["seed"]
-        contenders: dict[str, _Ours | _PyTorch] = {"jaxnets": _Ours(experiment), "torch": _PyTorch(experiment)}
+        contenders: dict[str, _Jaxnets | _PyTorch] = {"jaxnets": _Jaxnets(experiment), "torch": _PyTorch(experiment)}
         for epoch in range(self.epochs):
             row: dict[str, Any] = {"seed": seed, "epoch": epoch + 1}
             for name, each in contenders.items():
@@ -83,24 +81,8 @@ class Accuracy:
                 bar.say(f"seed {seed}, epoch {epoch + 1}, {name}: loss {found[0]}, test accuracy {found[1]}")
             yield row
 
-    def _builder(self) -> Callable[[int], "Experiment"]:
-        """From a seed to its training."""
-        shared: dict[str, Any] = {"epochs": self.epochs, "steps_per_epoch": self.steps_per_epoch}
-        if self.variant == "mynn":
-            from experiments import mynn, mynn_data
 
-            config = mynn.Config(data=self.data or "faces", size=self.size, batch_size=self.batch_size or 64, **shared)
-            pictures = mynn_data.load(config)
-            return lambda seed: mynn.build("mynn", dataclasses.replace(config, seed=seed), pictures)
-        from experiments import arcloss
-        from jaxnets import load
-
-        of_variant = arcloss.Config(self.variant, data=self.data or "mnist", batch_size=self.batch_size, **shared)
-        digits = load(of_variant.data)
-        return lambda seed: arcloss.build(VARIANTS[self.variant], dataclasses.replace(of_variant, seed=seed), digits)
-
-
-class _Ours:
+class _Jaxnets:
     def __init__(self, experiment: "Experiment") -> None:
         self._experiment, self._state = experiment, experiment.state
 
@@ -179,7 +161,7 @@ class _PyTorch:
 
 
 def _modules(experiment: "Experiment") -> tuple[Any, Any, Adam | Sgd, Adam | Sgd | None]:
-    """Network and head of the experiment's weights, and what optimises either."""
+    """Network and head with the experiment's weights, and the recipe of each one's optimiser."""
     import torch
 
     from experiments.mynn import MOMENTUM

@@ -1,141 +1,150 @@
 """A whole epoch against the sum of its steps."""
 
 import dataclasses
+import itertools
 import statistics
-import time
-from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 
-from experiments.terminal import UserError, check_counts
-from experiments.variants import VARIANTS
+from experiments.bench.harness import Measurement, in_turns, seconds_of
+from experiments.bench.workloads import check_name, trainings
+from experiments.terminal import OptionalInt, OptionalStr, check_counts
+
+if TYPE_CHECKING:
+    from experiments.run import Experiment
+    from jaxnets.data import Dataset, Split
+    from jaxnets.data.streaming import Stream
 
 
 @dataclasses.dataclass(frozen=True)
-class EpochCost:
-    """A whole epoch against the sum of its steps, as a Python loop over the jitted step and as one jitted scan."""
+class EpochCost(Measurement):
+    """A whole epoch against the sum of its steps.
+
+    Of a variant: as `train_epoch` takes it, and as one jitted scan. Of mynn: its pictures on the device, mapped on the
+    host and, where they are stored as files, streamed.
+    """
 
     variant: str = "v1_2_3"
     """a variant, on MNIST; or mynn, on pictures that are decoded and kept, or streamed"""
-    data: str = "faces"
-    """of mynn: as python -m experiments.mynn takes it"""
+    data: OptionalStr = None
+    """as the study's own command takes it; by default faces for mynn, mnist for a variant"""
     size: int = 224
     """of mynn: height and width to which pictures are brought"""
-    batch_size: int = 64
-    """of mynn: examples a step"""
+    batch_size: OptionalInt = None
+    """by default 64 for mynn, the variant's own for a variant"""
     steps: int = 20
     """of an epoch"""
     rounds: int = 5
     """times that each way is taken; the median counts"""
-    out: Path | None = None
-    """write the result as JSON"""
 
-    def measure(self) -> dict[str, Any]:
+    def run(self) -> dict[str, Any]:
         check_counts(self, ("size", "batch_size", "steps", "rounds"))
-        if self.variant != "mynn" and self.variant not in VARIANTS:
-            raise UserError(
-                f"there is nothing called {self.variant!r} to measure; there is mynn, {', '.join(VARIANTS)}"
-            )
-        if self.variant == "mynn":
-            from experiments.bench.epoch_of_pictures import measure
+        check_name(self.variant)
+        from experiments.session import prepare
 
-            return measure(self)
-        return _epoch(self)
+        prepare()
+        dataset, build = trainings(self.variant, self.data, self.size, self.batch_size, 1, self.steps)
+        experiment = build(0)
+        steps, name = experiment.cut.steps, self.variant
+        rows = ratios_to_steps(in_turns(self._ways(experiment, dataset), self.rounds))
+        table = Table("way", "a step", "against the steps alone", title=f"{steps} steps of {name}")
+        for row in rows:
+            table.add_row(row["way"], f"{row['median_seconds'] / steps * 1e3:.1f} ms", f"{row['ratio']:.3f}")
+        Console().print(table)
+        shape = [experiment.cut.batch_size, *dataset.test.images.shape[1:]]
+        return {"variant": name, "data": experiment.config["data"], "batch_shape": shape, "steps": steps, "rows": rows}
+
+    def _ways(self, experiment: "Experiment", dataset: "Dataset") -> dict[str, Callable[[], float]]:
+        """All of them take the same steps from the same state, so that their work is the same."""
+        import jax
+
+        on_device = jax.device_put(dataset.train)
+        ways = {"steps alone": _steps_alone(experiment, dataset.train)}
+        if self.variant != "mynn":
+            return ways | {
+                "train_epoch": _epoch_over(experiment, on_device),
+                "one scan": _one_scan(experiment, on_device),
+            }
+        ways |= {
+            "on the device": _epoch_over(experiment, on_device),
+            "mapped on the host": _epoch_over(experiment, dataset.train),
+        }
+        if self.data and self.data.startswith(("folder:", "tfds:")):
+            from experiments import mynn, mynn_data
+
+            study = mynn.Config(data=self.data, size=self.size, batch_size=experiment.cut.batch_size)
+            ways["streamed"] = _epoch_over(experiment, mynn_data.open_stream(study).train)
+        return ways
 
 
-def _epoch(config: EpochCost) -> dict[str, Any]:
-    """Three ways to take the same steps, in turns; the same state all along, so that their work is the same."""
-    from experiments.session import prepare
-
-    prepare()
+def _steps_alone(experiment: "Experiment", train: "Split") -> Callable[[], float]:
+    """One step on each batch; the time between them does not count."""
     import jax
     import numpy as np
 
-    from experiments.arcloss import build_optimizer
-    from jaxnets import (
-        ArcFace,
-        MarginHead,
-        create,
-        create_train_state,
-        load,
-        quick_compilation,
-        train_epoch,
-        train_step,
-    )
+    from jaxnets import quick_compilation, train_step
     from jaxnets.data import Split
-    from jaxnets.epochs import Totals, epoch_order, take_steps
 
-    variant = VARIANTS[config.variant]
-    train = load("mnist").train
-    size = variant.batch_size
-    split = jax.device_put(Split(train.images[: size * config.steps], train.labels[: size * config.steps]))
-    state = create_train_state(
-        jax.random.key(0),
-        create(config.variant),
-        MarginHead(10, ArcFace(0.3), 3.107),
-        split.images,
-        net_optimizer=build_optimizer(variant.net, config.steps)[0],
-        head_optimizer=build_optimizer(variant.head, config.steps)[0],
-    )
-    options = quick_compilation()
-    single = jax.jit(train_step, compiler_options=options)
-    scan = jax.jit(take_steps, static_argnames=("batch_size", "steps"), compiler_options=options)
+    state, cut = experiment.state, experiment.cut
+    step = jax.jit(train_step, compiler_options=quick_compilation())
     batches = [
-        jax.device_put(Split(np.asarray(split.images[i : i + size]), np.asarray(split.labels[i : i + size])))
-        for i in range(0, size * config.steps, size)
+        jax.device_put(Split(np.asarray(train.images[start:end]), np.asarray(train.labels[start:end])))
+        for start, end in itertools.pairwise([*range(0, cut.examples, cut.batch_size), cut.examples])
     ]
 
-    def whole_epoch() -> float:
-        copy = jax.tree.map(lambda leaf: leaf.copy(), state)
-        before = time.perf_counter()
-        train_epoch(copy, split, size)
-        return time.perf_counter() - before
+    def wait_for_step(batch: Split) -> None:
+        jax.block_until_ready(step(state, batch))
 
-    def one_scan() -> float:
-        before = time.perf_counter()
-        order = epoch_order(state.key, 0, split.labels.shape[0])
-        out = scan(state, Totals.zero(config.steps), split, order, np.int32(0), batch_size=size, steps=config.steps)
-        jax.block_until_ready(out)
-        return time.perf_counter() - before
+    def take() -> float:
+        return sum([seconds_of(partial(wait_for_step, batch)) for batch in batches])
 
-    ways = {
-        "steps alone": lambda: seconds_of_steps(single, state, batches),
-        "train_epoch": whole_epoch,
-        "one scan": one_scan,
-    }
-    rows = compare(ways, config)
-    return {"variant": config.variant, "steps": config.steps, "rows": rows}
+    return take
 
 
-def seconds_of_steps(step: Callable[..., Any], state: Any, batches: Iterable[Any]) -> float:
-    """Of one step on each batch, from the same state; what lies between them does not count."""
+def _epoch_over(experiment: "Experiment", train: "Split | Stream") -> Callable[[], float]:
+    """An epoch as a run takes it."""
     import jax
 
-    seconds = 0.0
-    for batch in batches:
-        before = time.perf_counter()
-        jax.block_until_ready(step(state, batch))
-        seconds += time.perf_counter() - before
-    return seconds
+    from experiments.folder import Position
+    from experiments.run import calls
+    from jaxnets.epochs import Totals
+
+    of_these = dataclasses.replace(experiment, train=train)
+
+    def whole_epoch() -> float:
+        copy = jax.tree.map(lambda leaf: leaf.copy(), experiment.state)  # its buffers are given up
+        start = Position(copy, Totals.zero(experiment.cut.steps))
+        return seconds_of(lambda: [int(totals.bad_step) for _, totals, _ in calls(of_these, start)])
+
+    return whole_epoch
 
 
-def compare(ways: Mapping[str, Callable[[], float]], config: EpochCost) -> list[dict[str, Any]]:
-    """The seconds that each way takes, in turns, the first call uncounted; printed, and as rows of JSON."""
-    for take in ways.values():
-        take()
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(config.rounds):
-        for name, take in ways.items():
-            seconds[name].append(take())
-    table = Table("way", "a step", "against the steps alone", title=f"{config.steps} steps of {config.variant}")
-    alone, rows = seconds["steps alone"], []
-    for name, times in seconds.items():
-        ratio = statistics.median(t / a for t, a in zip(times, alone, strict=True))
-        median = statistics.median(times)
-        rows.append({"way": name, "median_seconds": median, "ratio": ratio, "seconds": times})
-        table.add_row(name, f"{median / config.steps * 1e3:.1f} ms", f"{ratio:.3f}")
-    Console().print(table)
+def _one_scan(experiment: "Experiment", train: "Split") -> Callable[[], float]:
+    import jax
+    import numpy as np
+
+    from jaxnets import quick_compilation
+    from jaxnets.epochs import Totals, epoch_order, take_steps
+
+    state, cut = experiment.state, experiment.cut
+    scan = jax.jit(take_steps, static_argnames=("batch_size", "steps"), compiler_options=quick_compilation())
+
+    def take() -> object:
+        order = epoch_order(state.key, 0, len(train.labels))
+        sizes = {"batch_size": cut.batch_size, "steps": cut.steps}
+        return jax.block_until_ready(scan(state, Totals.zero(cut.steps), train, order, np.int32(0), **sizes))
+
+    return lambda: seconds_of(take)
+
+
+def ratios_to_steps(seconds: dict[str, list[float]]) -> list[dict[str, Any]]:
+    """Of each way the median, and the median of its ratio to `steps alone` in the same round."""
+    rows = []
+    for way, times in seconds.items():
+        ratio = statistics.median(t / a for t, a in zip(times, seconds["steps alone"], strict=True))
+        rows.append({"way": way, "median_seconds": statistics.median(times), "ratio": ratio, "seconds": times})
     return rows

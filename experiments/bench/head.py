@@ -1,4 +1,4 @@
-"""The margin softmax alone: full logits, in chunks, fused, and as PyTorch has it; each in a process of its own."""
+"""The margin softmax alone: full logits, in chunks, fused, and in PyTorch; each in a process of its own."""
 
 import dataclasses
 import itertools
@@ -6,19 +6,19 @@ import json
 import subprocess
 import sys
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any, Literal
 
 from rich.console import Console
 from rich.table import Table
 
+from experiments.bench.harness import Measurement
 from experiments.terminal import UserError, check_counts
 
 CONTENDERS = ("reference", "chunked", "pallas_gpu", "pallas_tpu", "torch", "torch.compile")
 
 
 @dataclasses.dataclass(frozen=True)
-class Head:
+class Head(Measurement):
     """The margin softmax alone, forward and with both gradients: full logits, in chunks, fused, and PyTorch's."""
 
     classes: tuple[int, ...] = (10_000, 100_000)
@@ -26,21 +26,19 @@ class Head:
     dimensions: int = 512
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     contenders: tuple[str, ...] = CONTENDERS
-    """some of these; those of PyTorch are left out where it is not installed"""
+    """some of these; the two of PyTorch are left out where it is not installed"""
     rounds: int = 5
     """times that each is taken; the median counts"""
     limit: int = 120
     """seconds that a contender may take for one number of classes, compilation included"""
-    out: Path | None = None
-    """write the result as JSON"""
 
-    def measure(self) -> dict[str, Any]:
+    def run(self) -> dict[str, Any]:
         check_counts(self, ("dimensions", "rounds", "limit"))
         unknown = set(self.contenders) - set(CONTENDERS)
         if unknown or not self.contenders or not self.classes or min(self.classes) < 2:
-            raise UserError(f"--contenders are of {', '.join(CONTENDERS)}, and --classes are numbers from 2 on")
+            raise UserError(f"--contenders must be of {', '.join(CONTENDERS)}, and --classes 2 or more")
         if not self.batches or min(self.batches) < 1:
-            raise UserError("--batches are numbers from 1 on")
+            raise UserError("--batches must be 1 or more")
         installed = [name for name in self.contenders if find_spec("torch") or not name.startswith("torch")]
         table = Table("of", "contender", "forward", "both", "of the matrix rate", "memory", title="margin softmax")
         rows: list[dict[str, Any]] = []
@@ -57,7 +55,7 @@ class Head:
         return {"dimensions": self.dimensions, "dtype": self.dtype, "rows": rows}
 
     def _of(self, name: str, num_classes: int, batch: int) -> dict[str, Any]:
-        """What the contender's process says, or {"refused": why there is nothing}."""
+        """The result of the contender's process, or {"refused": the reason}."""
         job = {field: getattr(self, field) for field in ("dimensions", "dtype", "rounds")}
         job |= {"batch": batch, "classes": num_classes, "contender": name}
         command = [sys.executable, "-m", "experiments.bench.head_worker", json.dumps(job)]
@@ -75,7 +73,7 @@ def _cells(result: dict[str, Any], products: int) -> list[str]:
     if "refused" in result:
         return [result["refused"], "", "", ""]
     forward, both = result["forward_seconds"], result["both_seconds"]
-    # Forward one product of embeddings and class weights, and three more backward where it is made anew.
+    # Forward one product of embeddings and class weights; backward three more where it is computed again.
     share = 2 * products / result["matrix_rate"] / forward, 8 * products / result["matrix_rate"] / both
     times = f"{forward * 1e3:.2f} ms", f"{both * 1e3:.2f} ms"
     return [*times, f"{share[0]:.0%}, {share[1]:.0%}", f"{result['peak_bytes'] / 2**20:.0f} MiB"]

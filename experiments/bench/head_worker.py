@@ -1,15 +1,15 @@
 """One contender of `experiments.bench.head`: prints its times and memory as a line of JSON.
 
-The matrix rate is what one large product of the same dtype reaches on the device, just before. Peak memory is what is
-held beyond the arguments: on a CPU by the system's count, elsewhere by XLA's plan and by PyTorch's count. Temporary
-memory, by XLA's plan, is what value and gradients take beyond arguments and results.
+The matrix rate is the rate of one large product of the same dtype on the device, measured just before. Peak memory
+excludes the arguments: on a CPU by the system's count, elsewhere by XLA's plan and by PyTorch's count. Temporary
+memory, by XLA's plan, excludes arguments and results.
 """
 
 import json
 import sys
 from typing import Any
 
-from experiments.bench.worker import median_seconds, memory_before, memory_of_process
+from experiments.bench.harness import median_seconds, memory_before, memory_of_process
 
 MARGIN_M, SCALE = 0.5, 64.0
 
@@ -121,6 +121,6 @@ if __name__ == "__main__":
     given = json.loads(sys.argv[1])
     try:
         result = torch_contender(given) if given["contender"].startswith("torch") else jax_contender(given)
-    except (NotImplementedError, RuntimeError) as error:  # both libraries' own for want of memory is the latter
+    except (NotImplementedError, RuntimeError) as error:  # RuntimeError: both libraries' want of memory
         result = {"refused": str(error).splitlines()[0]}
     print(json.dumps(result))

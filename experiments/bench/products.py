@@ -1,68 +1,64 @@
-"""A training step against the sum of its matrix products: what is left to gain beside them."""
+"""A training step against the sum of its matrix products: the share of time that is left beside them."""
 
 import collections
 import dataclasses
 import math
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from experiments.bench.cases import cases
+from experiments.bench.harness import Measurement, median_seconds
+from experiments.bench.workloads import workloads
 from experiments.terminal import check_counts
 
 
 @dataclasses.dataclass(frozen=True)
-class Products:
-    """A training step, and each matrix product that it is made of, timed alone."""
+class Products(Measurement):
+    """A training step, and each of its matrix products timed alone."""
 
     variant: str = "v1_2_3"
     """a variant's name, or mynn"""
     rounds: int = 7
     """times that each is taken; the median counts"""
-    out: Path | None = None
-    """write the result as JSON"""
 
-    def measure(self) -> dict[str, Any]:
-        from experiments.bench.worker import jaxnets_inputs, jaxnets_task, median_seconds
+    def run(self) -> dict[str, Any]:
+        from experiments.bench.worker import jaxnets_inputs, jaxnets_task
 
         check_counts(self, ("rounds",))
-        (case,) = cases((self.variant,))
-        inputs = jaxnets_inputs(case)
+        (workload,) = workloads((self.variant,))
+        inputs = jaxnets_inputs(workload)
         import jax
         from jax.interpreters.partial_eval import dce_jaxpr
 
         from jaxnets import train_step
 
         program = jax.make_jaxpr(train_step)(*inputs).jaxpr
-        # Without what nobody uses, as XLA leaves it out: the gradient of the images.
+        # Unused results are left out, as XLA leaves them out: the gradient of the images.
         program, _ = dce_jaxpr(program, [True] * len(program.outvars))
-        products = collections.Counter(products_of(program))
         rows: list[dict[str, Any]] = []
-        for product, times in products.items():
+        for product, times in collections.Counter(products_of(program)).items():
             seconds = times * median_seconds(product.task(), self.rounds)
             gflop = times * product.flop / 1e9
             rows.append({"product": str(product), "times": times, "gflop": gflop, "seconds": seconds})
         rows.sort(key=lambda row: -row["seconds"])
-        take, _ = jaxnets_task(case, "step")
+        times, gflop, seconds = (sum(row[name] for row in rows) for name in ("times", "gflop", "seconds"))
+        take, _ = jaxnets_task(workload, "step")
         step_seconds = median_seconds(take, self.rounds)
-        sum_seconds = sum(row["seconds"] for row in rows)
-        total_gflop = sum(row["gflop"] for row in rows)
 
-        table = Table("product", "times", "GFLOP", "ms", "GFLOP/s", title=f"matrix products of a step of {case.name}")
+        table = Table("product", "times", "GFLOP", "ms", "GFLOP/s", title=f"products of a step of {self.variant}")
         for row in rows[:12]:
             table.add_row(row["product"], str(row["times"]), *_cells(row["gflop"], row["seconds"]))
-        table.add_row("all products", str(products.total()), *_cells(total_gflop, sum_seconds))
-        table.add_row("the step", "", *_cells(total_gflop, step_seconds))
+        table.add_row("all products", str(times), *_cells(gflop, seconds))
+        table.add_row("the step", "", *_cells(gflop, step_seconds))
         Console().print(table)
-        return {"name": case.name, "step_seconds": step_seconds, "products_seconds": sum_seconds, "products": rows}
+        return {"name": self.variant, "step_seconds": step_seconds, "products_seconds": seconds, "products": rows}
 
 
 @dataclasses.dataclass(frozen=True)
 class _Product:
-    """A `dot_general` in float32, as its equation has it."""
+    """A `dot_general` in float32, by the shapes and dimension numbers of its equation."""
 
     shapes: tuple[tuple[int, ...], tuple[int, ...]]
     dimension_numbers: Any
@@ -89,7 +85,7 @@ class _Product:
 
 
 def products_of(jaxpr: Any) -> Iterator[_Product]:
-    """Those of a program, inner ones too, and those of a scan as often as it goes round."""
+    """The matrix products of a program and its inner functions; a scan's are repeated for each turn."""
     for equation in jaxpr.eqns:
         if equation.primitive.name == "dot_general":
             shapes = tuple(variable.aval.shape for variable in equation.invars)

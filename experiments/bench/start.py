@@ -1,6 +1,7 @@
 """From the command to its first training step."""
 
 import dataclasses
+import itertools
 import json
 import os
 import statistics
@@ -14,44 +15,40 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from experiments.bench.harness import Measurement, in_turns
 from experiments.terminal import UserError, check_counts
 from experiments.variants import VARIANTS
 
 
 @dataclasses.dataclass(frozen=True)
-class Start:
+class Start(Measurement):
     """From the command to its first training step, with no compiled programs kept and with them."""
 
     variant: str = "v1_2_3"
     """one of the ArcLoss study's"""
     rounds: int = 3
     """starts of each kind; the median counts"""
-    out: Path | None = None
-    """write the result as JSON"""
 
-    def measure(self) -> dict[str, Any]:
+    def run(self) -> dict[str, Any]:
+        """Times whole processes; the end of each is counted in, so the figures are a little too high."""
         check_counts(self, ("rounds",))
         if self.variant not in VARIANTS:
             raise UserError(f"there is no variant {self.variant!r} to start; there is {', '.join(VARIANTS)}")
-        return _start(self)
-
-
-def _start(config: Start) -> dict[str, Any]:
-    """Whole processes; what a command needs to end is counted in, so the figures are a little too high."""
-    table = Table("compiled programs", "to the first step", title=f"start of {config.variant}")
-    rows = []
-    with tempfile.TemporaryDirectory() as folder:
-        for kind in ("none kept", "kept"):
-            seconds = []
-            for i in range(config.rounds):
-                cache = Path(folder) / ("kept" if kind == "kept" else f"none{i}")
-                if kind == "kept" and i == 0:
-                    _first_step(config.variant, Path(folder) / "warm-up", cache)
-                seconds.append(_first_step(config.variant, Path(folder) / f"{kind}{i}", cache))
+        with tempfile.TemporaryDirectory() as folder:
+            outs = (Path(folder) / str(i) for i in itertools.count())
+            kept = Path(folder) / "kept"
+            ways = {
+                "none kept": lambda: _first_step(self.variant, out := next(outs), out / "none"),
+                "kept": lambda: _first_step(self.variant, next(outs), kept),
+            }
+            found = in_turns(ways, self.rounds)
+        table = Table("compiled programs", "to the first step", title=f"start of {self.variant}")
+        rows = []
+        for kind, seconds in found.items():
             rows.append({"compiled_programs": kind, "median_seconds": statistics.median(seconds), "seconds": seconds})
             table.add_row(kind, f"{rows[-1]['median_seconds']:.1f} s")
-    Console().print(table)
-    return {"variant": config.variant, "rows": rows}
+        Console().print(table)
+        return {"variant": self.variant, "rows": rows}
 
 
 def _first_step(variant: str, out: Path, cache: Path) -> float:

@@ -1,20 +1,23 @@
-"""Whole training steps, and inference, ours and PyTorch's taking turns."""
+"""Training steps, and inference, ours and PyTorch's in turns."""
 
+import contextlib
 import dataclasses
-from pathlib import Path
-from typing import Any, Literal
+import json
+import statistics
+from importlib.util import find_spec
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from experiments.bench.cases import cases
-from experiments.bench.contender import contenders, measure
+from experiments.bench.harness import Measurement, TimedProcess, in_turns
+from experiments.bench.workloads import Workload, workloads
 from experiments.terminal import check_counts
 
 
 @dataclasses.dataclass(frozen=True)
-class Step:
-    """Whole training steps, ours and PyTorch's where it is installed, taking turns step by step."""
+class Step(Measurement):
+    """Training steps, ours and PyTorch's where it is installed, in turns step by step."""
 
     variants: tuple[str, ...] = ("v1_2_3",)
     """names of variants; all (of them); or mynn"""
@@ -22,17 +25,14 @@ class Step:
     """steps of each contender; the median counts"""
     compiled: bool = False
     """torch.compile too"""
-    out: Path | None = None
-    """write the result as JSON"""
 
-    def measure(self) -> dict[str, Any]:
-        check_counts(self, ("rounds",))
-        return _compare("step", self.variants, self.rounds, compiled=self.compiled)
+    def run(self) -> dict[str, Any]:
+        return _run("step", self)
 
 
 @dataclasses.dataclass(frozen=True)
-class Inference:
-    """10,000 images, and as many as fill the last batch, made into embeddings, ours and PyTorch's taking turns."""
+class Inference(Measurement):
+    """Embeddings of 10,000 images, rounded up to whole batches, by ours and by PyTorch in turns."""
 
     variants: tuple[str, ...] = ("v1_2_3",)
     """names of variants; or all (of them)"""
@@ -40,33 +40,48 @@ class Inference:
     """times that each contender embeds them all; the median counts"""
     compiled: bool = False
     """torch.compile too"""
-    out: Path | None = None
-    """write the result as JSON"""
 
-    def measure(self) -> dict[str, Any]:
-        check_counts(self, ("rounds",))
-        return _compare("inference", self.variants, self.rounds, compiled=self.compiled)
+    def run(self) -> dict[str, Any]:
+        return _run("inference", self)
 
 
-def _compare(
-    task: Literal["step", "inference"], names: tuple[str, ...], rounds: int, *, compiled: bool
-) -> dict[str, Any]:
-    rows: list[dict[str, Any]] = []
-    chosen, contending = cases(names), contenders(compiled=compiled)
+def _run(task: str, config: Step | Inference) -> dict[str, Any]:
+    check_counts(config, ("rounds",))
+    chosen = workloads(config.variants)
+    peers = ["torch", "torch.compile"] if config.compiled else ["torch"]
+    contenders = ["jaxnets", *(peers if find_spec("torch") else [])]
     table = Table("of", "contender", task, "times PyTorch's rate", "compilation", "memory", title=task)
-    for case in chosen:
-        row = measure(case, task, contending, rounds)
-        rows.append(row)
-        for each in contending:
-            result = row[each]
-            ratio = row["torch"]["median_seconds"] / result["median_seconds"] if "torch" in row else None
+    rows = []
+    for workload in chosen:
+        row = _row(task, workload, contenders, config.rounds)
+        rows.append({"name": workload.name, **row})
+        for name, result in row.items():
             cells = [
                 f"{result['median_seconds'] * 1e3:.1f} ms",
-                f"{ratio:.2f}" if ratio else "–",
+                f"{row['torch']['median_seconds'] / result['median_seconds']:.2f}" if "torch" in row else "–",
                 f"{result['compile_seconds']:.1f} s",
                 f"{result['peak_bytes'] / 2**20:.0f} MiB",
             ]
-            table.add_row(case.name, each, *cells)
-            Console(stderr=True).print(f"{case.name}, {each}: {', '.join(cells)}", highlight=False)
+            table.add_row(workload.name, name, *cells)
+            Console(stderr=True).print(f"{workload.name}, {name}: {', '.join(cells)}", highlight=False)
     Console().print(table)
     return {"rows": rows}
+
+
+def _row(task: str, workload: Workload, contenders: list[str], rounds: int) -> dict[str, dict[str, Any]]:
+    """Each contender's times, compilation and memory, from a process of its own."""
+    job = json.dumps(dataclasses.asdict(workload))
+    with contextlib.ExitStack() as stack:
+        processes = {
+            name: stack.enter_context(TimedProcess.start("experiments.bench.worker", name, task, job))
+            for name in contenders
+        }
+        seconds = in_turns({name: process.take for name, process in processes.items()}, rounds)
+        return {
+            name: {
+                "median_seconds": statistics.median(seconds[name]),
+                "seconds": [round(value, 5) for value in seconds[name]],
+                **process.end(),
+            }
+            for name, process in processes.items()
+        }

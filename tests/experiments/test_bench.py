@@ -6,18 +6,19 @@ import pytest
 from PIL import Image
 
 from experiments.bench.accuracy import Accuracy
-from experiments.bench.cases import cases
-from experiments.bench.epoch import EpochCost
+from experiments.bench.epoch import EpochCost, ratios_to_steps
+from experiments.bench.harness import in_turns
 from experiments.bench.head import Head
 from experiments.bench.products import Products, products_of
 from experiments.bench.start import Start
 from experiments.bench.step import Inference, Step
+from experiments.bench.workloads import workloads
 from experiments.terminal import UserError
 
 
 @pytest.mark.parametrize("measurement", [Step, Inference], ids=lambda kind: kind.__name__)
 def test_contenders_are_timed_in_processes_of_their_own(measurement, capsys):
-    result = measurement(variants=("v0",), rounds=2).measure()
+    result = measurement(variants=("v0",), rounds=2).run()
     row = result["rows"][0]
     assert row["name"] == "v0" and len(row["jaxnets"]["seconds"]) == 2
     assert 0 < row["jaxnets"]["median_seconds"] < 60 and row["jaxnets"]["compile_seconds"] > 0
@@ -26,18 +27,31 @@ def test_contenders_are_timed_in_processes_of_their_own(measurement, capsys):
     assert "v0" in capsys.readouterr().out
 
 
-def test_an_unknown_name_is_refused():
-    with pytest.raises(UserError, match="nothing called 'v9'"):
-        cases(("v9",))
+def test_an_unknown_network_is_refused():
+    with pytest.raises(UserError, match="no network 'v9' to measure; there is v0"):
+        workloads(("v9",))
 
 
 def test_all_are_the_variants():
-    assert len(cases(("all",))) == 12
+    assert len(workloads(("all",))) == 12
+
+
+def test_contenders_take_turns_and_the_first_round_does_not_count():
+    taken = []
+    ways = {name: lambda name=name: taken.append(name) or float(len(taken)) for name in "ab"}
+    assert in_turns(ways, 2) == {"a": [3.0, 5.0], "b": [4.0, 6.0]}
+    assert taken == ["a", "b", "a", "b", "a", "b"]
+
+
+def test_an_epoch_is_compared_with_its_steps_of_the_same_round():
+    alone, epoch = ratios_to_steps({"steps alone": [1.0, 2.0, 4.0], "train_epoch": [2.0, 2.0, 2.0]})
+    assert alone["ratio"] == 1 and alone["median_seconds"] == 2
+    assert epoch["ratio"] == 1  # the median of 2, 1 and ½
 
 
 @pytest.mark.slow
 def test_an_epoch_is_timed_three_ways(capsys):
-    result = EpochCost(variant="v0", steps=2, rounds=1).measure()
+    result = EpochCost(variant="v0", steps=2, rounds=1).run()
     assert [row["way"] for row in result["rows"]] == ["steps alone", "train_epoch", "one scan"]
     assert all(row["median_seconds"] > 0 for row in result["rows"])
     assert "2 steps of v0" in capsys.readouterr().out
@@ -51,8 +65,8 @@ def test_an_epoch_of_pictures_is_timed_on_the_device_on_the_host_and_streamed(tm
         for i in range(6):
             Image.new("RGB", (9, 9), (level, i, i)).save(tmp_path / "pictures" / name / f"{i}.png")
     options = {"variant": "mynn", "size": 16, "batch_size": 4, "rounds": 1}
-    of_folder = EpochCost(**options, data=f"folder:{tmp_path / 'pictures'}", steps=20).measure()
-    of_faces = EpochCost(**options, steps=2).measure()
+    of_folder = EpochCost(**options, data=f"folder:{tmp_path / 'pictures'}", steps=20).run()
+    of_faces = EpochCost(**options, steps=2).run()
     ways = ["steps alone", "on the device", "mapped on the host", "streamed"]
     assert [row["way"] for row in of_folder["rows"]] == ways and [row["way"] for row in of_faces["rows"]] == ways[:3]
     assert of_folder["steps"] == 3, "ten pictures in batches of four"
@@ -63,8 +77,8 @@ def test_an_epoch_of_pictures_is_timed_on_the_device_on_the_host_and_streamed(tm
 
 @pytest.mark.parametrize("options", [{"variant": "v9"}, {"steps": 0}, {"variant": "mynn", "data": "nothing"}], ids=str)
 def test_unusable_measurements_of_epochs_are_refused(options):
-    with pytest.raises(UserError, match=r"nothing called 'v9'|--steps must be|'nothing': no such data set"):
-        EpochCost(**options).measure()
+    with pytest.raises(UserError, match=r"no network 'v9'|--steps must be|'nothing': no such data set"):
+        EpochCost(**options).run()
 
 
 def test_products_are_found_and_counted_within_functions():
@@ -86,7 +100,7 @@ def test_products_of_a_loop_count_as_often_as_it_goes_round():
 
 
 def test_a_step_is_held_against_its_products(capsys):
-    result = Products(variant="v0", rounds=1).measure()
+    result = Products(variant="v0", rounds=1).run()
     assert result["products_seconds"] > 0 and result["step_seconds"] > 0
     # The Linear layer, 256 images × 6400 features → 2, is there with both its gradients.
     assert sum(row["times"] for row in result["products"] if "6400" in row["product"]) >= 3
@@ -95,7 +109,7 @@ def test_a_step_is_held_against_its_products(capsys):
 
 def test_training_beside_pytorch_begins_alike(capsys):
     pytest.importorskip("torch")
-    (row,) = Accuracy(size=32, epochs=1, batch_size=16, steps_per_epoch=4).measure()["rows"]
+    (row,) = Accuracy(size=32, epochs=1, batch_size=16, steps_per_epoch=4).run()["rows"]
     ours, theirs = row["jaxnets"], row["torch"]
     assert ours["train_loss"] == pytest.approx(theirs["train_loss"], rel=1e-5) and ours["train_loss"] > 0
     assert ours["test_accuracy"] == pytest.approx(theirs["test_accuracy"], abs=0.01)
@@ -106,7 +120,7 @@ def test_training_a_variant_beside_pytorch_begins_alike_from_each_seed(digits):
     """Its head with class weights, the shorter gradient of short embeddings and an optimiser of its own included."""
     pytest.importorskip("torch")
     taken = Accuracy("v1_2_2", data=f"idx:{digits}", epochs=1, batch_size=40, steps_per_epoch=3, seed=1, seeds=2)
-    rows = taken.measure()["rows"]
+    rows = taken.run()["rows"]
     assert [row["seed"] for row in rows] == [1, 2]
     for row in rows:
         ours, theirs = row["jaxnets"], row["torch"]
@@ -115,36 +129,32 @@ def test_training_a_variant_beside_pytorch_begins_alike_from_each_seed(digits):
     assert rows[0]["jaxnets"]["train_loss"] != rows[1]["jaxnets"]["train_loss"]
 
 
-def test_only_what_there_is_trains_beside_pytorch():
-    with pytest.raises(UserError, match="there is nothing called 'v9' to train; there is mynn, v0"):
-        Accuracy("v9").measure()
-
-
 @pytest.mark.parametrize(
     ("config", "complaint"),
     [
         *[(kind(rounds=0), "--rounds must be 1 or more, not 0") for kind in (Step, Inference, Products, Start)],
-        (Step(variants=()), "there is nothing named to measure; there is v0"),
+        (Step(variants=()), "no name of a network to measure is given; there is v0"),
+        (Accuracy("v9"), "there is no network 'v9' to measure; there is v0"),
         (Start(variant="v9"), "there is no variant 'v9' to start; there is v0"),
     ],
     ids=repr,
 )
-def test_what_cannot_be_measured_is_said_in_a_sentence(config, complaint):
+def test_an_unusable_measurement_is_refused_in_a_sentence(config, complaint):
     with pytest.raises(UserError, match=complaint):
-        config.measure()
+        config.run()
 
 
 def test_training_beside_pytorch_needs_pytorch(monkeypatch):
     monkeypatch.setattr("experiments.bench.accuracy.find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"pip install -e '\.\[torch\]'"):
-        Accuracy().measure()
+        Accuracy().run()
 
 
 def test_heads_are_timed_or_say_why_not(capsys):
     contenders = ("reference", "chunked", "pallas_gpu")
-    (row,) = Head(
-        classes=(300,), batches=(16,), dimensions=8, dtype="float32", contenders=contenders, rounds=1
-    ).measure()["rows"]
+    (row,) = Head(classes=(300,), batches=(16,), dimensions=8, dtype="float32", contenders=contenders, rounds=1).run()[
+        "rows"
+    ]
     for name in ("reference", "chunked"):
         assert 0 < row[name]["forward_seconds"] < 10 and 0 < row[name]["both_seconds"] < 10
     # Full logits, 16 × 300 numbers, are beyond arguments and results.
@@ -155,9 +165,9 @@ def test_heads_are_timed_or_say_why_not(capsys):
 
 def test_a_head_of_pytorch_is_timed_too(capsys):
     pytest.importorskip("torch")
-    (row,) = Head(
-        classes=(300,), batches=(16,), dimensions=8, dtype="float32", contenders=("torch",), rounds=1
-    ).measure()["rows"]
+    (row,) = Head(classes=(300,), batches=(16,), dimensions=8, dtype="float32", contenders=("torch",), rounds=1).run()[
+        "rows"
+    ]
     assert row["torch"]["matrix_rate"] > 1e8 and row["torch"]["both_seconds"] > 0
     assert "torch" in capsys.readouterr().out
 
@@ -165,4 +175,4 @@ def test_a_head_of_pytorch_is_timed_too(capsys):
 @pytest.mark.parametrize("options", [{"contenders": ("numpy",)}, {"classes": (1,)}, {"batches": (0,)}, {"rounds": 0}])
 def test_unusable_measurements_of_heads_are_refused(options):
     with pytest.raises(UserError, match="--"):
-        Head(**options).measure()
+        Head(**options).run()
