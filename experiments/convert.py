@@ -10,7 +10,8 @@ from typing import Annotated
 
 import tyro
 
-from experiments.terminal import OptionalStr, UserError, main, parse, said_by_a_library
+from experiments.run.options import OptionalStr
+from experiments.run.terminal import UserError, as_user_error, main, parse
 
 CHECKPOINTS = ("best", "last")
 
@@ -35,10 +36,10 @@ def command(config: Config) -> None:
 
     import jax  # from here on, not for --help
 
-    from experiments.trained import state_of_run
+    from experiments.trained.network import state_of_run
     from jaxnets import torch_weights
 
-    with said_by_a_library(ValueError), said_by_a_library(ImportError):
+    with as_user_error(ValueError), as_user_error(ImportError):
         if config.source.is_dir():
             recorded, origin, variables = state_of_run(config.source, config.model, (config.which,))
             name = recorded["variant"]

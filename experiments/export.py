@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Annotated
 import numpy as np
 import tyro
 
-from experiments.terminal import OptionalStr, UserError, main, parse
+from experiments.run.options import OptionalStr
+from experiments.run.terminal import UserError, main, parse
 
 if TYPE_CHECKING:
     from jaxnets.export import Program
@@ -48,11 +49,11 @@ def command(config: Config) -> None:
     if missing and config.target.suffix == ".onnx":
         raise UserError(f"ONNX needs {' and '.join(missing)}: pip install 'jaxnets[onnx]'")
 
-    from experiments.session import prepare  # JAX is imported from here on, not for --help
+    from experiments.run.session import prepare  # JAX is imported from here on, not for --help
 
     prepare()
-    from experiments import trained
-    from experiments.records import write_atomically
+    from experiments.run.records import write_atomically
+    from experiments.trained import network as trained
 
     network = trained.load(config.source, config.model)
     program = network.program(config.what)

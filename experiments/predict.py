@@ -17,8 +17,10 @@ from jaxtyping import Float, Int
 from rich.console import Console
 from rich.table import Table
 
-from experiments import pictures
-from experiments.terminal import OptionalStr, ProgressBar, UserError, main, parse
+from experiments.run.bar import ProgressBar
+from experiments.run.options import OptionalStr
+from experiments.run.terminal import UserError, main, parse
+from experiments.trained import pictures
 
 if TYPE_CHECKING:
     from jaxnets.export import Program
@@ -59,10 +61,10 @@ def command(config: Config) -> None:
     for path in config.images:
         pictures.check(path)
 
-    from experiments.session import prepare  # JAX is imported from here on, not for --help or a misspelt name
+    from experiments.run.session import prepare  # JAX is imported from here on, not for --help or a misspelt name
 
     prepare()
-    from experiments import trained
+    from experiments.trained import network as trained
 
     network = trained.load(config.source, config.model)
     predictions = list(predict(network.program("scores"), config))

@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from experiments.records import read_json, read_lines, write_atomically, write_json
-from experiments.terminal import UserError, main
+from experiments.run.records import read_json, read_lines, write_atomically, write_json
+from experiments.run.terminal import UserError, main
 
 RESULTS = Path(__file__).with_name("results")
 README = Path(__file__).parents[1] / "README.md"
@@ -49,8 +49,8 @@ def collect(runs: list[Path]) -> dict[str, Any]:
 
 def compare(runs: list[Path]) -> dict[str, Any]:
     """What finished runs of classifiers gave, each of a configuration of its own, on the same pictures."""
-    from experiments.folder import Folder
-    from experiments.mynn_drawings import contender
+    from experiments.mynn.drawings import contender
+    from experiments.run.folder import Folder
 
     rows = []
     for run in runs:

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from experiments.variants import Adam, Sgd, Variant
+from experiments.arcloss.variants import Adam, Sgd, Variant
 from jaxnets.margins import ArcFace
 from jaxnets.models.conv_stack import BACKBONES, Backbone
 

@@ -20,8 +20,8 @@ from experiments.bench.head import Head
 from experiments.bench.products import Products
 from experiments.bench.start import Start
 from experiments.bench.step import Inference, Step
-from experiments.records import environment, write_json
-from experiments.terminal import main, parse
+from experiments.run.records import environment, write_json
+from experiments.run.terminal import main, parse
 
 Command = (
     Annotated[Step, tyro.conf.subcommand("step")]

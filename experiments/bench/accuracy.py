@@ -10,13 +10,15 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from experiments.arcloss.variants import VARIANTS, Adam, Sgd
 from experiments.bench.harness import Measurement
 from experiments.bench.workloads import check_name, trainings
-from experiments.terminal import OptionalInt, OptionalStr, ProgressBar, UserError, check_counts, check_seed
-from experiments.variants import VARIANTS, Adam, Sgd
+from experiments.run.bar import ProgressBar
+from experiments.run.options import OptionalInt, OptionalStr, check_counts, check_seed
+from experiments.run.terminal import UserError
 
 if TYPE_CHECKING:
-    from experiments.run import Experiment
+    from experiments.run.experiment import Experiment
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +47,7 @@ class Accuracy(Measurement):
         check_seed(self.seed)
         if not find_spec("torch"):
             raise UserError("this is a comparison with PyTorch, which is not installed: pip install -e '.[torch]'")
-        from experiments.session import prepare
+        from experiments.run.session import prepare
 
         prepare()
         _, build = trainings(self.variant, self.data, self.size, self.batch_size, self.epochs, self.steps_per_epoch)
@@ -164,7 +166,7 @@ def _modules(experiment: "Experiment") -> tuple[Any, Any, Adam | Sgd, Adam | Sgd
     """Network and head with the experiment's weights, and the recipe of each one's optimiser."""
     import torch
 
-    from experiments.mynn import MOMENTUM
+    from experiments.mynn.study import MOMENTUM
     from experiments.torch_peer import ArcHead, Mynn, Net, ScoresHead
     from jaxnets.margins import ArcFace
     from jaxnets.models.conv_stack import BACKBONES

@@ -12,10 +12,10 @@ from rich.table import Table
 
 from experiments.bench.harness import Measurement, in_turns, seconds_of
 from experiments.bench.workloads import check_name, trainings
-from experiments.terminal import OptionalInt, OptionalStr, check_counts
+from experiments.run.options import OptionalInt, OptionalStr, check_counts
 
 if TYPE_CHECKING:
-    from experiments.run import Experiment
+    from experiments.run.experiment import Experiment
     from jaxnets.data import Dataset, Split
     from jaxnets.data.streaming import Stream
 
@@ -44,7 +44,7 @@ class EpochCost(Measurement):
     def run(self) -> dict[str, Any]:
         check_counts(self, ("size", "batch_size", "steps", "rounds"))
         check_name(self.variant)
-        from experiments.session import prepare
+        from experiments.run.session import prepare
 
         prepare()
         dataset, build = trainings(self.variant, self.data, self.size, self.batch_size, 1, self.steps)
@@ -74,10 +74,10 @@ class EpochCost(Measurement):
             "mapped on the host": _epoch_over(experiment, dataset.train),
         }
         if self.data and self.data.startswith(("folder:", "tfds:")):
-            from experiments import mynn, mynn_data
+            from experiments.mynn.data import open_stream
 
-            study = mynn.Config(data=self.data, size=self.size, batch_size=experiment.cut.batch_size)
-            ways["streamed"] = _epoch_over(experiment, mynn_data.open_stream(study).train)
+            streamed = open_stream(self.data, size=self.size, batch_size=experiment.cut.batch_size, seed=0)
+            ways["streamed"] = _epoch_over(experiment, streamed.train)
         return ways
 
 
@@ -109,16 +109,14 @@ def _epoch_over(experiment: "Experiment", train: "Split | Stream") -> Callable[[
     """An epoch as a run takes it."""
     import jax
 
-    from experiments.folder import Position
-    from experiments.run import calls
     from jaxnets.epochs import Totals
 
     of_these = dataclasses.replace(experiment, train=train)
 
     def whole_epoch() -> float:
         copy = jax.tree.map(lambda leaf: leaf.copy(), experiment.state)  # its buffers are given up
-        start = Position(copy, Totals.zero(experiment.cut.steps))
-        return seconds_of(lambda: [int(totals.bad_step) for _, totals, _ in calls(of_these, start)])
+        totals = Totals.zero(experiment.cut.steps)
+        return seconds_of(lambda: [int(so_far.bad_step) for _, so_far, _ in of_these.calls(copy, totals, 0)])
 
     return whole_epoch
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from experiments.terminal import UserError
+from experiments.run.terminal import UserError
 
 Task = Callable[[], object]
 

@@ -12,7 +12,8 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments.bench.harness import Measurement
-from experiments.terminal import UserError, check_counts
+from experiments.run.options import check_counts
+from experiments.run.terminal import UserError
 
 CONTENDERS = ("reference", "chunked", "pallas_gpu", "pallas_tpu", "torch", "torch.compile")
 

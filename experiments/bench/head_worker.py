@@ -20,7 +20,7 @@ def side_of_product(platform: str) -> int:
 
 
 def jax_contender(job: dict[str, Any]) -> dict[str, Any]:
-    from experiments.session import keep_freed_memory
+    from experiments.run.session import keep_freed_memory
 
     keep_freed_memory()
     import jax

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from experiments.bench.harness import Measurement, median_seconds
 from experiments.bench.workloads import workloads
-from experiments.terminal import check_counts
+from experiments.run.options import check_counts
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,9 +15,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from experiments.arcloss.variants import VARIANTS
 from experiments.bench.harness import Measurement, in_turns
-from experiments.terminal import UserError, check_counts
-from experiments.variants import VARIANTS
+from experiments.run.options import check_counts
+from experiments.run.terminal import UserError
 
 
 @dataclasses.dataclass(frozen=True)

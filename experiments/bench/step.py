@@ -12,7 +12,7 @@ from rich.table import Table
 
 from experiments.bench.harness import Measurement, TimedProcess, in_turns
 from experiments.bench.workloads import Workload, workloads
-from experiments.terminal import check_counts
+from experiments.run.options import check_counts
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from experiments.arcloss.variants import VARIANTS, Sgd, Variant
 from experiments.bench.harness import Task, memory_before, memory_of_process, seconds_of
 from experiments.bench.workloads import Workload
-from experiments.variants import VARIANTS, Sgd, Variant
 
 MARGIN_M, SCALE = 0.3, 3.107
 NUM_EMBEDDED = 10_000
@@ -36,12 +36,12 @@ def batch_of(workload: Workload) -> tuple[np.ndarray, np.ndarray]:
 
 def jaxnets_inputs(workload: Workload) -> tuple[Any, Any]:
     """A fresh state and a batch on the device."""
-    from experiments.session import keep_freed_memory
+    from experiments.run.session import keep_freed_memory
 
     keep_freed_memory()  # as every command of this project does
     import jax
 
-    from experiments.arcloss import build_optimizer
+    from experiments.arcloss.study import build_optimizer
     from jaxnets import ArcFace, MarginHead, ScoresHead, Split, create, create_train_state
 
     images, labels = batch_of(workload)

@@ -4,11 +4,11 @@ import dataclasses
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from experiments.terminal import UserError
-from experiments.variants import VARIANTS
+from experiments.arcloss.variants import VARIANTS
+from experiments.run.terminal import UserError
 
 if TYPE_CHECKING:
-    from experiments.run import Experiment
+    from experiments.run.experiment import Experiment
     from jaxnets.data import Dataset
 
 
@@ -53,14 +53,17 @@ def trainings(
     """The data of a study, and its experiment for a seed, as its own command builds it; None is its default."""
     shared: dict[str, Any] = {"epochs": epochs, "steps_per_epoch": steps_per_epoch}
     if name == "mynn":
-        from experiments import mynn, mynn_data
+        from experiments.mynn import study as gender_study
+        from experiments.mynn.config import Config as GenderConfig
+        from experiments.mynn.data import load as load_pictures
 
-        config = mynn.Config(data=data or "faces", size=size, batch_size=batch_size or 64, **shared)
-        pictures = mynn_data.load(config)
-        return pictures, lambda seed: mynn.build("mynn", dataclasses.replace(config, seed=seed), pictures)
-    from experiments import arcloss
+        config = GenderConfig(data=data or "faces", size=size, batch_size=batch_size or 64, **shared)
+        pictures = load_pictures(config.data, size=size)
+        return pictures, lambda seed: gender_study.build("mynn", dataclasses.replace(config, seed=seed), pictures)
+    from experiments.arcloss import study
+    from experiments.arcloss.config import Config
     from jaxnets import load
 
-    of_variant = arcloss.Config(name, data=data or "mnist", batch_size=batch_size, **shared)
+    of_variant = Config(name, data=data or "mnist", batch_size=batch_size, **shared)
     digits = load(of_variant.data)
-    return digits, lambda seed: arcloss.build(VARIANTS[name], dataclasses.replace(of_variant, seed=seed), digits)
+    return digits, lambda seed: study.build(VARIANTS[name], dataclasses.replace(of_variant, seed=seed), digits)

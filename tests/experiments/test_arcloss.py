@@ -10,10 +10,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments import arcloss, terminal
-from experiments.arcloss import Config
-from experiments.folder import Folder
-from experiments.variants import VARIANTS, Sgd
+from experiments.arcloss import __main__ as arcloss
+from experiments.arcloss import config as options
+from experiments.arcloss.config import Config
+from experiments.arcloss.study import build
+from experiments.arcloss.variants import VARIANTS, Sgd
+from experiments.run import terminal
+from experiments.run.folder import Folder
+from experiments.run.progress import Progress
 from jaxnets import load
 
 FIGURES = ["curves.png", "angles.png", "confusion.png", "scatter.gif"]
@@ -66,16 +70,17 @@ def test_a_run_leaves_all_that_it_promises(run_once, digits):
     assert len(list((folder / "checkpoints" / "best").iterdir())) == 1
 
 
-def test_a_finished_run_goes_no_further_and_a_longer_one_goes_on(digits, run_once, capsys):
-    folder = run_once / "arcloss" / "v0" / "seed0"
+def test_a_finished_run_goes_no_further_and_a_longer_one_goes_on(digits, run_once, tmp_path):
+    shutil.copytree(run_once, tmp_path, dirs_exist_ok=True)
+    folder = tmp_path / "arcloss" / "v0" / "seed0"
     first = (folder / "metrics.jsonl").read_text()
-    arcloss.command(config(digits, run_once))
+    arcloss.command(config(digits, tmp_path))
     assert (folder / "metrics.jsonl").read_text() == first
-    arcloss.command(config(digits, run_once, epochs=3))
+    arcloss.command(config(digits, tmp_path, epochs=3))
     assert (folder / "metrics.jsonl").read_text().startswith(first)
     assert len((folder / "metrics.jsonl").read_text().splitlines()) == 3
     with pytest.raises(terminal.UserError, match="holds 3 epochs already, more than the 2 asked for"):
-        arcloss.command(config(digits, run_once))
+        arcloss.command(config(digits, tmp_path))
 
 
 @pytest.mark.slow
@@ -99,12 +104,11 @@ def test_a_head_with_statistics_is_resumed_with_them(digits, tmp_path):
     run = config(digits, tmp_path, epochs=1, margin="adaface", h=0.5, subcenters=2, margin_grad="straight_through")
     arcloss.command(run)
     folder = Folder(tmp_path / "arcloss" / "v0" / "seed0")
-    experiment = arcloss.build(VARIANTS["v0"], run, load(run.data))
-    fresh = experiment.state
-    position, _ = folder.resume(fresh, experiment.cut.steps)
-    assert position.epoch == 1 and position.state.head_stats.keys() == {"mean", "std"}
+    experiment = build(VARIANTS["v0"], run, load(run.data))
+    fresh, progress = experiment.state, Progress.of(experiment)
+    assert progress.epoch == 1 and progress.state.head_stats.keys() == {"mean", "std"}
     lengths = np.linalg.norm(folder.arrays(1)["embeddings"], axis=1).mean()  # some lengths like those of training
-    moved = {name: float(value - fresh.head_stats[name]) for name, value in position.state.head_stats.items()}
+    moved = {name: float(value - fresh.head_stats[name]) for name, value in progress.state.head_stats.items()}
     assert moved["mean"] == pytest.approx(0.0199 * (lengths - 20), rel=0.1) and -2 < moved["std"] < -1
 
     assert folder.arrays(1)["subcenters"].shape == (10, 2, 2) and folder.arrays(1)["class_weights"].shape == (10, 2)
@@ -236,7 +240,7 @@ def test_list_and_help(capsys):
 
 @pytest.mark.slow
 def test_all_variants_share_a_sheet(digits, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(arcloss, "VARIANTS", {name: VARIANTS[name] for name in ("v0", "v1_2_2")})
+    monkeypatch.setattr(options, "VARIANTS", {name: VARIANTS[name] for name in ("v0", "v1_2_2")})
     arcloss.command(config(digits, tmp_path, variant="all", epochs=1))
     with Image.open(tmp_path / "arcloss" / "sheet_seed0.png") as sheet:
         assert sheet.width > sheet.height / 2

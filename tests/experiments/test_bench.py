@@ -13,7 +13,7 @@ from experiments.bench.products import Products, products_of
 from experiments.bench.start import Start
 from experiments.bench.step import Inference, Step
 from experiments.bench.workloads import workloads
-from experiments.terminal import UserError
+from experiments.run.terminal import UserError
 
 
 @pytest.mark.parametrize("measurement", [Step, Inference], ids=lambda kind: kind.__name__)

@@ -10,9 +10,11 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import convert, terminal
+from experiments import convert
 from experiments.convert import Config
-from experiments.folder import Folder, Position
+from experiments.run import terminal
+from experiments.run.folder import Folder
+from experiments.run.progress import Progress
 from jaxnets import ArcFace, MarginHead, create, create_train_state, parallel, sgd
 from jaxnets.epochs import Totals
 from jaxnets.torch_weights import from_torch, read, save
@@ -36,11 +38,11 @@ def run(tmp_path_factory):
     """A run's folder whose best epoch was its first of two, with the two states."""
     path = tmp_path_factory.mktemp("runs") / "seed0"
     folder = Folder(path)
-    folder.claim({"variant": "v0", "image_shape": [28, 28, 1], "classes": [*"0123456"]}, fresh=False)
-    states, lines = [state_of(0), state_of(1).replace(step=np.int32(9))], []
-    for epoch, state in enumerate(states, 1):
-        lines.append({"epoch": epoch, "test_accuracy": 1 / epoch})
-        folder.record(Position(state, Totals.zero(1), epoch), lines, {"embeddings": np.zeros((1, 2))})
+    folder.claim({"variant": "v0", "image_shape": [28, 28, 1], "classes": [*"0123456"]}, "a command", fresh=False)
+    states = [state_of(0), state_of(1).replace(step=np.int32(9))]
+    progress = Progress(folder, parallel.data_mesh(1), states[0], Totals.zero(1))
+    for epoch, progress.state in enumerate(states, 1):
+        progress.record({"epoch": epoch, "test_accuracy": 1 / epoch}, {"embeddings": np.zeros((1, 2))})
     return path, states
 
 
@@ -75,10 +77,11 @@ def test_a_runs_states_with_their_heads(which, index, steps, run, tmp_path, caps
 
 
 def test_a_run_of_two_devices_on_a_machine_with_one(tmp_path):
-    state = parallel.replicate(state_of(2), parallel.data_mesh(2))
+    mesh = parallel.data_mesh(2)
+    state = parallel.replicate(state_of(2), mesh)
     folder = Folder(tmp_path / "seed0")
-    folder.claim({"variant": "v0", "image_shape": [28, 28, 1], "classes": [*"0123456"]}, fresh=False)
-    folder.save(Position(state, Totals.zero(1)))
+    folder.claim({"variant": "v0", "image_shape": [28, 28, 1], "classes": [*"0123456"]}, "a command", fresh=False)
+    Progress(folder, mesh, state, Totals.zero(1)).save()
     out = tmp_path / "v0.safetensors"
     command = [sys.executable, "-m", "experiments.convert", folder.path, out, "--which", "last"]
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"XLA_FLAGS": ""})
@@ -164,7 +167,7 @@ def test_networks_without_a_head_say_nothing_of_one(tmp_path, capsys):
 
 def test_help_comes_without_jax():
     code = (
-        "import sys; from experiments import convert, terminal\n"
+        "import sys; from experiments import convert\nfrom experiments.run import terminal\n"
         "try: terminal.parse(convert.Config, 'convert', ['--help'])\n"
         "finally: print({'jax', 'flax', 'numpy', 'torch'} & set(sys.modules))"
     )

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import export, terminal
+from experiments import export
+from experiments.run import terminal
 from jaxnets import checkpoint, create, torch_weights
 from jaxnets.export import load_stablehlo
 from jaxnets.losses import cosines

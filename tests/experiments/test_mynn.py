@@ -10,10 +10,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments import mynn, mynn_data, predict, tables, terminal
-from experiments.folder import Folder
-from experiments.mynn import Config
-from experiments.mynn_drawings import contender, title_of
+from experiments import predict, tables
+from experiments.mynn import config as options
+from experiments.mynn import study
+from experiments.mynn.__main__ import command
+from experiments.mynn.config import Config
+from experiments.mynn.data import open_stream
+from experiments.mynn.drawings import contender, title_of
+from experiments.run import terminal
+from experiments.run.folder import Folder
 from jaxnets import create, evaluate, load, parallel
 from jaxnets.data import cache
 from jaxnets.epochs import train_epoch_by_stream
@@ -42,19 +47,23 @@ def config(pictures, out, **changes):
     return Config(**common | changes)
 
 
+def stream_of(config):
+    return open_stream(config.data, size=config.size, batch_size=config.batch_size, seed=config.seed)
+
+
 @pytest.fixture(scope="module")
 def run_once(pictures, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         out = tmp_path_factory.mktemp("out")
-        mynn.command(config(pictures, out, epochs=6))
+        command(config(pictures, out, epochs=6))
     return out / "mynn" / "mynn" / "seed0"
 
 
 def said(capsys, argv):
     """The exit code and what was said of a command line."""
     with pytest.raises(SystemExit) as stop:
-        terminal.main(lambda: mynn.command(terminal.parse(Config, "mynn", [str(word) for word in argv])))
+        terminal.main(lambda: command(terminal.parse(Config, "mynn", [str(word) for word in argv])))
     return stop.value.code, capsys.readouterr().err
 
 
@@ -62,14 +71,14 @@ def said(capsys, argv):
 def test_runs_of_several_recipes_make_a_table(run_once, pictures, tmp_path):
     other = config(pictures, tmp_path, epochs=1, optimizer="adam", schedule="cosine", averaging=0.5)
     with jax.numpy_dtype_promotion("standard"):  # as optax's schedules need
-        mynn.command(other)
-    text = tables.classifiers_table(tables.compare([run_once, mynn.folder_of(other, "mynn")]))
+        command(other)
+    text = tables.classifiers_table(tables.compare([run_once, study.folder_of(other, "mynn")]))
     assert "| mynn | sgd 0.01 | 6 | 100.00 | 100.00 |" in text
     assert "| mynn | adam 0.001, cosine, averaging 0.5 | 1 |" in text and "pictures of 16×16, seed 0" in text
     elsewhere = config(pictures, tmp_path / "small", epochs=1, size=8)
-    mynn.command(elsewhere)
+    command(elsewhere)
     with pytest.raises(terminal.UserError, match="of different pictures"):
-        tables.compare([run_once, mynn.folder_of(elsewhere, "mynn")])
+        tables.compare([run_once, study.folder_of(elsewhere, "mynn")])
 
 
 def test_a_run_learns_and_leaves_all_that_it_promises(run_once):
@@ -104,8 +113,8 @@ def test_weights_of_a_file_are_taken_but_for_a_last_layer_of_another_shape(pictu
     shape = np.zeros((1, SIZE, SIZE, 3), np.float32)
     three = jax.jit(create("mynn", 3).init)(jax.random.key(7), shape)
     save(tmp_path / "three.safetensors", "mynn", three)
-    experiment = mynn.build("mynn", config(pictures, tmp_path), load(f"folder:{pictures}", size=SIZE))
-    state, left = mynn.begin_with(experiment.state, "mynn", tmp_path / "three.safetensors")
+    experiment = study.build("mynn", config(pictures, tmp_path), load(f"folder:{pictures}", size=SIZE))
+    state, left = study.begin_with(experiment.state, "mynn", tmp_path / "three.safetensors")
     begun = state.params["net"]
     assert len(left) == 2
     same = jax.tree.map(lambda a, b: a.shape == b.shape and bool((a == b).all()), begun, three["params"])
@@ -113,13 +122,13 @@ def test_weights_of_a_file_are_taken_but_for_a_last_layer_of_another_shape(pictu
     assert sum(jax.tree.leaves(same)) == len(jax.tree.leaves(same)) - 2 and sum(jax.tree.leaves(kept)) == 2
     other = jax.jit(create("mynn", 2).init)(jax.random.key(7), np.zeros((1, 24, 24, 3), np.float32))
     save(tmp_path / "large.safetensors", "mynn", other)
-    _, left = mynn.begin_with(experiment.state, "mynn", tmp_path / "large.safetensors")
+    _, left = study.begin_with(experiment.state, "mynn", tmp_path / "large.safetensors")
     assert len(left) == 1  # the first Linear alone is of the images' size
 
 
 def test_all_networks_share_a_table(pictures, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(mynn, "NETWORKS", ("mynn_relu", "mynn"))
-    mynn.command(config(pictures, tmp_path, model="all", epochs=1))
+    monkeypatch.setattr(options, "NETWORKS", ("mynn_relu", "mynn"))
+    command(config(pictures, tmp_path, model="all", epochs=1))
     out = capsys.readouterr().out.splitlines()
     header = next(i for i, text in enumerate(out) if text.split()[:2] == ["network", "parameters"])
     assert [out[header + 1].split()[:2], out[header + 2].split()[:2]] == [["mynn_relu", "95,906"], ["mynn", "95,906"]]
@@ -134,9 +143,9 @@ def test_all_networks_share_a_table(pictures, tmp_path, monkeypatch, capsys):
 @pytest.mark.slow
 def test_averaged_weights_are_evaluated_saved_and_resumed(pictures, tmp_path):
     options = {"averaging": 0.5, "lr": 0.003}
-    mynn.command(config(pictures, tmp_path / "whole", epochs=2, **options))
-    mynn.command(config(pictures, tmp_path / "parts", epochs=1, **options))
-    mynn.command(config(pictures, tmp_path / "parts", epochs=2, **options))
+    command(config(pictures, tmp_path / "whole", epochs=2, **options))
+    command(config(pictures, tmp_path / "parts", epochs=1, **options))
+    command(config(pictures, tmp_path / "parts", epochs=2, **options))
     whole, parts = (Folder(tmp_path / name / "mynn" / "mynn" / "seed0") for name in ("whole", "parts"))
     np.testing.assert_array_equal(parts.arrays(2)["scores"], whole.arrays(2)["scores"])
     best = whole.arrays(max(whole.lines(), key=lambda line: line["test_accuracy"])["epoch"])["scores"]
@@ -149,23 +158,23 @@ def test_averaged_weights_are_evaluated_saved_and_resumed(pictures, tmp_path):
 @pytest.mark.slow
 def test_another_configuration_is_refused_and_the_same_goes_on(pictures, tmp_path):
     first = config(pictures, tmp_path, epochs=1, augment=True)
-    mynn.command(first)
-    mynn.command(dataclasses.replace(first, epochs=2))
+    command(first)
+    command(dataclasses.replace(first, epochs=2))
     whole = dataclasses.replace(first, epochs=2, out=tmp_path / "whole")
-    mynn.command(whole)
-    halves, at_once = (Folder(mynn.folder_of(each, "mynn")).arrays(2)["scores"] for each in (first, whole))
+    command(whole)
+    halves, at_once = (Folder(study.folder_of(each, "mynn")).arrays(2)["scores"] for each in (first, whole))
     np.testing.assert_array_equal(halves, at_once)
     with pytest.raises(terminal.UserError, match=r"another configuration \(augment: true → false\)"):
-        mynn.command(dataclasses.replace(first, epochs=3, augment=False))
+        command(dataclasses.replace(first, epochs=3, augment=False))
 
 
 def test_a_stream_goes_on_at_the_very_picture_where_it_stopped(pictures, tmp_path):
     """Stopped after five of eight steps, in the middle of its second epoch."""
     whole = config(pictures, tmp_path / "whole", stream=True)
-    mynn.command(whole)
-    folder = Folder(mynn.folder_of(whole, "mynn"))
+    command(whole)
+    folder = Folder(study.folder_of(whole, "mynn"))
     cut = dataclasses.replace(whole, out=tmp_path / "cut")
-    experiment = mynn.build("mynn", cut, mynn_data.open_stream(cut))
+    experiment = study.build("mynn", cut, stream_of(cut))
     state = experiment.state
     for epoch, steps in ((0, 4), (1, 1)):
         calls = train_epoch_by_stream(state, experiment.train, experiment.cut, epoch)
@@ -179,13 +188,13 @@ def test_a_stream_goes_on_at_the_very_picture_where_it_stopped(pictures, tmp_pat
 
 def test_a_set_that_does_not_fit_stays_on_the_host_and_trains_to_the_same_bits(pictures, tmp_path, monkeypatch):
     fits = config(pictures, tmp_path / "fits")
-    mynn.command(fits)
+    command(fits)
     monkeypatch.setattr(parallel, "room_for_data", lambda mesh: 40 * SIZE * SIZE * 3)  # the labels are too much
     large = config(pictures, tmp_path / "large")
-    mynn.command(large)
+    command(large)
     dataset = load(large.data, size=SIZE)
-    assert mynn.build("mynn", large, dataset).train.images is dataset.train.images
-    runs = [Folder(mynn.folder_of(each, "mynn")) for each in (fits, large)]
+    assert study.build("mynn", large, dataset).train.images is dataset.train.images
+    runs = [Folder(study.folder_of(each, "mynn")) for each in (fits, large)]
     for epoch in (1, 2):
         one, other = (run.arrays(epoch) for run in runs)
         np.testing.assert_array_equal(one["scores"], other["scores"])
@@ -197,8 +206,8 @@ def test_celeb_a_is_told_by_its_attribute_male(celeb_a, tmp_path, monkeypatch, s
     monkeypatch.setenv("TFDS_DATA_DIR", str(celeb_a))
     monkeypatch.setattr(parallel, "room_for_data", lambda mesh: 0)
     celebrities = Config(data="tfds:celeb_a", size=SIZE, epochs=10, batch_size=4, out=tmp_path, stream=stream)
-    mynn.command(celebrities)
-    folder = Folder(mynn.folder_of(celebrities, "mynn"))
+    command(celebrities)
+    folder = Folder(study.folder_of(celebrities, "mynn"))
     assert folder.lines()[-1]["test_accuracy"] == 1.0
     assert json.loads((folder.path / "config.json").read_text())["config"]["classes"] == ["female", "male"]
 
@@ -223,9 +232,9 @@ def test_pictures_are_looked_through_before_they_are_streamed(pictures, tmp_path
     shutil.copytree(pictures, root)
     (twice := next((root / "test" / "dark").iterdir())).write_bytes((root / "train" / "dark" / "3.png").read_bytes())
     streamed = config(root, tmp_path, stream=True)
-    notes = [mynn_data.open_stream(streamed).notes]
+    notes = [stream_of(streamed).notes]
     monkeypatch.setattr(cache, "_decoded", None)
-    notes.append(mynn_data.open_stream(streamed).notes)
+    notes.append(stream_of(streamed).notes)
     assert notes[0] == notes[1]
     assert f"in both splits, byte for byte: train/dark/3.png is test/dark/{twice.name}" in notes[0][0]
 
@@ -256,7 +265,7 @@ def test_bad_input_gets_one_sentence_and_exit_code_2(argv, words, capsys, tmp_pa
 
 
 def test_drawn_faces_are_said_to_be_drawings(tmp_path, capsys):
-    mynn.command(Config(size=16, epochs=1, steps_per_epoch=1, out=tmp_path))
+    command(Config(size=16, epochs=1, steps_per_epoch=1, out=tmp_path))
     first, *_, last_but_one, _ = capsys.readouterr().out.splitlines()
     assert first.startswith("note: These faces are drawings made by this program, not photographs")
     assert last_but_one.startswith("mynn on drawn faces, not photographs: test accuracy ")

@@ -11,7 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments import arcloss, pictures, predict, terminal
+from experiments import predict
+from experiments.arcloss.__main__ import command as train
+from experiments.arcloss.config import Config as Training
+from experiments.run import terminal
+from experiments.trained import pictures
 from jaxnets import checkpoint, create, data, torch_weights
 from jaxnets.losses import cosines
 
@@ -22,7 +26,7 @@ SHAPE = (28, 28, 1)
 def run(digits, tmp_path_factory):
     """v0 after one epoch of two steps."""
     out = tmp_path_factory.mktemp("run")
-    arcloss.command(arcloss.Config(variant="v0", epochs=1, batch_size=80, data=f"idx:{digits}", out=out))
+    train(Training(variant="v0", epochs=1, batch_size=80, data=f"idx:{digits}", out=out))
     return out / "arcloss" / "v0" / "seed0"
 
 
@@ -343,7 +347,7 @@ def test_a_classifier_gives_scores_and_probabilities(tmp_path, capsys):
 
 
 def test_help_comes_without_jax():
-    program = "import sys, experiments.{} as module, experiments.terminal as terminal\ntry:\n    terminal.parse("
+    program = "import sys, experiments.{} as module, experiments.run.terminal as terminal\ntry:\n    terminal.parse("
     program += (
         "module.Config, 'x', ['--help'])\nfinally:\n    assert 'jax' not in sys.modules and 'flax' not in sys.modules"
     )

@@ -9,7 +9,7 @@ import pytest
 # What is said, then the faults of touching 64 MiB for the second time, once the first were freed.
 TOUCH_TWICE = """
 import ctypes, resource
-from experiments.session import prepare
+from experiments.run.session import prepare
 prepare(keep_memory={keep}, verbose=True)
 c = ctypes.CDLL(None)
 c.malloc.restype, c.malloc.argtypes, c.free.argtypes = ctypes.c_void_p, [ctypes.c_size_t], [ctypes.c_void_p]

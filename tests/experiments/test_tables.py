@@ -6,7 +6,7 @@ import re
 import pytest
 
 from experiments import tables
-from experiments.terminal import UserError
+from experiments.run.terminal import UserError
 
 
 def test_the_readme_shows_what_was_measured():

@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from experiments.arcloss import build_optimizer
-from experiments.variants import VARIANTS, Adam, Sgd
+from experiments.arcloss.study import build_optimizer
+from experiments.arcloss.variants import VARIANTS, Adam, Sgd
 from jaxnets.models.conv_stack import BACKBONES
 
 SLOW, FAST, HEAD = Sgd(1e-3, 0.9, 20, 0.8), Sgd(1e-2, 0.9, 20, 0.8), Sgd(0.5)

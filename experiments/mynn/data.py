@@ -3,25 +3,22 @@
 import contextlib
 import dataclasses
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
-from experiments.terminal import ProgressBar, said_by_a_library
+from experiments.run.bar import ProgressBar
+from experiments.run.terminal import as_user_error
 from jaxnets import data
-from jaxnets.data import Dataset, Split
+from jaxnets.data import DataError, Dataset, Split
 from jaxnets.data.cache import Progress
 from jaxnets.data.decoded import look_through
 from jaxnets.data.folder import find_class_folders
 from jaxnets.data.streaming import LazyPictures, Stream
 from jaxnets.data.tfds import find_tfds
 
-if TYPE_CHECKING:
-    from experiments.mynn import Config
 
-
-def load(config: "Config") -> Dataset:
+def load(name: str, *, size: int, skip_unreadable: bool = False) -> Dataset:
     """The data that the command line names, with a progress bar where pictures have to be decoded first."""
-    with said_by_a_library(ValueError), _bar(config.data, "decoding, once") as show:
-        return data.load(config.data, size=config.size, skip_unreadable=config.skip_unreadable, on_progress=show)
+    with as_user_error(DataError), _bar(name, "decoding, once") as show:
+        return data.load(name, size=size, skip_unreadable=skip_unreadable, on_progress=show)
 
 
 @contextlib.contextmanager
@@ -55,18 +52,18 @@ class Streamed:
         return self.key
 
 
-def open_stream(config: "Config") -> Streamed:
+def open_stream(name: str, *, size: int, batch_size: int, seed: int) -> Streamed:
     """The data that the command line names, a folder or a set of TensorFlow Datasets, of which nothing is kept.
 
     Its pictures are looked through once, or one that cannot be read would end a training that is well under way.
     """
-    scheme, _, rest = config.data.partition(":")
-    with said_by_a_library(ValueError):
+    scheme, _, rest = name.partition(":")
+    with as_user_error(DataError):
         found = find_class_folders(rest) if scheme == "folder" else find_tfds(rest)
         train, test = found.train, found.test
-        with _bar(config.data, "looking through, once") as show:
-            notes = look_through(train, test, name=config.data, on_progress=show)
-        stream = Stream(train, size=config.size, batch_size=config.batch_size, seed=config.seed)
-        images = LazyPictures(test, config.size)
+        with _bar(name, "looking through, once") as show:
+            notes = look_through(train, test, name=name, on_progress=show)
+        stream = Stream(train, size=size, batch_size=batch_size, seed=seed)
+        images = LazyPictures(test, size)
         split = Split(images, test.labels)  # type: ignore[arg-type]  # indexed on the host alone
-    return Streamed(stream, split, found.classes, config.data, f"{train.key} {test.key}", notes)
+    return Streamed(stream, split, found.classes, name, f"{train.key} {test.key}", notes)

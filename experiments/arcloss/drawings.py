@@ -6,10 +6,10 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.folder import Arrays, Folder, Line
-from experiments.records import write_atomically
-from experiments.terminal import counted
-from experiments.variants import Variant
+from experiments.arcloss.variants import Variant
+from experiments.run.folder import Arrays, Folder, Line
+from experiments.run.records import write_atomically
+from experiments.run.terminal import counted
 from jaxnets import figures
 from jaxnets.data import Dataset
 from jaxnets.epochs import Evaluation

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments.terminal import UserError, said_by_a_library
+from experiments.run.terminal import UserError, as_user_error
 
 if TYPE_CHECKING:
     from flax import linen as nn
@@ -81,8 +81,8 @@ def state_of_run(
     Raises:
       UserError: for a folder that is no run's, or another network's, or has none of these checkpoints.
     """
-    from experiments.folder import variables_of
-    from experiments.records import read_json
+    from experiments.run.progress import variables_of
+    from experiments.run.records import read_json
     from jaxnets import checkpoint
 
     try:
@@ -115,7 +115,7 @@ def _of_file(file: Path, model: str | None) -> Trained:
 
     if model is None:
         raise UserError(f"--model must say of which network {file} holds the weights: {', '.join(models.NAMES)}")
-    with said_by_a_library(ValueError):
+    with as_user_error(ValueError):
         models.create(model)  # a misspelt name is said before the file is read
         variables = torch_weights.from_torch(model, file)
     return _trained(model, str(file), variables, variables.get("head", {}).get("class_weights"))

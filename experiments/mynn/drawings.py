@@ -6,10 +6,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
+from scipy.special import softmax
 
-from experiments.folder import Arrays, Folder, Line, variables_of
-from experiments.records import write_atomically, write_json
-from experiments.terminal import counted
+from experiments.run.folder import Arrays, Folder, Line
+from experiments.run.progress import variables_of
+from experiments.run.records import write_atomically, write_json
+from experiments.run.terminal import counted
 from jaxnets import checkpoint, figures, torch_weights
 from jaxnets.data import Split
 from jaxnets.epochs import Evaluation
@@ -31,7 +33,7 @@ def draw_run(
     shown = title_of(data)
 
     def of_run(folder: Folder, lines: list[Line]) -> None:
-        probabilities = _softmax(folder.arrays(lines[-1]["epoch"])["scores"])
+        probabilities = softmax(folder.arrays(lines[-1]["epoch"])["scores"], axis=1)
         losses = np.concatenate([folder.arrays(line["epoch"])["step_losses"] for line in lines])
         title = f"{name} · epoch {lines[-1]['epoch']}"
         subtitle = f"{shown} · test accuracy {lines[-1]['test_accuracy']:.2%}"
@@ -102,8 +104,3 @@ def closing_words(data: str, directory: Path, summary: Line) -> str:
         f"(best {summary['best']['test_accuracy']:.4f} after {summary['best']['epoch']})\n"
         f"see {directory / 'curves.png'}, {directory / 'mistakes.png'} and beside them"
     )
-
-
-def _softmax(scores: np.ndarray) -> np.ndarray:
-    powers = np.exp(scores - scores.max(axis=1, keepdims=True))
-    return powers / powers.sum(axis=1, keepdims=True)

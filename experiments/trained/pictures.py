@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 from PIL import Image, UnidentifiedImageError
 
-from experiments.terminal import UserError, said_by_a_library
+from experiments.run.terminal import UserError, as_user_error
 
 
 def check(path: Path) -> None:
@@ -35,7 +35,7 @@ def read(path: Path, image_shape: tuple[int, int, int]) -> UInt8[np.ndarray, "H 
 
     if image_shape[2] not in (1, 3):
         raise UserError(f"the network takes images of {image_shape[2]} channels: pictures have 1 or 3")
-    with said_by_a_library(DataError), warnings.catch_warnings():
+    with as_user_error(DataError), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of Pillow, about what is odd in a file, and harmless
         return decode(path.read_bytes(), image_shape, where=str(path))
 

@@ -4,9 +4,18 @@ import ctypes
 import os
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 # Names and numbers of glibc's malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
+
+
+class Invocation(NamedTuple):
+    """How a command was called: its line, which the run's folder keeps, when by `time.perf_counter`, and --fresh."""
+
+    line: str
+    started: float
+    fresh: bool = False
 
 
 def prepare(*, keep_memory: bool = True, verbose: bool = False) -> None:

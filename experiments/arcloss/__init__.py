@@ -1,0 +1,1 @@
+"""The ArcLoss study: twelve networks and optimisers that draw MNIST in the plane."""

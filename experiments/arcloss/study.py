@@ -1,0 +1,108 @@
+"""A variant of the ArcLoss study made into an experiment, and the runs of a command."""
+
+import dataclasses
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from experiments.arcloss import drawings
+from experiments.arcloss.config import Config
+from experiments.arcloss.variants import VARIANTS, Adam, Sgd, Variant
+from experiments.run.experiment import Experiment
+from experiments.run.loop import run_all
+from experiments.run.margin import build_margin, build_scale
+from experiments.run.session import Invocation
+from experiments.run.terminal import as_user_error
+from jaxnets import data, models, optim, parallel
+from jaxnets.data import DataError, Dataset
+from jaxnets.epochs import Epoch
+from jaxnets.heads import MarginHead
+from jaxnets.margins import ArcFace, CurricularFace
+from jaxnets.train import create_train_state
+
+
+def train(config: Config, invocation: Invocation) -> None:
+    """Trains the variants that the command line names, one after the other, and draws them side by side."""
+    with as_user_error(DataError):
+        dataset = data.load(config.data)
+    builds = [partial(build, VARIANTS[name], config, dataset) for name in config.names]
+    run_all(builds, drawings.closing_words, invocation)
+    if len(builds) > 1:
+        folders = {VARIANTS[name]: folder_of(config, name) for name in config.names}
+        sheet = drawings.draw_sheet(config.out / "arcloss" / f"sheet_seed{config.seed}.png", folders, dataset)
+        print(f"the {len(builds)} of them side by side: {sheet}")
+
+
+def build(variant: Variant, config: Config, dataset: Dataset) -> Experiment:
+    """The variant as `run` takes it, with its data on the devices.
+
+    Raises:
+      UserError: for arguments that do not fit the data or this machine.
+    """
+    margin = build_margin(config)
+    scale = build_scale(config, len(dataset.classes), config.data)
+    cut = Epoch.of(len(dataset.train.labels), config.batch_size or variant.batch_size, config.steps_per_epoch)
+    with as_user_error(ValueError):
+        mesh = parallel.data_mesh(config.devices)
+    net_optimizer, learning_rate = build_optimizer(variant.net, cut.steps)
+    head_optimizer, _ = build_optimizer(variant.head, cut.steps)
+    state = create_train_state(
+        jax.random.key(config.seed),
+        models.create(variant.name),
+        MarginHead(len(dataset.classes), margin, scale, config.subcenters, config.margin_grad, config.min_norm),
+        dataset.train.images,
+        net_optimizer=net_optimizer,
+        head_optimizer=head_optimizer,
+    )
+    return Experiment(
+        name=variant.name,
+        directory=folder_of(config, variant.name),
+        config={
+            "variant": variant.name,
+            "net_optimizer": {"name": type(variant.net).__name__, **dataclasses.asdict(variant.net)},
+            "head_optimizer": {"name": type(variant.head).__name__, **dataclasses.asdict(variant.head)},
+            "seed": config.seed,
+            "margin": {"name": config.margin, **dataclasses.asdict(margin)},
+            **({"margin_grad": config.margin_grad} if config.margin_grad != "exact" else {}),
+            **({"subcenters": config.subcenters} if config.subcenters > 1 else {}),
+            "scale": scale,
+            "min_norm": config.min_norm,
+            "batch_size": cut.batch_size,
+            "steps_per_epoch": cut.steps,
+            "data": config.data,
+            "data_fingerprint": dataset.fingerprint(),
+            "image_shape": [*dataset.train.images.shape[1:]],
+            "classes": [*dataset.classes],
+        },
+        epochs=config.epochs,
+        cut=cut,
+        mesh=mesh,
+        state=state,
+        train=parallel.replicate(dataset.train, mesh),
+        test=parallel.replicate(dataset.test, mesh),
+        learning_rate=learning_rate,
+        measure=drawings.measure(dataset),
+        draw_epoch=drawings.draw_epoch(variant, dataset),
+        draw_run=drawings.draw_run(
+            variant, dataset, margin.m if isinstance(margin, (ArcFace, CurricularFace)) else None
+        ),
+    )
+
+
+def build_optimizer(recipe: Adam | Sgd, steps_per_epoch: int) -> tuple[Any, Callable[[int], float]]:
+    """The optimiser of a recipe, and its learning rate in an epoch counted from 0."""
+    if isinstance(recipe, Adam):
+        return optim.adam(recipe.learning_rate), lambda epoch: recipe.learning_rate
+    if recipe.decay_every is None:
+        return optim.sgd(recipe.learning_rate, recipe.momentum), lambda epoch: recipe.learning_rate
+    schedule = optim.step_lr(
+        recipe.learning_rate, steps_per_epoch=steps_per_epoch, step_size=recipe.decay_every, gamma=recipe.decay
+    )
+    return optim.sgd(schedule, recipe.momentum), lambda epoch: float(schedule(epoch * steps_per_epoch))
+
+
+def folder_of(config: Config, name: str) -> Path:
+    return config.out / "arcloss" / name / f"seed{config.seed}"

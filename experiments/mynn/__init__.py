@@ -1,0 +1,1 @@
+"""The gender study: Mynn, a network of a dozen lines, against larger ones, on photographs or on drawn faces."""

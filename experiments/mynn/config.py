@@ -1,0 +1,76 @@
+"""The command line of the gender study."""
+
+import dataclasses
+import math
+from typing import Literal
+
+from experiments.run.options import OptionalFloat, OptionalPath, RunOptions, check_counts, check_name
+from experiments.run.terminal import UserError
+
+NETWORKS = ("mynn", "resnet18", "resnet50", "regnet_x_400mf", "mobilenet_v2", "vgg16")  # that the study compares
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassifierOptions:
+    model: str = "mynn"
+    """mynn, mynn_relu, resnet18, resnet50, regnet_x_400mf, mobilenet_v2 or vgg16; or all, to compare the study's six"""
+    size: int = 224
+    """height and width to which pictures are brought"""
+    optimizer: Literal["sgd", "adam"] = "sgd"
+    """sgd has momentum 0.9"""
+    lr: OptionalFloat = None
+    """the learning rate; by default 0.01 for sgd and 0.001 for adam"""
+    schedule: Literal["constant", "cosine"] = "constant"
+    """cosine falls to zero over the whole run"""
+    augment: bool = False
+    """flip, crop and colour the training pictures at random"""
+    averaging: OptionalFloat = None
+    """evaluate the running average of the weights, of which a step keeps this share: 0.999, say"""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """what the network computes in; weights are float32"""
+    pretrained: OptionalPath = None
+    """begin with the weights of a .pth or .safetensors file; those of another shape, as its last layer's, stay fresh"""
+    stream: bool = False
+    """decode the pictures of a folder: or tfds: as they are needed, for sets that do not fit on the disk"""
+    skip_unreadable: bool = False
+    """leave out pictures that cannot be read, and name them"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(RunOptions, ClassifierOptions):  # the options of the last come first in --help
+    """Train a classifier of the gender study, and draw how it went and what it gets wrong."""
+
+    data: str = "faces"
+    """faces (drawn by this program), folder:PATH (class folders of pictures), tfds:celeb_a or another tfds:NAME"""
+    epochs: int = 10
+    """the study itself ran 50"""
+    batch_size: int = 64
+    """examples a step"""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The networks to train."""
+        return NETWORKS if self.model == "all" else (self.model,)
+
+    def check(self) -> None:
+        """Refuses what can be refused before JAX is imported.
+
+        Raises:
+          UserError: naming the option.
+        """
+        check_name("model", self.model, (*NETWORKS, "mynn_relu", "all"))
+        check_counts(self, ("size",))
+        RunOptions.check(self)
+        if self.lr is not None and not (math.isfinite(self.lr) and self.lr > 0):
+            raise UserError(f"--lr must be a positive number, not {self.lr}")
+        if self.averaging is not None and not 0 <= self.averaging < 1:
+            raise UserError(
+                f"--averaging is the share of an average that a step keeps: in [0, 1), not {self.averaging}"
+            )
+        is_stored = self.data.startswith(("folder:", "tfds:"))
+        if self.stream and (not is_stored or self.skip_unreadable or self.devices > 1):
+            raise UserError(
+                "--stream is for --data folder:PATH or tfds:NAME on one device, and not with --skip-unreadable"
+            )
+        if self.pretrained is not None and self.model == "all":
+            raise UserError("--pretrained holds the weights of one network: name it with --model, not all")

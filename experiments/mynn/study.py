@@ -1,0 +1,154 @@
+"""A network of the gender study made into an experiment, and the runs of a command."""
+
+import hashlib
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from experiments.mynn import drawings
+from experiments.mynn.config import Config
+from experiments.mynn.data import Streamed, load, open_stream
+from experiments.run.experiment import Experiment
+from experiments.run.loop import run_all
+from experiments.run.session import Invocation
+from experiments.run.terminal import UserError, as_user_error
+from jaxnets import models, optim, parallel, torch_weights
+from jaxnets.augment import augment
+from jaxnets.data import Dataset
+from jaxnets.epochs import Epoch
+from jaxnets.heads import ScoresHead
+from jaxnets.train import create_train_state
+
+MOMENTUM = 0.9  # of --optimizer sgd
+# The study names neither optimiser nor rate; Adam's is PyTorch's default.
+LEARNING_RATES = {"sgd": 0.01, "adam": 1e-3}
+
+
+def train(config: Config, invocation: Invocation) -> None:
+    """Trains the networks that the command line names, one after the other, and compares them."""
+    if config.stream:
+        dataset: Dataset | Streamed = open_stream(
+            config.data, size=config.size, batch_size=config.batch_size, seed=config.seed
+        )
+    else:
+        dataset = load(config.data, size=config.size, skip_unreadable=config.skip_unreadable)
+    for note in dataset.notes:
+        print(f"note: {note}")
+    builds = [partial(build, name, config, dataset) for name in config.names]
+    run_all(builds, partial(drawings.closing_words, dataset.name), invocation)
+    if len(builds) > 1:
+        folders = {name: folder_of(config, name) for name in config.names}
+        table, picture = drawings.compare(config.out / "mynn" / f"comparison_seed{config.seed}", folders, dataset.name)
+        print(f"{table}\nthe same as a picture: {picture}")
+
+
+def build(name: str, config: Config, dataset: Dataset | Streamed) -> Experiment:
+    """The training of one network as `run` takes it, with its data on the devices if they fit there.
+
+    Raises:
+      UserError: for arguments that do not fit the network, the data or this machine.
+    """
+    num_train = len(dataset.train if isinstance(dataset, Streamed) else dataset.train.labels)
+    cut = Epoch.of(num_train, config.batch_size, config.steps_per_epoch)
+    rate = LEARNING_RATES[config.optimizer] if config.lr is None else config.lr
+    schedule = _schedule(config, rate, cut.steps * config.epochs)
+    model = models.create(name, len(dataset.classes), dtype=config.dtype)
+    with as_user_error(ValueError):
+        mesh = parallel.data_mesh(config.devices)
+        check_size(model, dataset.test.images.shape[1:])
+    state = create_train_state(
+        jax.random.key(config.seed),
+        model,
+        ScoresHead(),
+        dataset.test.images,
+        net_optimizer=optim.sgd(schedule, MOMENTUM) if config.optimizer == "sgd" else optim.adam(schedule),
+        head_optimizer=optim.sgd(0.0),
+        augment=augment if config.augment else None,
+        averaging=config.averaging,
+    )
+    placed = dataset if isinstance(dataset, Streamed) else parallel.place(dataset, mesh)
+    if config.pretrained is not None:
+        state, left = begin_with(state, name, config.pretrained)
+        print(f"begins with {config.pretrained}" + (f", but {', '.join(left)} fresh" if left else ""))
+    return Experiment(
+        name=name,
+        directory=folder_of(config, name),
+        config={
+            "variant": name,
+            "optimizer": config.optimizer,
+            "learning_rate": rate,
+            "schedule": config.schedule if config.schedule == "constant" else f"cosine over {config.epochs} epochs",
+            "augment": config.augment,
+            "averaging": config.averaging,
+            "stream": config.stream,
+            "dtype": config.dtype,
+            "pretrained": _sha256(config.pretrained),
+            "seed": config.seed,
+            "batch_size": cut.batch_size,
+            "steps_per_epoch": cut.steps,
+            "data": config.data,
+            "data_fingerprint": dataset.fingerprint(),
+            "image_shape": [*dataset.test.images.shape[1:]],
+            "classes": [*dataset.classes],
+        },
+        epochs=config.epochs,
+        cut=cut,
+        mesh=mesh,
+        state=state,
+        train=placed.train,
+        test=placed.test,
+        learning_rate=lambda epoch: float(schedule(epoch * cut.steps)) if callable(schedule) else schedule,
+        measure=drawings.measure,
+        draw_epoch=lambda folder, line: None,
+        draw_run=drawings.draw_run(name, dataset.test, dataset.classes, dataset.name, cut.steps),
+        evaluation_batch=config.batch_size,
+    )
+
+
+def check_size(model: Any, image_shape: tuple[int, ...]) -> None:
+    """Traces the network on one image; raises its ValueError for a size that it does not take."""
+    image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+    jax.eval_shape(partial(model.init, train=False), jax.random.key(0), image)
+
+
+def _schedule(config: Config, rate: float, steps: int) -> float | Callable[..., Any]:
+    return rate if config.schedule == "constant" else optax.cosine_decay_schedule(rate, steps)
+
+
+def begin_with(state: Any, name: str, file: Path) -> tuple[Any, list[str]]:
+    """The state with the weights of a file, and the names of the arrays that have another shape there and stay fresh.
+
+    Raises:
+      UserError: for a file that cannot be read or is another network's, or where every array has another shape.
+    """
+    with as_user_error(ValueError):
+        variables = torch_weights.from_torch(name, file)
+    fresh = {"params": state.params["net"], "batch_stats": state.batch_stats}
+    taken = jax.tree.map(
+        lambda ours, theirs: jnp.asarray(theirs) if ours.shape == theirs.shape else ours,
+        fresh,
+        {kind: variables[kind] for kind in fresh},
+    )
+    is_fresh = jax.tree.leaves_with_path(jax.tree.map(lambda a, b: a is b, taken, fresh))
+    left = [jax.tree_util.keystr(path[1:], simple=True, separator=".") for path, fresh in is_fresh if fresh]
+    if len(left) > 2:  # a last layer's kernel and bias
+        raise UserError(f"{file} holds {name}'s weights for images of another size or kind: {len(left)} arrays differ")
+    params = {**state.params, "net": taken["params"]}
+    begun = state.replace(params=params, batch_stats=taken["batch_stats"])
+    if begun.averages:
+        averages = {"params": params, "batch_stats": taken["batch_stats"]}
+        begun = begun.replace(averages=jax.tree.map(jnp.copy, averages))
+    return begun, left
+
+
+def _sha256(file: Path | None) -> str | None:
+    return None if file is None else hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def folder_of(config: Config, name: str) -> Path:
+    return config.out / "mynn" / name / f"seed{config.seed}"

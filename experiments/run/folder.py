@@ -1,0 +1,111 @@
+"""A run's folder, the whole of its memory.
+
+    config.json            everything that decides the numbers, with versions and hardware
+    metrics.jsonl          a line an epoch
+    epochs/0001.npz        an epoch's arrays, from which its figures are drawn
+    checkpoints/last/…     the newest states, by step; checkpoints/best/… the most accurate
+    summary.json           how it ended
+
+After an epoch are written, in this order: its arrays, its line, the best checkpoint if it is, the last checkpoint. A
+process killed anywhere leaves a last checkpoint together with all that belongs to it; what was written after that is
+written again.
+"""
+
+import dataclasses
+import io
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from experiments.run.records import (
+    differences,
+    environment,
+    read_json,
+    read_lines,
+    write_atomically,
+    write_json,
+    write_lines,
+)
+from experiments.run.terminal import UserError
+from jaxnets import checkpoint
+
+Arrays = Mapping[str, np.ndarray]
+Line = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Folder:
+    path: Path
+
+    def claim(self, config: Mapping[str, Any], command: str, *, fresh: bool) -> str | None:
+        """Makes the folder this run's, throwing away what it holds if `fresh`.
+
+        Args:
+          config: all that decides the run's numbers.
+          command: the line that starts it, which is kept.
+          fresh: whether to begin anew.
+
+        Returns:
+          A note where the run was begun with other versions or hardware, which may round otherwise.
+
+        Raises:
+          UserError: where it holds a run of another configuration, naming what differs.
+        """
+        if fresh and self.path.exists():
+            shutil.rmtree(self.path)
+        file = self.path / "config.json"
+        if file.exists():
+            begun = read_json(file)
+            changed = differences(begun["config"], config)
+            if changed:
+                raise UserError(
+                    f"{self.path} holds a run with another configuration ({'; '.join(changed)}): "
+                    "give the same one to go on with it, --fresh to start over, or another --out"
+                )
+            moved = differences(begun["environment"], environment())
+            return (
+                f"note: begun elsewhere, so the last bits may differ from here on ({'; '.join(moved)})"
+                if moved
+                else None
+            )
+        elif (self.path / "checkpoints").exists():
+            raise UserError(
+                f"{self.path} holds checkpoints and no config.json to say of which run: "
+                "put it back, --fresh to start over, or another --out"
+            )
+        else:
+            write_json(file, {"config": config, "environment": environment(), "command": command})
+            return None
+
+    def restore(self, like: Any) -> Any | None:
+        """The last checkpoint, shaped and placed as `like`; None where there is none."""
+        found = checkpoint.restore(self.path / "checkpoints" / "last", like)
+        return None if found is None else found[1]
+
+    def save(self, kind: str, step: int, tree: Any, *, keep: int) -> None:
+        """A checkpoint, "last" or "best", of which so many stay."""
+        checkpoint.save(self.path / "checkpoints" / kind, step, tree, keep=keep)
+
+    def keep(self, lines: list[Line], arrays: Arrays) -> None:
+        """The arrays of the epoch that has just ended, and the lines of all, which end with its own."""
+        buffer = io.BytesIO()
+        np.savez(buffer, **dict(arrays))  # type: ignore[arg-type]  # its stub takes the names for allow_pickle
+        write_atomically(self.path / "epochs" / f"{len(lines):04d}.npz", buffer.getvalue())
+        write_lines(self.path / "metrics.jsonl", lines)
+
+    def lines(self) -> list[Line]:
+        """An epoch each, as far as the run has come."""
+        return read_lines(self.path / "metrics.jsonl")
+
+    def summary(self) -> Line:
+        """How the run ended; empty where it has not."""
+        file = self.path / "summary.json"
+        return read_json(file) if file.exists() else {}
+
+    def arrays(self, epoch: int) -> Arrays:
+        """What `record` kept of an epoch, counted from 1."""
+        with np.load(self.path / "epochs" / f"{epoch:04d}.npz") as file:
+            return {name: file[name] for name in file.files}

@@ -1,0 +1,181 @@
+"""One loop for every experiment: epochs, progress, checkpoints, figures, resume."""
+
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from experiments.run.bar import ProgressBar
+from experiments.run.experiment import Experiment
+from experiments.run.folder import Folder, Line
+from experiments.run.progress import Progress
+from experiments.run.records import write_json
+from experiments.run.session import Invocation
+from experiments.run.signals import StopSignals
+from experiments.run.terminal import Diverged, Interrupted, UserError, as_user_error, counted
+from jaxnets.data import DataError
+from jaxnets.epochs import Evaluation, evaluate, mean_metrics
+from jaxnets.train import is_finite
+
+SAVE_EVERY = 60.0  # seconds of training within an epoch that a kill may cost
+
+
+def run_all(
+    builds: Sequence[Callable[[], Experiment]], closing_words: Callable[[Path, Line], str], invocation: Invocation
+) -> None:
+    """Builds and runs one experiment after the other, and says how each ended; of several, one may diverge.
+
+    Raises:
+      UserError: as a build and `run` do, and for pictures that cannot be read.
+      Interrupted: as `run`.
+      Diverged: where there is one experiment alone.
+    """
+    for build in builds:
+        experiment = build()
+        try:
+            with as_user_error(DataError):  # of pictures that are read as they are needed
+                summary = run(experiment, invocation)
+            print(closing_words(experiment.directory, summary))
+        except Diverged as error:
+            if len(builds) == 1:
+                raise
+            print(error)
+
+
+def run(experiment: Experiment, invocation: Invocation) -> Line:
+    """Trains to the end, or on from where an earlier process stopped, and returns the summary.
+
+    Raises:
+      UserError: where the folder holds a run of another configuration, or a longer one.
+      Interrupted: after Ctrl-C or SIGTERM, with everything saved.
+      Diverged: where the loss is no longer finite; the summary says so too.
+    """
+    folder = Folder(experiment.directory)
+    clock = _Clock(invocation.started)
+    with (
+        StopSignals() as signals,
+        ThreadPoolExecutor(max_workers=1) as artist,
+        ProgressBar(experiment.name, experiment.epochs * experiment.cut.examples) as bar,
+    ):
+        note = folder.claim(experiment.config, invocation.line, fresh=invocation.fresh)
+        if note:
+            bar.say(note)
+        progress = Progress.of(experiment)
+        bar.start_at(progress.epoch * experiment.cut.examples + progress.images)
+        if progress.epoch > experiment.epochs:
+            raise UserError(
+                f"{folder.path} holds {counted(progress.epoch, 'epoch')} already, more than the {experiment.epochs} "
+                "asked for: ask for as many, --fresh to start over, or another --out"
+            )
+        drawings = [artist.submit(experiment.draw_epoch, folder, line) for line in progress.lines]
+        try:
+            while progress.epoch < experiment.epochs:
+                _finish_epoch(experiment, progress, signals, bar, clock)
+                evaluation = evaluate(progress.state, experiment.test, experiment.evaluation_batch)
+                more, arrays = experiment.measure(progress.state, evaluation)
+                arrays = {**arrays, "step_losses": np.asarray(progress.totals.losses)}
+                progress.record(_line(experiment, progress, evaluation) | more, arrays)
+                bar.say(_sentence(progress.lines[-1], experiment.epochs))
+                drawings.append(artist.submit(experiment.draw_epoch, folder, progress.lines[-1]))
+                _stop_if_told(signals, progress)
+            bar.describe("drawing")
+            _wait(drawings)
+            experiment.draw_run(folder, progress.lines)
+        finally:
+            artist.shutdown(cancel_futures=True)  # what is not drawn now is drawn when the run goes on
+    return _summarise(folder, progress.lines, clock)
+
+
+def _finish_epoch(
+    experiment: Experiment, progress: Progress, signals: StopSignals, bar: ProgressBar, clock: "_Clock"
+) -> None:
+    """Takes the rest of the epoch's steps, and saves on the way where it takes long or is told to stop."""
+    bar.describe(f"epoch {progress.epoch + 1}/{experiment.epochs}")
+    saved = time.perf_counter()
+    for bad_step in progress.steps(experiment):
+        now = time.perf_counter()
+        clock.first_step(now)
+        bar.advance_to(progress.epoch * experiment.cut.examples + progress.images)
+        told, due = signals.received is not None, now - saved > SAVE_EVERY
+        ends = progress.done == experiment.cut.steps
+        if bad_step >= 0 or ((told or due or ends) and not is_finite(progress.state)):
+            raise _diverged(experiment, progress, bad_step if bad_step >= 0 else int(progress.state.step) - 1)
+        if (told or due) and not ends:
+            progress.save()
+            saved = time.perf_counter()
+            _stop_if_told(signals, progress)
+
+
+def _stop_if_told(signals: StopSignals, progress: Progress) -> None:
+    if signals.received is not None:
+        where = f"after {counted(progress.epoch, 'epoch')}" + (
+            f" and {counted(progress.done, 'step')}" if progress.done else ""
+        )
+        raise Interrupted(
+            f"stopped {where}; all of it is saved in {progress.folder.path}: the same command goes on from there",
+            signals.received,
+        )
+
+
+def _diverged(experiment: Experiment, progress: Progress, step: int) -> Diverged:
+    folder, epoch = progress.folder, progress.epoch
+    in_epoch = step - epoch * experiment.cut.steps + 1
+    write_json(folder.path / "summary.json", {"verdict": "diverged", "epoch": epoch + 1, "step": in_epoch})
+    return Diverged(
+        f"diverged: the loss was not finite at epoch {epoch + 1}, step {in_epoch}; the last good state is kept in "
+        f"{folder.path / 'checkpoints' / 'last'}; try a lower learning rate, scale or margin, with --fresh"
+    )
+
+
+def _line(experiment: Experiment, progress: Progress, evaluation: Evaluation) -> Line:
+    trained = mean_metrics(progress.totals)
+    return {
+        "epoch": progress.epoch + 1,
+        "train_loss": trained["loss"],
+        "test_loss": evaluation.loss,
+        "learning_rate": experiment.learning_rate(progress.epoch),
+        "train_accuracy": trained["accuracy"],
+        "test_accuracy": evaluation.accuracy,
+        "seconds": round(progress.seconds, 3),
+        "images_per_second": round(experiment.cut.examples / progress.seconds, 1),
+    }
+
+
+def _sentence(line: Line, epochs: int) -> str:
+    verdict = f"{line['verdict']:<11}  " if "verdict" in line else ""
+    return (
+        f"epoch {line['epoch']:>{len(str(epochs))}}/{epochs}  loss {line['train_loss']:.4f}  "
+        f"test accuracy {line['test_accuracy']:.4f}  {verdict}{line['seconds']:.1f} s"
+    )
+
+
+def _summarise(folder: Folder, lines: list[Line], clock: "_Clock") -> Line:
+    best = max(lines, key=lambda line: line["test_accuracy"])
+    summary = {
+        "epochs": len(lines),
+        "last": lines[-1],
+        "best": {"epoch": best["epoch"], "test_accuracy": best["test_accuracy"]},
+        "verdict": lines[-1].get("verdict"),
+        "seconds_training": round(sum(line["seconds"] for line in lines), 3),
+        "seconds_to_first_step": clock.seconds_to_first_step,
+        "command_seconds": round(time.perf_counter() - clock.started, 3),
+    }
+    write_json(folder.path / "summary.json", summary)
+    return summary
+
+
+def _wait(drawings: list[Future[None]]) -> None:
+    for drawing in drawings:
+        drawing.result()
+
+
+class _Clock:
+    def __init__(self, started: float) -> None:
+        self.started = started
+        self.seconds_to_first_step: float | None = None
+
+    def first_step(self, now: float) -> None:
+        if self.seconds_to_first_step is None:
+            self.seconds_to_first_step = round(now - self.started, 3)

@@ -1,0 +1,117 @@
+"""The options that every study's command takes, and checks of options."""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeAlias
+
+import tyro
+
+from experiments.run.terminal import UserError
+
+# Options whose default is said in their help, and not as "None".
+OptionalInt: TypeAlias = Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")]
+OptionalFloat: TypeAlias = Annotated[float | None, tyro.conf.arg(metavar="FLOAT", help_behavior_hint="")]
+OptionalStr: TypeAlias = Annotated[str | None, tyro.conf.arg(metavar="STR", help_behavior_hint="")]
+OptionalPath: TypeAlias = Annotated[Path | None, tyro.conf.arg(metavar="PATH", help_behavior_hint="")]
+
+
+@dataclasses.dataclass(frozen=True)
+class RunOptions:
+    """Options of a run, the same for each study; a study's own options inherit them."""
+
+    data: str = "mnist"
+    """the images to train and test on"""
+    epochs: int = 10
+    """passes over the training images"""
+    batch_size: OptionalInt = None
+    """examples a step"""
+    steps_per_epoch: OptionalInt = None
+    """stop each epoch after so many batches"""
+    seed: int = 0
+    """decides the initial weights and the order of the images"""
+    out: Path = Path("runs")
+    """where the runs' folders are made: OUT/STUDY/NETWORK/seedSEED"""
+    devices: int = 1
+    """train data-parallel over so many"""
+    fresh: bool = False
+    """start over instead of going on with what the run's folder holds"""
+    keep_memory: bool = True
+    """on Linux, freed memory is kept for the next step, which is faster on a CPU, unless --no-keep-memory is given"""
+    verbose: bool = False
+    """say what was set up before the run"""
+
+    def check(self) -> None:
+        """Refuses numbers outside their domain.
+
+        Raises:
+          UserError: naming the option.
+        """
+        check_counts(self, ("epochs", "batch_size", "steps_per_epoch", "devices"))
+        check_seed(self.seed)
+
+
+@dataclasses.dataclass(frozen=True)
+class MarginOptions:
+    """Options of a head with an angular margin."""
+
+    margin: str = "arcface"
+    """arcface, cosface, sphereface, combined, normface, tutorial, adaface or curricularface"""
+    m: OptionalFloat = None
+    """the margin, in radians where it is an angle; by default 0.3 for arcface, the margin's own for others"""
+    m1: OptionalFloat = None
+    """of --margin combined: the factor on the angle"""
+    m2: OptionalFloat = None
+    """of --margin combined: the radians added to the angle"""
+    m3: OptionalFloat = None
+    """of --margin combined: the number taken from the cosine"""
+    h: OptionalFloat = None
+    """of --margin adaface: how far the margin follows an embedding's length; by default 0.333"""
+    beyond: OptionalStr = None
+    """of --margin arcface, for angles past π − m: classic, smooth or rising"""
+    margin_grad: Literal["exact", "straight_through"] = "exact"
+    """straight_through keeps the loss and leaves the margin out of its gradient, as arcface_torch does"""
+    min_norm: float = 1.0
+    """an embedding shorter than this gets the gradient of one so long; 0 leaves it exact, and training unsteady"""
+    subcenters: int = 1
+    """directions a class; an image belongs to the nearest of them"""
+    s: OptionalFloat = None
+    """the scale; by default AdaCos's √2·ln(classes − 1), and 10 for tutorial"""
+
+    def check(self) -> None:
+        """Refuses numbers outside their domain.
+
+        Raises:
+          UserError: naming the option.
+        """
+        check_counts(self, ("subcenters",))
+        if self.s is not None and not (math.isfinite(self.s) and self.s > 0):
+            raise UserError(f"--s must be a positive number, not {self.s}")
+        if not (math.isfinite(self.min_norm) and self.min_norm >= 0):
+            raise UserError(f"--min-norm must be a finite number of 0 or more, not {self.min_norm}")
+
+
+def check_counts(config: Any, names: tuple[str, ...]) -> None:
+    """Refuses options that count something and are below one; None is none given."""
+    for name in names:
+        value = getattr(config, name)
+        if value is not None and value < 1:
+            raise UserError(f"--{name.replace('_', '-')} must be 1 or more, not {value}")
+
+
+def check_name(kind: str, name: str, known: Sequence[str]) -> None:
+    """Refuses a name that is none of the known ones, and says the nearest.
+
+    Raises:
+      UserError: such as "there is no margin 'arcfac'; did you mean 'arcface'?".
+    """
+    if name not in known:
+        from jaxnets.naming import nearest  # jaxnets imports JAX, which --help does without
+
+        raise UserError(f"there is no {kind} {name!r}{nearest(name, known)}")
+
+
+def check_seed(seed: int) -> None:
+    if not 0 <= seed < 2**32:
+        raise UserError(f"--seed must be in 0 … 2³² − 1, not {seed}")

@@ -1,0 +1,106 @@
+"""A run's progress: the only owner of its state, from its first step to its last, in memory and in its folder."""
+
+import dataclasses
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from jax.sharding import Mesh
+
+from experiments.run.experiment import Experiment
+from experiments.run.folder import Arrays, Folder, Line
+from jaxnets import parallel
+from jaxnets.epochs import Totals
+from jaxnets.train import TrainState
+
+SAVED = ("params", "batch_stats", "opt_state", "step", "key")  # of the state
+IF_ANY = ("head_stats", "averages")  # left out where empty, so that runs begun before they existed are resumed too
+
+
+@dataclasses.dataclass
+class Progress:
+    """Where a run is: `lines` has one for each ended epoch; of the next, `done` steps are taken, in `seconds`."""
+
+    folder: Folder
+    mesh: Mesh
+    state: TrainState
+    totals: Totals
+    lines: list[Line] = dataclasses.field(default_factory=list)
+    done: int = 0
+    seconds: float = 0.0
+
+    @property
+    def epoch(self) -> int:
+        """How many epochs have ended."""
+        return len(self.lines)
+
+    @property
+    def images(self) -> int:
+        """How many of the running epoch's images were trained on."""
+        return int(self.totals.examples)
+
+    @classmethod
+    def of(cls, experiment: Experiment) -> "Progress":
+        """Where the run's folder left off; at the start where it holds no checkpoint."""
+        folder, mesh = Folder(experiment.directory), experiment.mesh
+        state, totals = _place(mesh, experiment.state, Totals.zero(experiment.cut.steps))
+        start = cls(folder, mesh, state, totals)
+        tree = folder.restore(start._tree())
+        if tree is None:
+            return start
+        state = state.replace(**{name: tree[name] for name in _saved(state)})
+        state, totals = _place(mesh, state, Totals(*tree["totals"]))
+        at = tree["position"]
+        return cls(
+            folder, mesh, state, totals, folder.lines()[: int(at["epoch"])], int(at["done"]), float(at["seconds"])
+        )
+
+    def steps(self, experiment: Experiment) -> Iterator[int]:
+        """Takes the rest of the epoch's steps; after each jitted call, the first step of a loss not finite, or −1."""
+        before = time.perf_counter()
+        for state, totals, done in experiment.calls(self.state, self.totals, self.epoch, self.done):
+            self.state, self.totals, self.done = state, totals, done
+            bad_step = int(totals.bad_step)  # waits for the call to end
+            self.seconds += time.perf_counter() - before
+            yield bad_step
+            before = time.perf_counter()  # what came between, such as saving, is not training
+
+    def save(self) -> None:
+        """The last checkpoint, wherever in an epoch."""
+        self.folder.save("last", int(self.state.step), self._tree(), keep=2)
+
+    def record(self, line: Line, arrays: Arrays) -> None:
+        """Ends an epoch, and keeps its line, its arrays and its state; the state as the best too, if it is."""
+        is_best = line["test_accuracy"] > max((each["test_accuracy"] for each in self.lines), default=-1.0)
+        self.lines = [*self.lines, line]
+        self.folder.keep(self.lines, arrays)
+        _, self.totals = _place(self.mesh, (), Totals.zero(len(self.totals.losses)))
+        self.done, self.seconds = 0, 0.0
+        if is_best:
+            self.folder.save("best", int(self.state.step), self._tree(), keep=1)
+        self.save()
+
+    def _tree(self) -> dict[str, Any]:
+        """As a checkpoint keeps it."""
+        state = {name: getattr(self.state, name) for name in _saved(self.state)}
+        at = {"epoch": np.array(self.epoch), "done": np.array(self.done), "seconds": np.array(self.seconds)}
+        return {**state, "totals": tuple(self.totals), "position": at}
+
+
+def variables_of(tree: dict[str, Any]) -> dict[str, Any]:
+    """What a checkpoint would have evaluated: {"params", "batch_stats"}, and "head" where that has parameters."""
+    chosen = tree.get("averages") or tree
+    params = chosen["params"]
+    head = {"head": params["head"]} if params["head"] else {}
+    return {"params": params["net"], "batch_stats": chosen["batch_stats"], **head}
+
+
+def _saved(state: TrainState) -> tuple[str, ...]:
+    return (*SAVED, *(name for name in IF_ANY if getattr(state, name)))
+
+
+def _place(mesh: Mesh, state: Any, totals: Totals) -> tuple[Any, Totals]:
+    """A copy of all that training changes on each device, whether it is fresh or was restored."""
+    placed: tuple[Any, Totals] = parallel.replicate((state, totals), mesh)
+    return placed

@@ -1,0 +1,96 @@
+"""The terminal: one sentence for each error, exit codes, and the command line."""
+
+import contextlib
+import io
+import re
+import shlex
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import tyro
+
+BAD_INPUT = 2  # the exit code for whatever the person can put right
+
+
+class UserError(Exception):
+    """One sentence for the person: what was wrong, where, and what to do."""
+
+
+@contextlib.contextmanager
+def as_user_error(kind: type[Exception]) -> Iterator[None]:
+    """Where arguments come from the person, so does what a function documents that it raises about them."""
+    try:
+        yield
+    except kind as error:
+        raise UserError(str(error)) from error
+
+
+def counted(number: int, thing: str) -> str:
+    """As in 1 epoch, 2 epochs."""
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
+
+
+class Diverged(Exception):
+    """A run whose loss or parameters stopped being finite; its last good checkpoint is kept."""
+
+
+class Interrupted(Exception):
+    """A run that was told to stop, and saved itself; the exit code is the shell's, 128 + the signal's number."""
+
+    def __init__(self, sentence: str, signal_number: int) -> None:
+        super().__init__(sentence)
+        self.exit_code = 128 + signal_number
+
+
+def parse(config: Any, prog: str, argv: list[str] | None = None) -> Any:
+    """A frozen dataclass, or one of a union of them, from the command line; what does not fit raises UserError."""
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint):
+            return tyro.cli(config, prog=prog, args=argv, config=(tyro.conf.FlagCreatePairsOff,))
+    except SystemExit as stop:
+        if stop.code:
+            raise UserError(_sentence(complaint.getvalue(), prog)) from None
+        raise
+
+
+def command_line(prog: str) -> str:
+    """The line that started this process, as a person may copy it."""
+    return shlex.join([*prog.split(), *sys.argv[1:]])
+
+
+def _sentence(panel: str, prog: str) -> str:
+    """What a panel of the command-line parser says, without its frame and its repetitions."""
+    lines = [re.sub(r"[─│╭╮╰╯]+", " ", line).strip() for line in panel.splitlines()[1:]]
+    body = " ".join(lines[: next((i for i, line in enumerate(lines) if not line and i), len(lines))])
+    body = re.sub(r"\s+", " ", body).strip().rstrip(":.").removeprefix("Error ")
+    return f"{body[0].lower()}{body[1:]}; see {prog} --help" if body else f"unusable arguments; see {prog} --help"
+
+
+def main(command: Callable[[], None]) -> None:
+    """Runs a command, and turns what a person can put right into a sentence and an exit code."""
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    try:
+        command()
+    except UserError as error:
+        sys.exit(_say(str(error), BAD_INPUT))
+    except Diverged as error:
+        sys.exit(_say(str(error), 1, prefix=""))
+    except ImportError as error:
+        if error.name != "kernels":
+            raise
+        sys.exit(_say(str(error), BAD_INPUT))
+    except KeyboardInterrupt:
+        sys.exit(_say("stopped before there was anything to save", 128 + signal.SIGINT, prefix=""))
+    except Interrupted as stop:
+        sys.exit(_say(str(stop), stop.exit_code, prefix=""))
+    except OSError as error:
+        where = f" {error.filename}" if error.filename else ""
+        sys.exit(_say(f"cannot read or write{where}: {error.strerror or error}", BAD_INPUT))
+
+
+def _say(sentence: str, code: int, prefix: str = "error: ") -> int:
+    print(f"{prefix}{sentence}", file=sys.stderr)
+    return code

@@ -1,0 +1,1 @@
+"""What converting, exporting and predicting share: a trained network, and one's own pictures."""
