@@ -1,79 +1,275 @@
 """Saved states: the only import of Orbax.
 
-A directory holds one folder a checkpoint, named by its number. A checkpoint is written under another name and renamed
-when it is whole, so that a killed process leaves either all of it or nothing; one damaged later is skipped for the one
-before it.
+A directory holds one folder per checkpoint, named by its number. A checkpoint is written in another folder and renamed
+when it is complete, so a killed process leaves all of it or nothing. With it are written a digest of every array and of
+every file, which `restore` checks. Checkpoints of earlier versions have no digests and are read unchecked.
 """
 
+import contextlib
 import errno
+import hashlib
+import itertools
+import json
+import re
 import shutil
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
+
+from jaxnets.naming import quoted
 
 SPARE = 2**20  # bytes that a checkpoint takes beyond its arrays, and more
+CLASS_WEIGHTS = "class_weights"  # arrays of this name have a row per class
+_ITEM = "default"  # the folder of Orbax's files within a checkpoint
+_DIGESTS = "digests.json"
+_UNFINISHED = "unfinished"  # the folder of checkpoints that are being written or deleted
 
 
-def save(directory: Path, number: int, tree: Any, *, keep: int) -> None:
-    """Saves `tree` as checkpoint `number`, replacing one of that number, and then drops all but the newest `keep`.
+class CheckpointError(OSError, ValueError):
+    """A checkpoint that cannot be used, in one sentence: it does not fit, or (`DamagedError`) its files are damaged."""
+
+
+class DamagedError(CheckpointError):
+    """A checkpoint whose files are not those that were written."""
+
+
+def save(directory: Path, number: int, tree: Any, *, keep: int, num_classes: int | None = None) -> None:
+    """Saves `tree` as checkpoint `number`, replacing one of that number, and then deletes all but the newest `keep`.
+
+    Over several processes, each of them calls this, with a directory that all of them see.
+
+    Args:
+      directory: is created where it does not exist.
+      number: of the checkpoint; the highest is the newest.
+      tree: of arrays and PRNG keys.
+      keep: how many checkpoints remain.
+      num_classes: of every array named "class_weights", the optimiser's moments included, only so many rows are saved,
+        so that a checkpoint of padded class weights does not depend on the number of devices.
 
     Raises:
       OSError: where it could not be written.
     """
+    flat, structure = jax.tree_util.tree_flatten_with_path(tree)
+    arrays = {_name(path): _cropped(_name(path), leaf, num_classes) for path, leaf in flat}
     directory.mkdir(parents=True, exist_ok=True)
-    size = sum(leaf.nbytes for leaf in jax.tree.leaves(tree) if isinstance(leaf, (jax.Array, np.ndarray)))
     # Asked before, since a disk that fills up meanwhile makes Orbax's threads print pages of tracebacks.
-    if shutil.disk_usage(directory).free < size + SPARE:
+    if shutil.disk_usage(directory).free < sum(array.nbytes for array in arrays.values()) + SPARE:
         raise OSError(errno.ENOSPC, "No space left on device", str(directory))
+    digests = {name: _digest_of_array(_on_host(array)) for name, array in arrays.items()}
+    unfinished = directory.absolute() / _UNFINISHED
+    folder = unfinished / str(number)
+    _in_one_process(lambda: shutil.rmtree(unfinished, ignore_errors=True))  # left by a process that was killed
     try:
-        with _manager(directory, keep) as manager:
-            if number in manager.all_steps():
-                manager.delete(number)
-            manager.save(number, args=ocp.args.StandardSave(tree), force=True)
-            manager.wait_until_finished()
+        with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as writer:
+            item = ocp.args.StandardSave(jax.tree.unflatten(structure, arrays.values()))
+            writer.save(folder, args=ocp.args.Composite(**{_ITEM: item}), custom_metadata={"digests": _DIGESTS})
     except ValueError as error:  # how tensorstore reports what the operating system said
         if "No space left" in str(error):
             raise OSError(errno.ENOSPC, "No space left on device", str(directory)) from error
         raise
 
+    def finish() -> None:
+        (folder / _DIGESTS).write_text(json.dumps({"arrays": digests, "files": _digests_of_files(folder)}))
+        _delete(directory, [number])
+        folder.rename(directory / str(number))
+        _delete(directory, numbers(directory)[keep:])
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+    _in_one_process(finish)
+
 
 def numbers(directory: Path) -> list[int]:
-    """The numbers of the checkpoints that were wholly written, newest first."""
+    """The numbers of the checkpoints that were written completely, newest first."""
     if not directory.is_dir():
         return []
-    with _manager(directory, keep=None) as manager:
-        return sorted(manager.all_steps(), reverse=True)
+    names = (entry.name for entry in directory.iterdir() if entry.is_dir())
+    return sorted((int(name) for name in names if re.fullmatch("0|[1-9][0-9]*", name)), reverse=True)
 
 
-def restore(directory: Path, like: Any = None) -> tuple[int, Any] | None:
-    """The newest readable checkpoint, as (number, tree shaped and placed as `like`); None where there is none at all.
+def restore(
+    directory: Path,
+    like: Any = None,
+    *,
+    on_damage: Callable[[str], None] | None = None,
+    num_classes: int | None = None,
+) -> tuple[int, Any] | None:
+    """The newest checkpoint, as (number, tree shaped and placed as `like`); None where there is none at all.
 
-    Without `like`, the tree is of dictionaries, lists and NumPy arrays, whatever devices it was saved from.
+    Args:
+      directory: as given to `save`.
+      like: a tree of arrays, or of `jax.ShapeDtypeStruct` as `jax.eval_shape` gives them. Without it, the tree is of
+        dictionaries, lists and NumPy arrays, whatever devices it was saved from.
+      on_damage: is given a sentence for each damaged checkpoint, and the one before it is taken. Without it, a damaged
+        newest checkpoint is refused.
+      num_classes: as given to `save`; class weights are padded with rows of zeros to the shape in `like`.
 
     Raises:
-      OSError: where there are checkpoints and none can be read.
+      DamagedError: where the newest checkpoint, or with `on_damage` every checkpoint, is damaged.
+      CheckpointError: where a checkpoint has other arrays than `like`, or of other shapes or dtypes.
     """
     found = numbers(directory)
-    for number in found:
-        with _manager(directory, keep=None) as manager:
-            try:
-                if like is None:
-                    saved = manager.item_metadata(number).tree
-                    target = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), saved)
-                else:
-                    target = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-                return number, manager.restore(number, args=ocp.args.StandardRestore(target))
-            except Exception as error:  # whatever a damaged file makes of itself: the one before it is whole
-                damage = error
-    if found:
-        raise OSError(errno.EIO, "none of its checkpoints can be read", str(directory)) from damage
+    for number, older in itertools.zip_longest(found, found[1:]):
+        try:
+            return number, _restore_one(directory, number, like, num_classes)
+        except DamagedError as damage:
+            if older is None:
+                raise
+            if on_damage is None:
+                raise DamagedError(f"{damage}; delete {directory / str(number)} to use checkpoint {older}") from damage
+            on_damage(f"{damage}; checkpoint {older} is used instead")
     return None
 
 
-def _manager(directory: Path, keep: int | None) -> ocp.CheckpointManager:
-    options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=False)
-    handler = ocp.StandardCheckpointHandler()  # without it there are no metadata of a tree
-    return ocp.CheckpointManager(directory.absolute(), options=options, item_handlers=handler)
+def _restore_one(directory: Path, number: int, like: Any, num_classes: int | None) -> Any:
+    folder, what = directory.absolute() / str(number), f"checkpoint {number} in {directory}"
+    digests = _checked_digests(folder, what)
+    try:
+        with contextlib.closing(ocp.StandardCheckpointHandler()) as reader:
+            metadata = reader.metadata(folder / _ITEM).tree
+            if like is not None:
+                _check_fit(_by_name(metadata), _by_name(like), num_classes, what)
+            target = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), metadata)
+            tree = reader.restore(folder / _ITEM, args=ocp.args.StandardRestore(target))
+    except (CheckpointError, MemoryError):
+        raise
+    except Exception as error:  # a damaged file of an earlier version, whose digests are not known, can raise anything
+        how = quoted(str(error).partition("\n")[0] or type(error).__name__, longest=150)
+        raise DamagedError(f"{what} is damaged: {how}") from error
+    arrays = _by_name(tree)
+    if digests is not None and digests != {name: _digest_of_array(array) for name, array in arrays.items()}:
+        raise DamagedError(f"{what} is damaged: its arrays are not those that were saved")
+    if like is None:
+        return tree
+    return jax.tree_util.tree_map_with_path(lambda path, leaf: _placed(arrays[_name(path)], leaf), like)
+
+
+def _checked_digests(folder: Path, what: str) -> Mapping[str, str] | None:
+    """The digests of the arrays, after those of the files have been checked; None of an earlier version's checkpoint.
+
+    The files come first, since their readers act on damaged sizes, and print tracebacks of their own.
+    """
+
+    def damaged(name: str) -> DamagedError:
+        return DamagedError(f"{what} is damaged: its file {quoted(name)} is missing or not what was written")
+
+    try:
+        digests = json.loads((folder / _DIGESTS).read_bytes())
+        files, arrays = dict(digests["files"]), dict(digests["arrays"])
+    except FileNotFoundError:
+        metadata = folder / "_CHECKPOINT_METADATA"
+        if metadata.is_file() and b'"digests"' not in metadata.read_bytes():
+            return None
+        raise damaged(_DIGESTS) from None
+    except (ValueError, TypeError, KeyError, RecursionError):
+        raise damaged(_DIGESTS) from None
+    found = _digests_of_files(folder)
+    for name in sorted(files.keys() | found.keys()):
+        if files.get(name) != found.get(name):
+            raise damaged(name)
+    return arrays
+
+
+def _check_fit(saved: Mapping[str, Any], wanted: Mapping[str, Any], num_classes: int | None, what: str) -> None:
+    for name in wanted:
+        if name not in saved:
+            raise CheckpointError(f"{what} does not fit: it has no {quoted(name)}")
+    for name, leaf in saved.items():
+        if name not in wanted:
+            raise CheckpointError(f"{what} does not fit: its {quoted(name)} has no place")
+        data = _as_data(wanted[name])
+        rows = data.shape[:1] if not _is_per_class(name, num_classes) else (min(num_classes or 0, data.shape[0]),)
+        there, asked = _kind(leaf.shape, leaf.dtype), _kind((*rows, *data.shape[1:]), data.dtype)
+        if there != asked:
+            raise CheckpointError(f"{what} does not fit: {quoted(name)} is {there} there, and {asked} was asked for")
+
+
+def _as_data(leaf: Any) -> Any:
+    """A leaf as it is saved: of a PRNG key, its numbers."""
+    if isinstance(leaf, (int, float)):
+        return np.asarray(leaf)
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        return jax.eval_shape(jax.random.key_data, leaf) if _is_abstract(leaf) else jax.random.key_data(leaf)
+    return leaf
+
+
+def _is_abstract(leaf: Any) -> bool:
+    return isinstance(leaf, jax.ShapeDtypeStruct)
+
+
+def _cropped(name: str, leaf: Any, num_classes: int | None) -> Any:
+    data = _as_data(leaf)
+    return data[:num_classes] if _is_per_class(name, num_classes) else data
+
+
+def _is_per_class(name: str, num_classes: int | None) -> bool:
+    return num_classes is not None and name.rpartition("/")[2] == CLASS_WEIGHTS
+
+
+def _placed(array: np.ndarray, like: Any) -> Any:
+    """The array with rows of zeros up to the shape of `like`, where `like` lies."""
+    data = _as_data(like)
+    if array.shape != data.shape:
+        array = np.pad(array, [(0, data.shape[0] - array.shape[0]), *[(0, 0)] * (array.ndim - 1)])
+    if isinstance(like, (np.ndarray, int, float)):
+        return array
+    if data is not like:  # a key
+        key = jax.random.wrap_key_data(jnp.asarray(array), impl=like.dtype)
+        return jax.device_put(key, like.sharding)
+    if like.sharding is None:
+        return jax.device_put(array)
+    return jax.make_array_from_callback(array.shape, like.sharding, lambda index: array[index])
+
+
+def _by_name(tree: Any) -> dict[str, Any]:
+    return {_name(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]}
+
+
+def _name(path: Any) -> str:
+    """The same in a tree of NamedTuples and in the dictionaries that are restored of it."""
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def _kind(shape: tuple[int, ...], dtype: Any) -> str:
+    return f"{np.dtype(dtype).name}{list(shape)}"
+
+
+def _digest_of_array(array: np.ndarray) -> str:
+    contents = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+    return f"{_kind(array.shape, array.dtype)} {hashlib.blake2b(contents, digest_size=16).hexdigest()}"
+
+
+def _digests_of_files(folder: Path) -> dict[str, str]:
+    digests = {}
+    for file in folder.rglob("*"):
+        if file.is_file() and file != folder / _DIGESTS:
+            with file.open("rb") as contents:
+                digest = hashlib.file_digest(contents, lambda: hashlib.blake2b(digest_size=16))
+            digests[file.relative_to(folder).as_posix()] = digest.hexdigest()
+    return digests
+
+
+def _on_host(array: Any) -> np.ndarray:
+    """All of an array, also where its shards lie with several processes."""
+    if isinstance(array, jax.Array) and not (array.is_fully_addressable or array.is_fully_replicated):
+        return np.asarray(multihost_utils.process_allgather(array, tiled=True))
+    return np.asarray(array)
+
+
+def _delete(directory: Path, doomed: list[int]) -> None:
+    """Renames first, so that a killed process leaves no half of a checkpoint under its number."""
+    for number in doomed:
+        if (directory / str(number)).is_dir():
+            (directory / str(number)).rename(directory / _UNFINISHED / f"{number}.deleted")
+
+
+def _in_one_process(act: Callable[[], None]) -> None:
+    if jax.process_index() == 0:
+        act()
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices("jaxnets.checkpoint")

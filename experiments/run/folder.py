@@ -14,7 +14,7 @@ written again.
 import dataclasses
 import io
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -80,9 +80,12 @@ class Folder:
             write_json(file, {"config": config, "environment": environment(), "command": command})
             return None
 
-    def restore(self, like: Any) -> Any | None:
-        """The last checkpoint, shaped and placed as `like`; None where there is none."""
-        found = checkpoint.restore(self.path / "checkpoints" / "last", like)
+    def restore(self, like: Any, say: Callable[[str], None]) -> Any | None:
+        """The last checkpoint, shaped and placed as `like`; None where there is none.
+
+        `say` is given a sentence for each checkpoint that is damaged; the one before it is taken.
+        """
+        found = checkpoint.restore(self.path / "checkpoints" / "last", like, on_damage=say)
         return None if found is None else found[1]
 
     def save(self, kind: str, step: int, tree: Any, *, keep: int) -> None:

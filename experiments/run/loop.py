@@ -62,7 +62,7 @@ def run(experiment: Experiment, invocation: Invocation) -> Line:
         note = folder.claim(experiment.config, invocation.line, fresh=invocation.fresh)
         if note:
             bar.say(note)
-        progress = Progress.of(experiment)
+        progress = Progress.of(experiment, bar.say)
         bar.start_at(progress.epoch * experiment.cut.examples + progress.images)
         if progress.epoch > experiment.epochs:
             raise UserError(

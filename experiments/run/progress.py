@@ -2,7 +2,7 @@
 
 import dataclasses
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -41,12 +41,15 @@ class Progress:
         return int(self.totals.examples)
 
     @classmethod
-    def of(cls, experiment: Experiment) -> "Progress":
-        """Where the run's folder left off; at the start where it holds no checkpoint."""
+    def of(cls, experiment: Experiment, say: Callable[[str], None] = print) -> "Progress":
+        """Where the run's folder left off; at the start where it holds no checkpoint.
+
+        `say` is given a sentence for each checkpoint that is damaged; the one before it is taken.
+        """
         folder, mesh = Folder(experiment.directory), experiment.mesh
         state, totals = _place(mesh, experiment.state, Totals.zero(experiment.cut.steps))
         start = cls(folder, mesh, state, totals)
-        tree = folder.restore(start._tree())
+        tree = folder.restore(start._tree(), say)
         if tree is None:
             return start
         state = state.replace(**{name: tree[name] for name in _saved(state)})
