@@ -100,15 +100,15 @@ def _jitted(steps: Callable[..., Any], *static: str) -> Callable[..., Any]:
     )
 
 
-class Epoch(NamedTuple):
-    """How an epoch is cut: `steps` batches of `batch_size`, the last one of `last_batch_size`."""
+class EpochPlan(NamedTuple):
+    """How an epoch is divided: `steps` batches of `batch_size`, the last one of `last_batch_size`."""
 
     batch_size: int
     steps: int
     last_batch_size: int
 
     @classmethod
-    def of(cls, num_examples: int, batch_size: int, steps: int | None = None) -> "Epoch":
+    def of(cls, num_examples: int, batch_size: int, steps: int | None = None) -> "EpochPlan":
         """All of the examples, a short last batch kept; or the first `steps` batches of each epoch's order."""
         in_all = -(-num_examples // batch_size)
         steps = in_all if steps is None else min(steps, in_all)
@@ -129,24 +129,24 @@ def steps_per_call() -> int | None:
     return 1 if jax.default_backend() == "cpu" else None
 
 
-def epoch_calls(epoch: Epoch, done: int, per_call: int | None) -> Iterator[tuple[int, int, int]]:
+def epoch_calls(plan: EpochPlan, done: int, per_call: int | None) -> Iterator[tuple[int, int, int]]:
     """The (first step, batch size, steps) of each call that finishes an epoch of which `done` steps are taken.
 
     A full batch and the short last one never share a call, and calls lie on a fixed grid, so that an epoch interrupted
     and resumed makes the very calls that an uninterrupted one makes.
     """
-    full = epoch.steps if epoch.last_batch_size == epoch.batch_size else epoch.steps - 1
+    full = plan.steps if plan.last_batch_size == plan.batch_size else plan.steps - 1
     stride = per_call or max(full, 1)
     for first in range(done, full, stride):
-        yield first, epoch.batch_size, min(stride, full - first)
-    if full < epoch.steps and done < epoch.steps:
-        yield full, epoch.last_batch_size, 1
+        yield first, plan.batch_size, min(stride, full - first)
+    if full < plan.steps and done < plan.steps:
+        yield full, plan.last_batch_size, 1
 
 
 def train_epoch_by_call(
     state: TrainState,
     split: Split,
-    cut: Epoch,
+    plan: EpochPlan,
     epoch: int,
     *,
     done: int = 0,
@@ -159,43 +159,43 @@ def train_epoch_by_call(
     `state` is given up: its buffers are reused. `take` stands in for the jitted `take_steps` (see `jaxnets.parallel`).
     """
     take = take or _jitted(take_steps, "batch_size", "steps", "axis_name")
-    totals = Totals.zero(cut.steps) if totals is None else totals
+    totals = Totals.zero(plan.steps) if totals is None else totals
     order = epoch_order(state.key, epoch, split.labels.shape[0])
     on_host = isinstance(split.images, np.ndarray)
-    calls = epoch_calls(cut, done, 1 if on_host else steps_per_call())
-    sources = _batches_from_host(split, np.asarray(order), cut, done) if on_host else repeat((split, order))
+    calls = epoch_calls(plan, done, 1 if on_host else steps_per_call())
+    sources = _batches_from_host(split, np.asarray(order), plan, done) if on_host else repeat((split, order))
     for (first, batch_size, steps), (source, indices) in zip(calls, sources, strict=False):
-        start = np.int32(0 if on_host else first * cut.batch_size)
+        start = np.int32(0 if on_host else first * plan.batch_size)
         state, totals = take(state, totals, source, indices, start, batch_size=batch_size, steps=steps)
         yield state, totals, first + steps
 
 
 def _batches_from_host(
-    split: Split, order: Int[np.ndarray, "N"], cut: Epoch, done: int
+    split: Split, order: Int[np.ndarray, "N"], plan: EpochPlan, done: int
 ) -> Iterator[tuple[Split, Int[Array, "B"]]]:
     """Batches on the device, each as a split of its own with its order; a thread gathers the next one meanwhile."""
 
     def batch(step: int) -> tuple[Split, Int[Array, "B"]]:
-        indices = order[: cut.examples][step * cut.batch_size : (step + 1) * cut.batch_size]
+        indices = order[: plan.examples][step * plan.batch_size : (step + 1) * plan.batch_size]
         gathered = Split(rows(split.images, indices), rows(split.labels, indices))
         return jax.device_put((gathered, np.arange(len(indices), dtype=np.int32)))
 
     with ThreadPoolExecutor(max_workers=1) as reader:
         upcoming = reader.submit(batch, done)
-        for step in range(done + 1, cut.steps + 1):
+        for step in range(done + 1, plan.steps + 1):
             current = upcoming.result()
-            if step < cut.steps:
+            if step < plan.steps:
                 upcoming = reader.submit(batch, step)
             yield current
 
 
 def train_epoch_by_stream(
-    state: TrainState, stream: Stream, cut: Epoch, epoch: int, *, done: int = 0, totals: Totals | None = None
+    state: TrainState, stream: Stream, plan: EpochPlan, epoch: int, *, done: int = 0, totals: Totals | None = None
 ) -> Iterator[tuple[TrainState, Totals, int]]:
     """As `train_epoch_by_call`, of pictures that are decoded as they are needed, in the stream's own order."""
-    totals = Totals.zero(cut.steps) if totals is None else totals
-    stream.restore({**stream.state(), "position": epoch * len(stream) + done * cut.batch_size})
-    for taken, batch in zip(range(done + 1, cut.steps + 1), stream, strict=False):
+    totals = Totals.zero(plan.steps) if totals is None else totals
+    stream.restore({**stream.state(), "position": epoch * len(stream) + done * plan.batch_size})
+    for taken, batch in zip(range(done + 1, plan.steps + 1), stream, strict=False):
         state, totals = _jitted(take_batch)(state, totals, batch)
         yield state, totals, taken
 
@@ -214,8 +214,8 @@ def train_epoch(
     Returns:
       The state, and the epoch's mean `loss` and margin-free `accuracy` over its batches as they were trained on.
     """
-    cut = Epoch.of(split.labels.shape[0], batch_size, steps)
-    *_, (state, totals, _) = train_epoch_by_call(state, split, cut, int(state.step) // cut.steps)
+    plan = EpochPlan.of(split.labels.shape[0], batch_size, steps)
+    *_, (state, totals, _) = train_epoch_by_call(state, split, plan, int(state.step) // plan.steps)
     return state, mean_metrics(totals)
 
 

@@ -18,7 +18,7 @@ from experiments.run.session import Invocation
 from experiments.run.terminal import as_user_error
 from jaxnets import data, models, optim, parallel
 from jaxnets.data import DataError, Dataset
-from jaxnets.epochs import Epoch
+from jaxnets.epochs import EpochPlan
 from jaxnets.heads import MarginHead
 from jaxnets.margins import ArcFace, CurricularFace
 from jaxnets.train import create_train_state
@@ -44,11 +44,11 @@ def build(variant: Variant, config: Config, dataset: Dataset) -> Experiment:
     """
     margin = build_margin(config)
     scale = build_scale(config, len(dataset.classes), config.data)
-    cut = Epoch.of(len(dataset.train.labels), config.batch_size or variant.batch_size, config.steps_per_epoch)
+    plan = EpochPlan.of(len(dataset.train.labels), config.batch_size or variant.batch_size, config.steps_per_epoch)
     with as_user_error(ValueError):
         mesh = parallel.data_mesh(config.devices)
-    net_optimizer, learning_rate = build_optimizer(variant.net, cut.steps)
-    head_optimizer, _ = build_optimizer(variant.head, cut.steps)
+    net_optimizer, learning_rate = build_optimizer(variant.net, plan.steps)
+    head_optimizer, _ = build_optimizer(variant.head, plan.steps)
     state = create_train_state(
         jax.random.key(config.seed),
         models.create(variant.name),
@@ -70,15 +70,15 @@ def build(variant: Variant, config: Config, dataset: Dataset) -> Experiment:
             **({"subcenters": config.subcenters} if config.subcenters > 1 else {}),
             "scale": scale,
             "min_norm": config.min_norm,
-            "batch_size": cut.batch_size,
-            "steps_per_epoch": cut.steps,
+            "batch_size": plan.batch_size,
+            "steps_per_epoch": plan.steps,
             "data": config.data,
             "data_fingerprint": dataset.fingerprint(),
             "image_shape": [*dataset.train.images.shape[1:]],
             "classes": [*dataset.classes],
         },
         epochs=config.epochs,
-        cut=cut,
+        plan=plan,
         mesh=mesh,
         state=state,
         train=parallel.replicate(dataset.train, mesh),

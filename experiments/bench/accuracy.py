@@ -52,7 +52,7 @@ class Accuracy(Measurement):
         prepare()
         _, build = trainings(self.variant, self.data, self.size, self.batch_size, self.epochs, self.steps_per_epoch)
         first = build(self.seed)
-        of_seed = 2 * self.epochs * first.cut.examples
+        of_seed = 2 * self.epochs * first.plan.examples
         title = f"{self.variant} on {first.config['data']}"
         table = Table("seed", "epoch", "contender", "loss", "test accuracy", "seconds", title=title)
         rows: list[dict[str, Any]] = []
@@ -76,7 +76,7 @@ class Accuracy(Measurement):
                     loss = mean
                     bar.advance_to(done + count)
                 seconds = time.perf_counter() - before
-                done += experiment.cut.examples
+                done += experiment.plan.examples
                 row[name] = {"train_loss": loss, "test_accuracy": each.accuracy(), "seconds": seconds}
                 found = f"{loss:.4f}", f"{row[name]['test_accuracy']:.4f}", f"{seconds:.1f}"
                 table.add_row(str(seed), str(epoch + 1), name, *found)
@@ -95,7 +95,7 @@ class _Jaxnets:
 
         train = self._experiment.train
         assert isinstance(train, Split)  # nothing streams here
-        for state, totals, _ in train_epoch_by_call(self._state, train, self._experiment.cut, epoch):
+        for state, totals, _ in train_epoch_by_call(self._state, train, self._experiment.plan, epoch):
             self._state = state
             yield int(totals.examples), mean_metrics(totals)["loss"]
 
@@ -125,15 +125,15 @@ class _PyTorch:
         from jaxnets.data import Split
         from jaxnets.epochs import epoch_order
 
-        cut, train = self._experiment.cut, self._experiment.train
+        plan, train = self._experiment.plan, self._experiment.train
         assert isinstance(train, Split)
-        order = np.asarray(epoch_order(self._key, epoch, len(train.labels)))[: cut.examples]
+        order = np.asarray(epoch_order(self._key, epoch, len(train.labels)))[: plan.examples]
         for group in self._optimizers[0].param_groups:
             group["lr"] = self._experiment.learning_rate(epoch)
         total = 0.0
         self._net.train()
-        for start in range(0, cut.examples, cut.batch_size):
-            images, labels = self._batch(train, order[start : start + cut.batch_size])
+        for start in range(0, plan.examples, plan.batch_size):
+            images, labels = self._batch(train, order[start : start + plan.batch_size])
             for optimizer in self._optimizers:
                 optimizer.zero_grad()
             loss = self._head(self._net(images), labels)

@@ -49,13 +49,13 @@ class EpochCost(Measurement):
         prepare()
         dataset, build = trainings(self.variant, self.data, self.size, self.batch_size, 1, self.steps)
         experiment = build(0)
-        steps, name = experiment.cut.steps, self.variant
+        steps, name = experiment.plan.steps, self.variant
         rows = ratios_to_steps(in_turns(self._ways(experiment, dataset), self.rounds))
         table = Table("way", "a step", "against the steps alone", title=f"{steps} steps of {name}")
         for row in rows:
             table.add_row(row["way"], f"{row['median_seconds'] / steps * 1e3:.1f} ms", f"{row['ratio']:.3f}")
         Console().print(table)
-        shape = [experiment.cut.batch_size, *dataset.test.images.shape[1:]]
+        shape = [experiment.plan.batch_size, *dataset.test.images.shape[1:]]
         return {"variant": name, "data": experiment.config["data"], "batch_shape": shape, "steps": steps, "rows": rows}
 
     def _ways(self, experiment: "Experiment", dataset: "Dataset") -> dict[str, Callable[[], float]]:
@@ -76,7 +76,7 @@ class EpochCost(Measurement):
         if self.data and self.data.startswith(("folder:", "tfds:")):
             from experiments.mynn.data import open_stream
 
-            streamed = open_stream(self.data, size=self.size, batch_size=experiment.cut.batch_size, seed=0)
+            streamed = open_stream(self.data, size=self.size, batch_size=experiment.plan.batch_size, seed=0)
             ways["streamed"] = _epoch_over(experiment, streamed.train)
         return ways
 
@@ -89,11 +89,11 @@ def _steps_alone(experiment: "Experiment", train: "Split") -> Callable[[], float
     from jaxnets import quick_compilation, train_step
     from jaxnets.data import Split
 
-    state, cut = experiment.state, experiment.cut
+    state, plan = experiment.state, experiment.plan
     step = jax.jit(train_step, compiler_options=quick_compilation())
     batches = [
         jax.device_put(Split(np.asarray(train.images[start:end]), np.asarray(train.labels[start:end])))
-        for start, end in itertools.pairwise([*range(0, cut.examples, cut.batch_size), cut.examples])
+        for start, end in itertools.pairwise([*range(0, plan.examples, plan.batch_size), plan.examples])
     ]
 
     def wait_for_step(batch: Split) -> None:
@@ -115,7 +115,7 @@ def _epoch_over(experiment: "Experiment", train: "Split | Stream") -> Callable[[
 
     def whole_epoch() -> float:
         copy = jax.tree.map(lambda leaf: leaf.copy(), experiment.state)  # its buffers are given up
-        totals = Totals.zero(experiment.cut.steps)
+        totals = Totals.zero(experiment.plan.steps)
         return seconds_of(lambda: [int(so_far.bad_step) for _, so_far, _ in of_these.calls(copy, totals, 0)])
 
     return whole_epoch
@@ -128,13 +128,13 @@ def _one_scan(experiment: "Experiment", train: "Split") -> Callable[[], float]:
     from jaxnets import quick_compilation
     from jaxnets.epochs import Totals, epoch_order, take_steps
 
-    state, cut = experiment.state, experiment.cut
+    state, plan = experiment.state, experiment.plan
     scan = jax.jit(take_steps, static_argnames=("batch_size", "steps"), compiler_options=quick_compilation())
 
     def take() -> object:
         order = epoch_order(state.key, 0, len(train.labels))
-        sizes = {"batch_size": cut.batch_size, "steps": cut.steps}
-        return jax.block_until_ready(scan(state, Totals.zero(cut.steps), train, order, np.int32(0), **sizes))
+        sizes = {"batch_size": plan.batch_size, "steps": plan.steps}
+        return jax.block_until_ready(scan(state, Totals.zero(plan.steps), train, order, np.int32(0), **sizes))
 
     return lambda: seconds_of(take)
 

@@ -20,7 +20,7 @@ from experiments.run.terminal import UserError, as_user_error
 from jaxnets import models, optim, parallel, torch_weights
 from jaxnets.augment import augment
 from jaxnets.data import Dataset
-from jaxnets.epochs import Epoch
+from jaxnets.epochs import EpochPlan
 from jaxnets.heads import ScoresHead
 from jaxnets.train import create_train_state
 
@@ -54,9 +54,9 @@ def build(name: str, config: Config, dataset: Dataset | Streamed) -> Experiment:
       UserError: for arguments that do not fit the network, the data or this machine.
     """
     num_train = len(dataset.train if isinstance(dataset, Streamed) else dataset.train.labels)
-    cut = Epoch.of(num_train, config.batch_size, config.steps_per_epoch)
+    plan = EpochPlan.of(num_train, config.batch_size, config.steps_per_epoch)
     rate = LEARNING_RATES[config.optimizer] if config.lr is None else config.lr
-    schedule = _schedule(config, rate, cut.steps * config.epochs)
+    schedule = _schedule(config, rate, plan.steps * config.epochs)
     model = models.create(name, len(dataset.classes), dtype=config.dtype)
     with as_user_error(ValueError):
         mesh = parallel.data_mesh(config.devices)
@@ -89,23 +89,23 @@ def build(name: str, config: Config, dataset: Dataset | Streamed) -> Experiment:
             "dtype": config.dtype,
             "pretrained": _sha256(config.pretrained),
             "seed": config.seed,
-            "batch_size": cut.batch_size,
-            "steps_per_epoch": cut.steps,
+            "batch_size": plan.batch_size,
+            "steps_per_epoch": plan.steps,
             "data": config.data,
             "data_fingerprint": dataset.fingerprint(),
             "image_shape": [*dataset.test.images.shape[1:]],
             "classes": [*dataset.classes],
         },
         epochs=config.epochs,
-        cut=cut,
+        plan=plan,
         mesh=mesh,
         state=state,
         train=placed.train,
         test=placed.test,
-        learning_rate=lambda epoch: float(schedule(epoch * cut.steps)) if callable(schedule) else schedule,
+        learning_rate=lambda epoch: float(schedule(epoch * plan.steps)) if callable(schedule) else schedule,
         measure=drawings.measure,
         draw_epoch=lambda folder, line: None,
-        draw_run=drawings.draw_run(name, dataset.test, dataset.classes, dataset.name, cut.steps),
+        draw_run=drawings.draw_run(name, dataset.test, dataset.classes, dataset.name, plan.steps),
         evaluation_batch=config.batch_size,
     )
 

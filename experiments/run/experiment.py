@@ -12,7 +12,7 @@ from experiments.run.folder import Arrays, Folder, Line
 from jaxnets import parallel
 from jaxnets.data import Split
 from jaxnets.data.streaming import Stream
-from jaxnets.epochs import Epoch, Evaluation, Totals, train_epoch_by_call, train_epoch_by_stream
+from jaxnets.epochs import EpochPlan, Evaluation, Totals, train_epoch_by_call, train_epoch_by_stream
 from jaxnets.train import TrainState
 
 
@@ -29,7 +29,7 @@ class Experiment:
     directory: Path
     config: Mapping[str, Any]
     epochs: int
-    cut: Epoch
+    plan: EpochPlan
     mesh: Mesh
     state: TrainState
     train: Split | Stream
@@ -50,5 +50,5 @@ class Experiment:
     ) -> Iterator[tuple[TrainState, Totals, int]]:
         """The rest of an epoch, of which `done` steps are taken, as `jaxnets.epochs.train_epoch_by_call` gives it."""
         if isinstance(self.train, Stream):
-            return train_epoch_by_stream(state, self.train, self.cut, epoch, done=done, totals=totals)
-        return train_epoch_by_call(state, self.train, self.cut, epoch, done=done, totals=totals, take=self._take)
+            return train_epoch_by_stream(state, self.train, self.plan, epoch, done=done, totals=totals)
+        return train_epoch_by_call(state, self.train, self.plan, epoch, done=done, totals=totals, take=self._take)

@@ -57,13 +57,13 @@ def run(experiment: Experiment, invocation: Invocation) -> Line:
     with (
         StopSignals() as signals,
         ThreadPoolExecutor(max_workers=1) as artist,
-        ProgressBar(experiment.name, experiment.epochs * experiment.cut.examples) as bar,
+        ProgressBar(experiment.name, experiment.epochs * experiment.plan.examples) as bar,
     ):
         note = folder.claim(experiment.config, invocation.line, fresh=invocation.fresh)
         if note:
             bar.say(note)
         progress = Progress.of(experiment, bar.say)
-        bar.start_at(progress.epoch * experiment.cut.examples + progress.images)
+        bar.start_at(progress.epoch * experiment.plan.examples + progress.images)
         if progress.epoch > experiment.epochs:
             raise UserError(
                 f"{folder.path} holds {counted(progress.epoch, 'epoch')} already, more than the {experiment.epochs} "
@@ -97,9 +97,9 @@ def _finish_epoch(
     for bad_step in progress.steps(experiment):
         now = time.perf_counter()
         clock.first_step(now)
-        bar.advance_to(progress.epoch * experiment.cut.examples + progress.images)
+        bar.advance_to(progress.epoch * experiment.plan.examples + progress.images)
         told, due = signals.received is not None, now - saved > SAVE_EVERY
-        ends = progress.done == experiment.cut.steps
+        ends = progress.done == experiment.plan.steps
         if bad_step >= 0 or ((told or due or ends) and not is_finite(progress.state)):
             raise _diverged(experiment, progress, bad_step if bad_step >= 0 else int(progress.state.step) - 1)
         if (told or due) and not ends:
@@ -121,7 +121,7 @@ def _stop_if_told(signals: StopSignals, progress: Progress) -> None:
 
 def _diverged(experiment: Experiment, progress: Progress, step: int) -> Diverged:
     folder, epoch = progress.folder, progress.epoch
-    in_epoch = step - epoch * experiment.cut.steps + 1
+    in_epoch = step - epoch * experiment.plan.steps + 1
     write_json(folder.path / "summary.json", {"verdict": "diverged", "epoch": epoch + 1, "step": in_epoch})
     return Diverged(
         f"diverged: the loss was not finite at epoch {epoch + 1}, step {in_epoch}; the last good state is kept in "
@@ -139,7 +139,7 @@ def _line(experiment: Experiment, progress: Progress, evaluation: Evaluation) ->
         "train_accuracy": trained["accuracy"],
         "test_accuracy": evaluation.accuracy,
         "seconds": round(progress.seconds, 3),
-        "images_per_second": round(experiment.cut.examples / progress.seconds, 1),
+        "images_per_second": round(experiment.plan.examples / progress.seconds, 1),
     }
 
 

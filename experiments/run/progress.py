@@ -47,7 +47,7 @@ class Progress:
         `say` is given a sentence for each checkpoint that is damaged; the one before it is taken.
         """
         folder, mesh = Folder(experiment.directory), experiment.mesh
-        state, totals = _place(mesh, experiment.state, Totals.zero(experiment.cut.steps))
+        state, totals = _place(mesh, experiment.state, Totals.zero(experiment.plan.steps))
         start = cls(folder, mesh, state, totals)
         tree = folder.restore(start._tree(), say)
         if tree is None:

@@ -177,9 +177,9 @@ def test_a_stream_goes_on_at_the_very_picture_where_it_stopped(pictures, tmp_pat
     experiment = study.build("mynn", cut, stream_of(cut))
     state = experiment.state
     for epoch, steps in ((0, 4), (1, 1)):
-        calls = train_epoch_by_stream(state, experiment.train, experiment.cut, epoch)
+        calls = train_epoch_by_stream(state, experiment.train, experiment.plan, epoch)
         *_, (state, totals, _) = itertools.islice(calls, steps)
-    end = train_epoch_by_stream(state, experiment.train, experiment.cut, 1, done=1, totals=totals)
+    end = train_epoch_by_stream(state, experiment.train, experiment.plan, 1, done=1, totals=totals)
     *_, (state, totals, done) = end
     assert done == 4 and int(totals.examples) == 28
     np.testing.assert_array_equal(totals.losses, folder.arrays(2)["step_losses"])

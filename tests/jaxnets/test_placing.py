@@ -10,7 +10,7 @@ import pytest
 from jaxnets import ArcFace, MarginHead, create_train_state, evaluate, parallel, sgd
 from jaxnets.data import Dataset, Split
 from jaxnets.data.mapped import open_mapped, pieces, rows
-from jaxnets.epochs import Epoch, train_epoch_by_call
+from jaxnets.epochs import EpochPlan, train_epoch_by_call
 from jaxnets.models.conv_stack import Backbone, ConvStack
 
 N = 40
@@ -32,31 +32,31 @@ def state():
     return create_train_state(jax.random.key(0), net, head, images, sgd(0.05, 0.9), sgd(0.5))
 
 
-def train(state, split, cut, *, stop_after=None, take=None):
+def train(state, split, plan, *, stop_after=None, take=None):
     """What is left after an epoch, which may be stopped and resumed: the state's arrays and the sums."""
     state, totals, done = jax.tree.map(jnp.copy, state), None, 0
     if stop_after is not None:
-        calls = train_epoch_by_call(state, split, cut, 3, take=take)
+        calls = train_epoch_by_call(state, split, plan, 3, take=take)
         *_, (state, totals, done) = itertools.islice(calls, stop_after)
-    if done < cut.steps:
-        *_, (state, totals, _) = train_epoch_by_call(state, split, cut, 3, done=done, totals=totals, take=take)
+    if done < plan.steps:
+        *_, (state, totals, _) = train_epoch_by_call(state, split, plan, 3, done=done, totals=totals, take=take)
     return [np.asarray(leaf) for leaf in jax.tree.leaves((state.params, state.opt_state, totals))]
 
 
-@pytest.mark.parametrize("cut", [Epoch.of(N, 16), Epoch.of(N, 16, 2), Epoch.of(N, 64)], ids=str)
-def test_a_mapped_set_trains_to_the_bits_of_one_on_the_device(state, mapped, cut):
-    on_device = train(state, jax.device_put(mapped), cut)
-    for again in (train(state, mapped, cut), train(state, mapped, cut, stop_after=1)):
+@pytest.mark.parametrize("plan", [EpochPlan.of(N, 16), EpochPlan.of(N, 16, 2), EpochPlan.of(N, 64)], ids=str)
+def test_a_mapped_set_trains_to_the_bits_of_one_on_the_device(state, mapped, plan):
+    on_device = train(state, jax.device_put(mapped), plan)
+    for again in (train(state, mapped, plan), train(state, mapped, plan, stop_after=1)):
         for host, device in zip(again, on_device, strict=True):
             np.testing.assert_array_equal(host, device)
 
 
 def test_a_mapped_set_trains_on_several_devices(state, mapped):
     mesh = parallel.data_mesh(4)
-    take, cut = parallel.sharded_take_steps(mesh), Epoch.of(N, 16)
+    take, plan = parallel.sharded_take_steps(mesh), EpochPlan.of(N, 16)
     everywhere = parallel.replicate(state, mesh)
-    on_devices = train(everywhere, parallel.replicate(mapped, mesh), cut, take=take)
-    for host, device in zip(train(everywhere, mapped, cut, take=take), on_devices, strict=True):
+    on_devices = train(everywhere, parallel.replicate(mapped, mesh), plan, take=take)
+    for host, device in zip(train(everywhere, mapped, plan, take=take), on_devices, strict=True):
         np.testing.assert_array_equal(host, device)
 
 

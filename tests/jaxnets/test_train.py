@@ -22,7 +22,7 @@ from jaxnets import (
     train_step,
 )
 from jaxnets.augment import augment
-from jaxnets.epochs import Epoch, Totals, epoch_calls, epoch_order, take_steps, train_epoch_by_call
+from jaxnets.epochs import EpochPlan, Totals, epoch_calls, epoch_order, take_steps, train_epoch_by_call
 from jaxnets.margins import AdaFace, CurricularFace
 from jaxnets.models.conv_stack import Backbone, ConvStack
 from jaxnets.parallel import data_mesh, replicate, sharded_step, sharded_take_steps
@@ -211,10 +211,10 @@ def test_a_sharded_epoch_equals_a_plain_one_with_its_short_last_batch():
 
     At small learning rates, since training amplifies rounding; so what is compared is how far each parameter moved.
     """
-    mesh, data, cut, ends = data_mesh(8), made_up(37), Epoch.of(37, 16), []
+    mesh, data, plan, ends = data_mesh(8), made_up(37), EpochPlan.of(37, 16), []
     state = new_state(net=sgd(1e-5, 0.9), head=sgd(1e-4))
     for take, place in ((None, lambda tree: tree), (sharded_take_steps(mesh), lambda tree: replicate(tree, mesh))):
-        *_, (end, totals, done) = train_epoch_by_call(place(copy(state)), place(data), cut, 0, take=take)
+        *_, (end, totals, done) = train_epoch_by_call(place(copy(state)), place(data), plan, 0, take=take)
         assert done == 3 and int(totals.examples) == 37
         moved = jax.tree.map(lambda new, old: new - old, jax.device_get(end.params), jax.device_get(state.params))
         ends.append((moved, jax.device_get((end.batch_stats, totals))))
@@ -238,14 +238,16 @@ def test_an_epoch_sees_every_example_once_in_an_order_of_its_own():
 
 
 def test_calls_cover_an_epoch_on_a_fixed_grid():
-    cut = Epoch.of(60_000, 256)
-    assert cut == Epoch(256, 235, 96) and cut.examples == 60_000
-    assert list(epoch_calls(cut, 0, None)) == [(0, 256, 234), (234, 96, 1)]
-    assert list(epoch_calls(cut, 234, None)) == [(234, 96, 1)]
-    assert list(epoch_calls(cut, 232, 1)) == [(232, 256, 1), (233, 256, 1), (234, 96, 1)]
-    assert list(epoch_calls(cut, 235, 1)) == []
-    assert Epoch.of(60_000, 256, 20) == Epoch(256, 20, 256) and Epoch.of(100, 256) == Epoch(100 + 156, 1, 100)
-    assert list(epoch_calls(Epoch.of(100, 256), 0, None)) == [(0, 100, 1)]
+    plan = EpochPlan.of(60_000, 256)
+    assert plan == EpochPlan(256, 235, 96) and plan.examples == 60_000
+    assert list(epoch_calls(plan, 0, None)) == [(0, 256, 234), (234, 96, 1)]
+    assert list(epoch_calls(plan, 234, None)) == [(234, 96, 1)]
+    assert list(epoch_calls(plan, 232, 1)) == [(232, 256, 1), (233, 256, 1), (234, 96, 1)]
+    assert list(epoch_calls(plan, 235, 1)) == []
+    assert EpochPlan.of(60_000, 256, 20) == EpochPlan(256, 20, 256) and EpochPlan.of(100, 256) == EpochPlan(
+        100 + 156, 1, 100
+    )
+    assert list(epoch_calls(EpochPlan.of(100, 256), 0, None)) == [(0, 100, 1)]
 
 
 def test_train_epoch_is_a_loop_of_steps_over_its_order(state):
@@ -258,7 +260,7 @@ def test_train_epoch_is_a_loop_of_steps_over_its_order(state):
     after, metrics = train_epoch(copy(state), data, 16)
     chex.assert_trees_all_close(after.params, expected.params, rtol=1e-4, atol=1e-6)
     assert metrics["loss"] == pytest.approx(sum(losses) / 40, rel=1e-5)
-    *_, (_, totals, _) = train_epoch_by_call(copy(state), data, Epoch.of(40, 16), 0)
+    *_, (_, totals, _) = train_epoch_by_call(copy(state), data, EpochPlan.of(40, 16), 0)
     np.testing.assert_allclose(np.asarray(totals.losses) * [16, 16, 8], losses, rtol=1e-4)
     assert int(totals.taken) == 3
     assert int(after.step) == 3
@@ -269,23 +271,23 @@ def test_one_scan_equals_one_step_at_a_time(state):
     order = epoch_order(state.key, 0, 48)
     take = jax.jit(take_steps, static_argnames=("batch_size", "steps"))
     scanned, totals = take(state, Totals.zero(3), data, order, 0, batch_size=16, steps=3)
-    *_, (looped, loop_totals, _) = train_epoch_by_call(copy(state), data, Epoch.of(48, 16), 0)
+    *_, (looped, loop_totals, _) = train_epoch_by_call(copy(state), data, EpochPlan.of(48, 16), 0)
     chex.assert_trees_all_close(scanned.params, looped.params, rtol=1e-4, atol=1e-6)
     chex.assert_trees_all_close(totals, loop_totals, rtol=1e-5)
 
 
 def test_an_epoch_resumed_in_its_middle_ends_in_the_same_bits(state):
-    data, cut = made_up(40), Epoch.of(40, 16)
-    *_, (whole, totals, _) = train_epoch_by_call(copy(state), data, cut, 0)
-    half, half_totals, done = next(train_epoch_by_call(copy(state), data, cut, 0))
-    *_, (resumed, resumed_totals, _) = train_epoch_by_call(half, data, cut, 0, done=done, totals=half_totals)
+    data, plan = made_up(40), EpochPlan.of(40, 16)
+    *_, (whole, totals, _) = train_epoch_by_call(copy(state), data, plan, 0)
+    half, half_totals, done = next(train_epoch_by_call(copy(state), data, plan, 0))
+    *_, (resumed, resumed_totals, _) = train_epoch_by_call(half, data, plan, 0, done=done, totals=half_totals)
     chex.assert_trees_all_equal(resumed.params, whole.params)
     chex.assert_trees_all_equal(resumed_totals, totals)
 
 
 def test_the_first_bad_step_is_known(state):
     broken = new_state(net=sgd(float("inf")))
-    *_, (end, totals, _) = train_epoch_by_call(broken, made_up(48), Epoch.of(48, 16), 0)
+    *_, (end, totals, _) = train_epoch_by_call(broken, made_up(48), EpochPlan.of(48, 16), 0)
     assert int(totals.bad_step) == 1 and not is_finite(end) and is_finite(state)
 
 
