@@ -58,12 +58,12 @@ def command(config: Config) -> None:
         raise UserError("name the pictures after the run or file; see python -m experiments.predict --help")
     if config.top < 1:
         raise UserError(f"--top must be 1 or more, not {config.top}")
-    for path in config.images:
-        pictures.check(path)
 
-    from experiments.run.session import prepare  # JAX is imported from here on, not for --help or a misspelt name
+    from experiments.run.session import prepare  # JAX is imported from here on, not for --help
 
     prepare()
+    for path in config.images:
+        pictures.check(path)
     from experiments.trained import network as trained
 
     network = trained.load(config.source, config.model)

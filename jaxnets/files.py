@@ -2,13 +2,14 @@
 
 import contextlib
 import errno
+import io
 import os
 import secrets
 import stat
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, BinaryIO
+from typing import IO
 
 _ABANDONED_AFTER = 3600  # seconds since a partial file was last written to
 
@@ -51,7 +52,7 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
 
 
 @contextlib.contextmanager
-def opened_regular(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+def opened_regular(path: str | os.PathLike[str]) -> Iterator[io.BufferedReader]:
     """A file open for reading that has an end: a device, a pipe or a folder is refused at once, and not waited for.
 
     Raises:

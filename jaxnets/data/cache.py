@@ -20,8 +20,9 @@ import numpy as np
 from jaxtyping import Int32, UInt8
 
 from jaxnets.data.dataset import DataError
+from jaxnets.data.decoding import decode
 from jaxnets.data.mapped import open_mapped, pieces
-from jaxnets.data.pictures import Pictures, decode
+from jaxnets.data.pictures import Pictures
 
 Progress: TypeAlias = Callable[[int, int], None]  # called with (done, total)
 

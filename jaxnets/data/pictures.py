@@ -1,33 +1,36 @@
-"""Pictures that are still encoded, and their content as a network takes it, whatever its format, size and colours."""
+"""Labelled pictures that are still encoded, wherever they are stored."""
 
 import dataclasses
-import io
-import textwrap
+import os
+import warnings
 from pathlib import Path
-from typing import ClassVar, NamedTuple, Protocol
+from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Int32, UInt8
-from PIL import Image, ImageOps, UnidentifiedImageError
+from jaxtyping import Int32
 
 from jaxnets.data.dataset import DataError
+from jaxnets.data.decoding import opened
+from jaxnets.files import opened_regular, read_regular
+from jaxnets.naming import quoted
 
-_PILLOW_MODE = {1: "L", 3: "RGB"}  # by the number of channels
+MAX_BYTES = 2**28  # of one picture's file
 
 
 class Encoded(NamedTuple):
-    """A picture as it is stored, in any format that Pillow knows, and its label."""
+    """A picture as it is stored, in one of `jaxnets.data.decoding.FORMATS`, and its label."""
 
     content: bytes
     label: int
 
 
+@runtime_checkable
 class Pictures(Protocol):
-    """N labelled pictures that are still encoded, wherever they are stored, each read when it is asked for."""
+    """N labelled pictures that are still encoded, each read when it is asked for."""
 
     @property
     def place(self) -> Path:
-        """The folder that they are stored in."""
+        """The folder in which they are stored."""
 
     @property
     def key(self) -> str:
@@ -35,25 +38,21 @@ class Pictures(Protocol):
 
     @property
     def channels(self) -> int:
-        """What is made of each: 1 for grey, 3 for RGB."""
-
-    @property
-    def labels(self) -> Int32[np.ndarray, " N"]:
-        """All of them; reading them may take as long as reading all pictures."""
+        """The channels of each when it is decoded: 1 for grey, 3 for RGB."""
 
     def __len__(self) -> int: ...
 
     def name(self, index: int) -> str:
-        """How a picture is called within its set."""
+        """The name of a picture within its set, as messages have it."""
 
     def where(self, index: int) -> str:
-        """The same for one who does not know which set is meant."""
+        """The name of a picture with that of its set, as messages have it."""
 
     def __getitem__(self, index: int) -> Encoded:
-        """One of them, for threads too.
+        """One picture and its label; several threads may ask at once.
 
         Raises:
-          DataError: if it is not there, or its label is none.
+          DataError: if the picture is not there, or its label is none of the classes.
         """
 
 
@@ -82,71 +81,46 @@ class PictureFiles:
         return len(self.names)
 
     def name(self, index: int) -> str:
-        return self.names[index]
+        return quoted(self.names[index])
 
     def where(self, index: int) -> str:
-        return str(self.root / self.names[index])
+        return quoted(self.root / self.names[index])
 
     def __getitem__(self, index: int) -> Encoded:
         """The content of a file, and its label.
 
         Raises:
-          DataError: if the operating system does not give it.
+          DataError: as `read_file`.
         """
-        try:
-            return Encoded((self.root / self.names[index]).read_bytes(), int(self.labels[index]))
-        except OSError as error:
-            raise DataError(f"{self.where(index)} cannot be read ({error.strerror or error}).") from error
+        return Encoded(read_file(self.root / self.names[index]), int(self.labels[index]))
 
 
-def decode(
-    content: bytes, image_shape: tuple[int | None, int | None, int], *, where: str
-) -> UInt8[np.ndarray, "H W C"]:
-    """A picture upright (as its EXIF says), scaled to the shape, grey or RGB, white where it is transparent.
-
-    It is squashed or stretched where its height and width are in another ratio than the shape's, so that nothing of it
-    is cut off; the filter is bilinear, over all pixels that fall into one where the picture is made smaller
-    (antialiased). Of an animation it is the first frame. A picture of the right shape and kind keeps its very pixels.
-
-    Args:
-      content: the whole file.
-      image_shape: (H, W, C), C being 1 or 3; where H and W are None, a picture keeps its own.
-      where: the file's name, for the messages.
+def read_file(path: Path) -> bytes:
+    """The content of a picture file of at most `MAX_BYTES`.
 
     Raises:
-      DataError: where the content is no picture, or damaged, or in colours that nothing can be made of.
+      DataError: if it is no regular file, is larger, or the operating system does not give it.
     """
-    height, width, channels = image_shape
-    if not content:
-        raise DataError(f"{where} is empty: it holds no picture.")
     try:
-        with Image.open(io.BytesIO(content)) as picture:
-            image = _eight_bits(ImageOps.exif_transpose(picture), where)
-            if image.has_transparency_data:
-                image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
-            try:
-                image = image.convert(_PILLOW_MODE[channels])
-            except ValueError as error:
-                raise DataError(
-                    f"{where} has colours that cannot be converted ({image.mode}); save it as RGB."
-                ) from error
-            if height is not None and width is not None and image.size != (width, height):
-                image = image.resize((width, height), Image.Resampling.BILINEAR)
-            return np.asarray(image).reshape(image.height, image.width, channels)
-    except DataError:
-        raise
-    except UnidentifiedImageError as error:
-        raise DataError(f"{where} is no picture in any known format.") from error
-    except Exception as error:  # each format's decoder has its own for a damaged file
-        words = textwrap.shorten(str(error) or type(error).__name__, 100, placeholder=" …").rstrip(".")
-        raise DataError(f"{where} is damaged, or not all of it is there ({words}).") from error
+        return read_regular(path, limit=MAX_BYTES)
+    except OSError as error:
+        raise DataError(f"{quoted(path)} cannot be read ({error.strerror or error}).") from error
 
 
-def _eight_bits(image: Image.Image, where: str) -> Image.Image:
-    """The image itself, or one of 16 bits a pixel in 8; Pillow's own conversion would cut off all above 255."""
-    if image.mode[0] not in "IF":
-        return image
-    values = np.asarray(image)
-    if image.mode == "F" or values.min() < 0 or values.max() > 65535:
-        raise DataError(f"{where} has pixels of 32 bits, and nothing says which is black or white; save it with 8.")
-    return Image.fromarray(((values.astype(np.int64) + 128) // 257).astype(np.uint8))
+def check_file(path: Path) -> None:
+    """Reads a picture file's header, which takes next to no time.
+
+    Raises:
+      DataError: if it is no regular file, cannot be read, or holds no picture by its header.
+    """
+    where = quoted(path)
+    try:
+        with opened_regular(path) as file:
+            if not os.fstat(file.fileno()).st_size:
+                raise DataError(f"{where} is empty: it holds no picture.")
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of Pillow, about what is odd in a file, and harmless
+                with opened(file, where):
+                    pass
+    except OSError as error:
+        raise DataError(f"{where} cannot be read ({error.strerror or error}).") from error

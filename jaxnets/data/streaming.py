@@ -11,7 +11,8 @@ import numpy as np
 from jaxtyping import Int, UInt8
 
 from jaxnets.data.dataset import DataError, Split
-from jaxnets.data.pictures import Pictures, decode
+from jaxnets.data.decoding import decode
+from jaxnets.data.pictures import Pictures
 
 
 class StreamState(TypedDict):
@@ -65,7 +66,7 @@ class Stream:
 
     Args:
       pictures: from `jaxnets.data.folder.find_class_folders` or `jaxnets.data.tfds.find_tfds`.
-      size: height and width in pixels; pictures are scaled as `jaxnets.data.pictures.decode` says.
+      size: height and width in pixels; pictures are scaled as `jaxnets.data.decoding.decode` says.
       batch_size: pictures in a batch, at least 1.
       seed: 0 or above; None does not shuffle.
       skip_unreadable: pass over pictures that cannot be read, and keep the sentences about them in `unreadable`, rather

@@ -24,7 +24,8 @@ from jaxtyping import Int32
 from jaxnets.data.cache import Progress
 from jaxnets.data.dataset import DataError, Dataset
 from jaxnets.data.decoded import load_pictures
-from jaxnets.data.pictures import Encoded, decode
+from jaxnets.data.decoding import decode
+from jaxnets.data.pictures import Encoded
 
 # tensorflow_datasets is imported inside the functions: it is slow to import, and MNIST does without it.
 
