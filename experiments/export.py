@@ -52,8 +52,8 @@ def command(config: Config) -> None:
     from experiments.run.session import prepare  # JAX is imported from here on, not for --help
 
     prepare()
-    from experiments.run.records import write_atomically
     from experiments.trained import network as trained
+    from jaxnets.files import write_atomically
 
     network = trained.load(config.source, config.model)
     program = network.program(config.what)

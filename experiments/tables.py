@@ -13,8 +13,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from experiments.run.records import read_json, read_lines, write_atomically, write_json
+from experiments.run.records import read_json, read_lines, write_json
 from experiments.run.terminal import UserError, main
+from jaxnets.files import write_atomically
 
 RESULTS = Path(__file__).with_name("results")
 README = Path(__file__).parents[1] / "README.md"

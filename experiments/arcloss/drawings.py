@@ -8,11 +8,11 @@ import numpy as np
 
 from experiments.arcloss.variants import Variant
 from experiments.run.folder import Arrays, Folder, Line
-from experiments.run.records import write_atomically
 from experiments.run.terminal import counted
 from jaxnets import figures
 from jaxnets.data import Dataset
 from jaxnets.epochs import Evaluation
+from jaxnets.files import write_atomically
 from jaxnets.losses import cosines, dominant_centers
 from jaxnets.separability import separability
 from jaxnets.train import TrainState

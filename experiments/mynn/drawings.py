@@ -10,11 +10,12 @@ from scipy.special import softmax
 
 from experiments.run.folder import Arrays, Folder, Line
 from experiments.run.progress import variables_of
-from experiments.run.records import write_atomically, write_json
+from experiments.run.records import write_json
 from experiments.run.terminal import counted
 from jaxnets import checkpoint, figures, torch_weights
 from jaxnets.data import Split
 from jaxnets.epochs import Evaluation
+from jaxnets.files import write_atomically
 from jaxnets.train import TrainState
 
 WEIGHTS = "weights.safetensors"  # of the best epoch, under PyTorch's names

@@ -25,12 +25,12 @@ from experiments.run.records import (
     environment,
     read_json,
     read_lines,
-    write_atomically,
     write_json,
     write_lines,
 )
 from experiments.run.terminal import UserError
 from jaxnets import checkpoint
+from jaxnets.files import write_atomically
 
 Arrays = Mapping[str, np.ndarray]
 Line = dict[str, Any]

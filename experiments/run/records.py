@@ -8,16 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-
-def write_atomically(path: Path, content: bytes | str) -> None:
-    """Writes under another name, flushes, and renames: a killed process leaves the old file or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    with open(partial, "wb") as file:
-        file.write(content.encode() if isinstance(content, str) else content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
+from jaxnets.files import write_atomically
 
 
 def write_json(path: Path, value: Any) -> None:

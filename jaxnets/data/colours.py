@@ -24,7 +24,8 @@ def flatten(picture: Image.Image, mode: str, content: bytes, where: str) -> Imag
       DataError: where its colours have no meaning here.
       Exception: whatever Pillow raises where the file is damaged.
     """
-    rawmode = str(picture.tile[0][3]) if picture.tile else ""  # how samples are stored, which loading forgets
+    tiles = getattr(picture, "tile", [])
+    rawmode = str(tiles[0][3]) if tiles else ""  # how samples are stored, which loading forgets
     picture.load()
     hidden = png.Transparency.of(picture, rawmode, content)
     if picture.mode == mode and hidden is None and not picture.has_transparency_data:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Int, Int32
+from jaxtyping import Int
 
 from jaxnets.data.cache import Decoded, Progress, Seen, decode_once, look_through_once
 from jaxnets.data.dataset import DataError, Dataset, Split
@@ -108,10 +108,6 @@ class _Both:
     @property
     def channels(self) -> int:
         return self.train.channels
-
-    @property
-    def labels(self) -> Int32[np.ndarray, " N"]:
-        return np.concatenate([self.train.labels, self.test.labels])
 
     def __len__(self) -> int:
         return len(self.train) + len(self.test)

@@ -5,6 +5,7 @@ import io
 import threading
 from collections.abc import Iterator
 from functools import cache
+from typing import IO, cast
 
 import numpy as np
 from jaxtyping import UInt8
@@ -103,7 +104,7 @@ def opened(file: io.BufferedIOBase, where: str) -> Iterator[Image.Image]:
       OSError: where the operating system does not let the file be read.
     """
     try:
-        with Image.open(file, formats=formats()) as picture:
+        with Image.open(cast(IO[bytes], file), formats=formats()) as picture:
             limit = MEMORY // _bytes_per_pixel(picture)
             if picture.width * picture.height > limit:
                 raise DataError(
