@@ -1,11 +1,13 @@
 """The ArcLoss study's figures, made of a run's lines and kept arrays alone, so that any of them can be drawn again."""
 
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
 
+from experiments import page
 from experiments.arcloss.variants import Variant
 from experiments.run.folder import Arrays, Folder, Line
 from experiments.run.terminal import counted
@@ -16,6 +18,8 @@ from jaxnets.files import write_atomically
 from jaxnets.losses import cosines, dominant_centers
 from jaxnets.separability import separability
 from jaxnets.train import TrainState
+
+VARIANT_EPOCHS = 25  # of each variant on their common page
 
 
 def measure(dataset: Dataset) -> Callable[[TrainState, Evaluation], tuple[Line, Arrays]]:
@@ -96,6 +100,14 @@ def draw_run(variant: Variant, dataset: Dataset, angle: float | None) -> Callabl
             for arrays, line in frames
         ]
         write_atomically(folder.path / "scatter.gif", figures.animate(pixels))
+        begun = folder.begun()
+        shown = run_of(variant.name, folder, page.spread(lines), dataset)
+        described = {
+            "title": f"{variant.name} · {data_title(dataset)} · seed {begun['config']['seed']}",
+            "command": begun["command"],
+            "config": begun["config"],
+        }
+        write_atomically(folder.path / "index.html", page.run_page(shown, dataset.test.images, **described))
 
     return of_run
 
@@ -126,12 +138,46 @@ def draw_sheet(path: Path, folders: Mapping[Variant, Path], dataset: Dataset) ->
     return path
 
 
+def run_of(name: str, folder: Folder, lines: list[Line], dataset: Dataset, said: str = "", href: str = "") -> page.Run:
+    """A run's epochs as a page takes them."""
+    frames = []
+    for line in lines:
+        arrays = folder.arrays(line["epoch"])
+        frames.append(page.Frame(line, arrays["embeddings"], arrays["class_weights"], arrays.get("subcenters")))
+    return page.Run(name, frames, np.asarray(dataset.test.labels), dataset.classes, said, href)
+
+
+def data_title(dataset: Dataset) -> str:
+    return "MNIST" if dataset.name == "mnist" else dataset.name
+
+
+def draw_variants(path: Path, folders: Mapping[Variant, Path], dataset: Dataset) -> Path:
+    """The variants side by side as one plays them, each with a link to its own page."""
+    runs = [
+        run_of(
+            variant.name,
+            Folder(place),
+            page.spread(lines, VARIANT_EPOCHS),
+            dataset,
+            variant.verdict,
+            os.path.relpath(place / "index.html", path.parent),
+        )
+        for variant, place in folders.items()
+        if (lines := Folder(place).lines())
+    ]
+    write_atomically(
+        path, page.variants_page(runs, title=f"the variants of the ArcLoss study on {data_title(dataset)}")
+    )
+    return path
+
+
 def closing_words(directory: Path, summary: Line) -> str:
     last, last_picture = summary["last"], f"epoch_{summary['epochs']:04d}.png"
     return (
         f"{summary['verdict']}: test accuracy {last['test_accuracy']:.4f} after {counted(summary['epochs'], 'epoch')} "
         f"(best {summary['best']['test_accuracy']:.4f} after {summary['best']['epoch']}), "
         f"gaps between classes {_gaps(last, 1)}\n"
+        f"look into it: {directory / 'index.html'}\n"
         f"see {directory / 'scatter.gif'}, {directory / 'scatter' / last_picture} and beside them"
     )
 

@@ -33,7 +33,8 @@ def train(config: Config, invocation: Invocation) -> None:
     if len(builds) > 1:
         folders = {VARIANTS[name]: folder_of(config, name) for name in config.names}
         sheet = drawings.draw_sheet(config.out / "arcloss" / f"sheet_seed{config.seed}.png", folders, dataset)
-        print(f"the {len(builds)} of them side by side: {sheet}")
+        pages = drawings.draw_variants(config.out / "arcloss" / f"index_seed{config.seed}.html", folders, dataset)
+        print(f"the {len(builds)} of them side by side: {pages} and {sheet}")
 
 
 def build(variant: Variant, config: Config, dataset: Dataset) -> Experiment:

@@ -1,6 +1,7 @@
 """The gender study's figures and table, made of a run's lines and kept arrays alone."""
 
 import dataclasses
+import os
 import statistics
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from scipy.special import softmax
 
+from experiments import page
 from experiments.run.folder import Arrays, Folder, Line
 from experiments.run.progress import variables_of
 from experiments.run.records import write_json
@@ -47,6 +49,18 @@ def draw_run(
         }
         for file, figure in pictures.items():
             write_atomically(folder.path / file, figures.to_png(figure))
+        kept, begun = page.spread(lines), folder.begun()
+        content = page.classifier_page(
+            kept,
+            [softmax(folder.arrays(line["epoch"])["scores"].astype(np.float32), axis=1) for line in kept],
+            labels,
+            test.images,
+            classes=classes,
+            title=f"{name} · {shown} · seed {begun['config']['seed']}",
+            command=begun["command"],
+            config=begun["config"],
+        )
+        write_atomically(folder.path / "index.html", content)
         found = checkpoint.restore(folder.path / "checkpoints" / "best")
         if found is not None:
             _, tree = found
@@ -56,13 +70,23 @@ def draw_run(
 
 
 def compare(stem: Path, folders: Mapping[str, Path], data: str) -> tuple[str, Path]:
-    """The table of the networks that came to an end, as text and as a picture beside `stem`.json."""
+    """The table of the networks that came to an end, as text, and its page beside a picture of it and `stem`.json."""
     contenders = [contender(name, Folder(path)) for name, path in folders.items() if Folder(path).summary().get("last")]
     contenders.sort(key=lambda each: each.parameters)
     write_json(stem.with_suffix(".json"), {"data": data, "networks": [*map(dataclasses.asdict, contenders)]})
     picture = stem.with_suffix(".png")
     figure = figures.comparison(contenders, title="what each network costs, and what it gives", subtitle=title_of(data))
     write_atomically(picture, figures.to_png(figure))
+    networks = [
+        page.Network(
+            **dataclasses.asdict(each),
+            accuracies=tuple(line["test_accuracy"] for line in Folder(folders[each.name]).lines()),
+            href=os.path.relpath(folders[each.name] / "index.html", stem.parent),
+        )
+        for each in contenders
+    ]
+    content = page.networks_page(networks, title="the networks of the gender study", note=f"on {title_of(data)}")
+    write_atomically(stem.with_suffix(".html"), content)
     rows = [("network", "parameters", "MiB", "last", "best", "s/epoch", "images/s")]
     for each in contenders:
         accuracies = f"{each.last_accuracy:.2%}", f"{each.best_accuracy:.2%}"
@@ -70,7 +94,7 @@ def compare(stem: Path, folders: Mapping[str, Path], data: str) -> tuple[str, Pa
         rows.append((each.name, f"{each.parameters:,}", f"{each.megabytes:.2f}", *accuracies, *speed))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
-    return "\n".join((f"on {title_of(data)}:", *lines)), picture
+    return "\n".join((f"on {title_of(data)}:", *lines)), stem.with_suffix(".html")
 
 
 def contender(name: str, folder: Folder) -> figures.Contender:
@@ -103,5 +127,6 @@ def closing_words(data: str, directory: Path, summary: Line) -> str:
         f"{directory.parent.name} on {title_of(data)}: "
         f"test accuracy {summary['last']['test_accuracy']:.4f} after {counted(summary['epochs'], 'epoch')} "
         f"(best {summary['best']['test_accuracy']:.4f} after {summary['best']['epoch']})\n"
+        f"look into it: {directory / 'index.html'}\n"
         f"see {directory / 'curves.png'}, {directory / 'mistakes.png'} and beside them"
     )

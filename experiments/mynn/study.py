@@ -43,8 +43,8 @@ def train(config: Config, invocation: Invocation) -> None:
     run_all(builds, partial(drawings.closing_words, dataset.name), invocation)
     if len(builds) > 1:
         folders = {name: folder_of(config, name) for name in config.names}
-        table, picture = drawings.compare(config.out / "mynn" / f"comparison_seed{config.seed}", folders, dataset.name)
-        print(f"{table}\nthe same as a picture: {picture}")
+        table, page = drawings.compare(config.out / "mynn" / f"comparison_seed{config.seed}", folders, dataset.name)
+        print(f"{table}\nthe same as a page: {page}")
 
 
 def build(name: str, config: Config, dataset: Dataset | Streamed) -> Experiment:

@@ -5,14 +5,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Int
 
 from experiments.page.document import document, flat, pack, sprite
 from experiments.page.embeddings import hexadecimal
 from jaxnets.figures.palette import class_colours
 
 PICTURES = 4_000  # that a page holds at most
-EPOCHS = 60
 NAMES = ("epoch", "train_loss", "test_loss", "train_accuracy", "test_accuracy")
 
 
@@ -20,26 +19,36 @@ def classifier_page(
     lines: Sequence[Mapping[str, Any]],
     probabilities: Sequence[Float[np.ndarray, "N K"]],
     labels: Int[np.ndarray, "N"],
-    images: UInt8[np.ndarray, "N H W C"],
+    images: Any,
     *,
     classes: Sequence[str],
     title: str,
     command: str,
     config: Mapping[str, Any],
 ) -> bytes:
-    """One run. `probabilities` are those of each line's epoch."""
-    kept = np.unique(np.linspace(0, len(lines) - 1, min(len(lines), EPOCHS)).round().astype(int)).tolist()
+    """One run.
+
+    Args:
+      lines: of the epochs to show; `spread` chooses them where there are many.
+      probabilities: of each of these epochs.
+      labels: of the test pictures.
+      images: of these, as `sprite` takes them.
+      classes: their names.
+      title: of the page.
+      command: the line that runs it again.
+      config: shown as a table.
+    """
     chosen = np.sort(np.random.default_rng(0).permutation(len(labels))[:PICTURES])
     is_all = len(chosen) == len(labels)
-    confident = [probabilities[i][chosen] for i in kept]
+    confident = [each[chosen] for each in probabilities]
     data = {
         "title": title,
-        "lines": [{name: lines[i][name] for name in NAMES} for i in kept],
+        "lines": [{name: line[name] for name in NAMES} for line in lines],
         "classes": [*classes],
         "labels": pack(np.asarray(labels)[chosen].astype(np.uint16)),
         "predictions": [pack(each.argmax(axis=1).astype(np.uint16)) for each in confident],
         "confidences": [pack((each.max(axis=1) * 65535).round().astype(np.uint16)) for each in confident],
-        "sprite": sprite(images[chosen]),
+        "sprite": sprite(images, chosen),
         "note": "" if is_all else f"shown: {len(chosen):,} of {len(labels):,} pictures",
         "command": command,
         "config": flat(dict(config)),

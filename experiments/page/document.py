@@ -10,10 +10,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Shaped, UInt8
+from jaxtyping import Int, Shaped, UInt8
 from PIL import Image
 
 SPRITE_BYTES = 3_000_000  # of all small pictures together, at most
+SMALL, THUMBNAIL = 28, 56  # pixels a side: of digits, which are shown as they are, and of larger pictures
 
 
 def document(title: str, data: dict[str, Any], scripts: Sequence[str]) -> bytes:
@@ -40,38 +41,52 @@ def pack(array: Shaped[np.ndarray, "..."]) -> dict[str, str]:
     return {"dtype": array.dtype.name, "base64": base64.b64encode(little.tobytes()).decode()}
 
 
-def sprite(images: UInt8[np.ndarray, "N H W C"]) -> dict[str, Any]:
-    """All pictures as one, row by row: as they are where they are small, and else as thumbnails that fit the limit."""
-    count, height, width, channels = images.shape
-    columns = math.ceil(math.sqrt(count))
-    sides = [28] if max(height, width) <= 28 and channels == 1 else [64, 56, 48, 40, 32, 28, 24, 20, 16]
-    for side in sides:
-        sheet = np.zeros((math.ceil(count / columns) * side, columns * side, channels), np.uint8)
-        for number, image in enumerate(images):
-            top, left = number // columns * side, number % columns * side
-            sheet[top : top + side, left : left + side] = _thumbnail(image, side)
-        content, kind = _encoded(sheet, is_drawing=len(sides) == 1)
-        if len(content) <= SPRITE_BYTES:
-            break
+def sprite(images: Any, chosen: Int[np.ndarray, "M"]) -> dict[str, Any]:
+    """The chosen pictures as one, row by row: small ones as they are, others as thumbnails that fit the limit.
+
+    `images` is a uint8 array [N, H, W, C], or anything that gives one when it is indexed by numbers.
+    """
+    height, width, channels = images.shape[1:]
+    is_drawing = max(height, width) <= SMALL and channels == 1
+    side = SMALL if is_drawing else THUMBNAIL
+    blocks = [chosen[start : start + 256] for start in range(0, len(chosen), 256)]
+    small = np.concatenate([_resized(np.asarray(images[block]), side) for block in blocks])
+    while len(content := _encoded(small, is_drawing)) > SPRITE_BYTES and side > 12:
+        side = side * 3 // 4
+        small = _resized(small, side)
+    kind = "png" if is_drawing else "jpeg"
     uri = f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
-    return {"uri": uri, "side": side, "columns": columns}
+    return {"uri": uri, "side": side, "columns": _columns(len(chosen))}
 
 
-def _thumbnail(image: UInt8[np.ndarray, "H W C"], side: int) -> UInt8[np.ndarray, "side side C"]:
-    if image.shape[:2] == (side, side):
-        return image
-    small = Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image).resize((side, side), Image.Resampling.BOX)
-    return np.asarray(small).reshape(side, side, image.shape[2])
+def _columns(count: int) -> int:
+    return math.ceil(math.sqrt(count))
 
 
-def _encoded(sheet: UInt8[np.ndarray, "H W C"], *, is_drawing: bool) -> tuple[bytes, str]:
+def _resized(images: UInt8[np.ndarray, "N H W C"], side: int) -> UInt8[np.ndarray, "N side side C"]:
+    if images.shape[1:3] == (side, side):
+        return images
+    squeezed = images[..., 0] if images.shape[3] == 1 else images
+    small = [np.asarray(Image.fromarray(image).resize((side, side), Image.Resampling.BOX)) for image in squeezed]
+    return np.stack(small).reshape(len(images), side, side, images.shape[3])
+
+
+def _encoded(small: UInt8[np.ndarray, "N side side C"], is_drawing: bool) -> bytes:
+    count, side, _, channels = small.shape
+    columns = _columns(count)
+    rows = math.ceil(count / columns)
+    grid = np.zeros((rows * columns, side, side, channels), np.uint8)
+    grid[:count] = small
+    sheet = (
+        grid.reshape(rows, columns, side, side, channels).swapaxes(1, 2).reshape(rows * side, columns * side, channels)
+    )
     file = io.BytesIO()
-    picture = Image.fromarray(sheet[:, :, 0] if sheet.shape[2] == 1 else sheet)
+    picture = Image.fromarray(sheet[:, :, 0] if channels == 1 else sheet)
     if is_drawing:
         picture.save(file, "PNG", optimize=True)
     else:
         picture.save(file, "JPEG", quality=70)
-    return file.getvalue(), "png" if is_drawing else "jpeg"
+    return file.getvalue()
 
 
 def finite(value: Any) -> Any:

@@ -2,10 +2,10 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Int
 
 from experiments.page.document import document, flat, pack, sprite
 from jaxnets.figures.palette import class_colours, darker
@@ -16,6 +16,8 @@ POINTS = 1_000_000  # of all epochs together, at most
 SPRITES = 10_000
 EPOCHS = 100
 VARIANT_POINTS = 1_500  # of each epoch of one of several runs
+
+T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,22 +40,27 @@ class Run:
     href: str = ""
 
 
-def run_page(
-    run: Run, images: UInt8[np.ndarray, "N H W C"], *, title: str, command: str, config: Mapping[str, Any]
-) -> bytes:
-    """One run: the embedding through training, each point's picture, the curves, and how to run it again."""
-    frames = spread(run.frames, EPOCHS)
-    chosen = sample(len(run.labels), min(SPRITES, POINTS // len(frames)))
-    is_all, of_all = len(chosen) == len(run.labels), len(frames) == len(run.frames)
+def run_page(run: Run, images: Any, *, title: str, command: str, config: Mapping[str, Any]) -> bytes:
+    """One run: the embedding through training, each point's picture, the curves, and how to run it again.
+
+    Args:
+      run: of the epochs to show; `spread` chooses them where there are many.
+      images: of the points, as `sprite` takes them.
+      title: of the page.
+      command: the line that runs it again.
+      config: shown as a table.
+    """
+    chosen = sample(len(run.labels), min(SPRITES, POINTS // len(run.frames)))
+    last = run.frames[-1].line["epoch"]
     notes = [
-        *([] if is_all else [f"{len(chosen):,} of {len(run.labels):,} points"]),
-        *([] if of_all else [f"{len(frames)} of {len(run.frames)} epochs"]),
+        *([] if len(chosen) == len(run.labels) else [f"{len(chosen):,} of {len(run.labels):,} points"]),
+        *([] if len(run.frames) == last else [f"{len(run.frames)} of {last} epochs"]),
     ]
     data = {
         "title": title,
-        "run": {**_packed(run, frames, chosen), "note": "shown: " + ", ".join(notes) if notes else ""},
-        "lines": [flat_line(frame.line) for frame in frames],
-        "sprite": sprite(images[chosen]),
+        "run": {**_packed(run, chosen), "note": "shown: " + ", ".join(notes) if notes else ""},
+        "lines": [flat_line(frame.line) for frame in run.frames],
+        "sprite": sprite(images, chosen),
         "command": command,
         "config": flat(dict(config)),
     }
@@ -67,18 +74,17 @@ def variants_page(runs: Sequence[Run], *, title: str) -> bytes:
             "name": run.name,
             "said": run.said,
             "href": run.href,
-            "run": _packed(run, frames, sample(len(run.labels), VARIANT_POINTS)),
-            "lines": [flat_line(frame.line) for frame in frames],
+            "run": _packed(run, sample(len(run.labels), VARIANT_POINTS)),
+            "lines": [flat_line(frame.line) for frame in run.frames],
         }
         for run in runs
-        for frames in [spread(run.frames, EPOCHS // 4)]
     ]
     note = f"{VARIANT_POINTS:,} points of each; a name leads to the run's own page"
     return document(title, {"title": title, "runs": each, "note": note}, ["plane.js", "variants.js"])
 
 
-def _packed(run: Run, frames: Sequence[Frame], chosen: Int[np.ndarray, "M"]) -> dict[str, Any]:
-    radius = max(scatter_radius(frame.embeddings) for frame in frames)
+def _packed(run: Run, chosen: Int[np.ndarray, "M"]) -> dict[str, Any]:
+    radius = max(scatter_radius(frame.embeddings) for frame in run.frames)
     colours = class_colours(len(run.classes))
     return {
         "count": len(chosen),
@@ -89,7 +95,7 @@ def _packed(run: Run, frames: Sequence[Frame], chosen: Int[np.ndarray, "M"]) -> 
         "colours": hexadecimal(colours),
         "darker": hexadecimal(darker(colours)),
         "bright": hexadecimal(1 - darker(1 - colours, 0.45)),
-        "frames": [_packed_frame(frame, radius, chosen) for frame in frames],
+        "frames": [_packed_frame(frame, radius, chosen) for frame in run.frames],
     }
 
 
@@ -109,11 +115,10 @@ def _packed_frame(frame: Frame, radius: float, chosen: Int[np.ndarray, "M"]) -> 
     }
 
 
-def spread(frames: Sequence[Frame], limit: int) -> list[Frame]:
-    """At most so many, evenly, the first and the last among them."""
-    if len(frames) <= limit:
-        return [*frames]
-    return [frames[i] for i in np.unique(np.linspace(0, len(frames) - 1, limit).round().astype(int))]
+def spread(lines: Sequence[T], limit: int = EPOCHS) -> list[T]:
+    """At most so many epochs' lines, evenly, the first and the last among them."""
+    chosen = np.unique(np.linspace(0, len(lines) - 1, min(limit, len(lines))).round().astype(int))
+    return [lines[i] for i in chosen.tolist()]
 
 
 def sample(count: int, limit: int) -> Int[np.ndarray, "M"]:

@@ -58,7 +58,7 @@ class Folder:
             shutil.rmtree(self.path)
         file = self.path / "config.json"
         if file.exists():
-            begun = read_json(file)
+            begun = self.begun()
             changed = differences(begun["config"], config)
             if changed:
                 raise UserError(
@@ -98,6 +98,10 @@ class Folder:
         np.savez(buffer, **dict(arrays))  # type: ignore[arg-type]  # its stub takes the names for allow_pickle
         write_atomically(self.path / "epochs" / f"{len(lines):04d}.npz", buffer.getvalue())
         write_lines(self.path / "metrics.jsonl", lines)
+
+    def begun(self) -> dict[str, Any]:
+        """The configuration, versions, hardware and command that the run began with."""
+        return read_json(self.path / "config.json")
 
     def lines(self) -> list[Line]:
         """An epoch each, as far as the run has come."""
