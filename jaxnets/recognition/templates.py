@@ -1,0 +1,33 @@
+"""Templates: one embedding for all examples of an identity."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, Int32
+
+from jaxnets.recognition.blocks.rows import Rows, block, power_of_two, unit
+
+_BLOCK = 16_384
+
+
+def mean_templates(
+    rows: Rows, labels: Int32[np.ndarray, "N"], identities: int
+) -> tuple[Float[jax.Array, "C D"], int | None]:
+    """The mean of each identity's unit embeddings, and the first identity whose mean vanishes, if there is one."""
+    size = min(_BLOCK, power_of_two(len(rows)))
+    sums = jnp.zeros((identities + 1, rows.shape[1]), jnp.float32)  # the last takes what fills up a block
+    for start in range(0, len(rows), size):
+        codes = np.full(size, identities, np.int32)
+        part = labels[start : start + size]
+        codes[: len(part)] = part
+        sums = _add(sums, block(rows, start, size), codes)
+    counts = np.bincount(labels, minlength=identities).astype(np.float32)
+    means = sums[:identities] / counts[:, None]
+    # Opposite embeddings leave what rounding leaves of them.
+    small = np.asarray(jnp.max(jnp.abs(means), axis=1)) < np.finfo(np.float32).eps
+    return means, int(np.argmax(small)) if small.any() else None
+
+
+@jax.jit
+def _add(sums: Float[jax.Array, "C D"], rows: Float[jax.Array, "B D"], codes: Int32[jax.Array, "B"]) -> jax.Array:
+    return sums.at[codes].add(unit(rows))
