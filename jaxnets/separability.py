@@ -1,11 +1,11 @@
-"""What the eye sees in a two-dimensional scatter of embeddings, as numbers.
+"""The visible separation of a two-dimensional scatter of embeddings, as numbers.
 
 An angular-margin classifier reads only directions, so an embedding x becomes u = x/‖x‖, a point on the unit circle,
 and a class weight becomes a ray. Everything below is unchanged by a rotation of the plane and by any positive
 scaling of single vectors. Arithmetic is NumPy's, in float64, whatever the dtype of the inputs.
 
-Two dimensions only: on a circle each class has two neighbours and a best possible gap to them, 360°/C; on a sphere
-it has neither, and a verdict would have to be reached in another way.
+Two dimensions only: on a circle each class has two neighbours and a best possible gap to them, 360°/C. A sphere has
+neither, and would need another kind of verdict.
 """
 
 import dataclasses
@@ -13,25 +13,26 @@ import math
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
-from jaxtyping import Complex, Float, Int
+from jaxtyping import Bool, Complex, Float, Integer, Real
+from numpy.typing import ArrayLike
 
 Verdict: TypeAlias = Literal["separated", "overlapping", "collapsed", "diverged"]
 
-# Class weights nearer than this share of the ideal gap count as one direction (9° for ten classes). The pilots' good
-# runs keep every gap above 28°, and even their middling ones above 11°; collapsed ones have gaps of 0°.
+# Class weights closer than this share of the ideal gap count as one direction (9° for ten classes). In trial runs, good
+# ones kept every gap above 28° and middling ones above 11°; collapsed ones had gaps of 0°.
 MERGED_GAP = 0.25
-# A direction is in use when it is the nearest one for at least this share of a class's fair part of the points, 1/C.
+# A direction is in use if it is the nearest one for at least this share of N/C points, the mean size of a class.
 IN_USE = 0.25
-# With k of C directions in use the accuracy is k/C at most, so a half is where the pilots' collapsed runs (10-40 %)
-# end and the ones that merely started slowly (45 % after one epoch, and 77 % after two) begin.
+# With k of C directions in use the accuracy is at most k/C. A half lies between the trial runs that collapsed (10-40 %)
+# and those that only started slowly (45 % after one epoch, 77 % after two).
 COLLAPSED_DIRECTIONS = 0.5
-# The three tests of "separated". Good pilots: accuracy 97-98 %, gaps 28°-42°. Two classes sharing one petal cost a
-# tenth of the points at most, and less if one is rare, so the accuracy alone would let such a picture pass; the worst
-# class does not.
+# The three tests of "separated". Good trial runs: accuracy 97-98 %, gaps 28°-42°. Two classes that share a petal cost
+# at most a tenth of the points, and fewer if one class is rare: accuracy alone would pass such a picture, the overlap
+# of the worst class does not.
 SEPARATED_ACCURACY = 0.95
 SEPARATED_OVERLAP = 0.1
 SEPARATED_GAP = 0.5
-# A class's spread reaches out to this percentile of its points: the petal, without its stray digits.
+# The spread of a class is this percentile of its points' angles: the petal, without its stray digits.
 SPREAD_PERCENTILE = 90.0
 # Below this, a resultant or a difference of cosines is rounding.
 ROUNDING = 1e-12
@@ -44,13 +45,13 @@ class Separability:
     When the verdict is "diverged", shares, angles and ratio are NaN and `directions_in_use` is 0.
 
     Attributes:
-        verdict: "diverged", some number is not finite; "collapsed", at most half as many directions are in use as
-            classes are present; "separated", accuracy of 95 % or more, no class with over a tenth of its points
-            overlapping, and no gap below half the ideal; "overlapping", anything else, untrained networks too.
-        accuracy: share of points whose nearest class weight, by cosine and without margin, is their own. A tie goes
-            to the first class, as with argmax. Chance is 1/C.
-        smallest_gap_degrees, largest_gap_degrees: between neighbouring class weights around the circle. Ideal: 360/C
-            both. A class weight of zero has no direction; it makes the smallest gap 0.
+        verdict: "diverged": some number is not finite. "collapsed": at most half as many directions are in use as
+            classes are present. "separated": accuracy of 95 % or more, no class with more than a tenth of its points
+            overlapping, and no gap below half the ideal. "overlapping": anything else, untrained networks too.
+        accuracy: share of points whose nearest class weight, by cosine and without margin, is their own. The first
+            class wins a tie. Chance is 1/C.
+        smallest_gap_degrees, largest_gap_degrees: between neighbouring class weights around the circle; ideally both
+            360/C. A class weight of zero has no direction, and makes the smallest gap 0.
         directions_in_use: groups of class weights at least a quarter of the ideal gap apart that are nearest for at
             least 1/(4C) of the points.
         spread_degrees: per class, the 90th percentile of the angle between a point and the class's mean direction,
@@ -60,8 +61,8 @@ class Separability:
         overlap: share of points at least as near in angle to another class's mean direction as to their own.
         largest_overlap: the same share within the class that has most of it.
         fisher_ratio: Σ_c n_c‖m_c − m‖² / Σ_i ‖u_i − m_{y_i}‖², with m_c the mean of the u of class c, and m of all:
-            chordal dispersion between classes over that within. 0 when all points coincide, infinite when each class
-            is one point and they differ.
+            chordal dispersion between classes over dispersion within classes. 0 if all points coincide, infinite if
+            each class is one point and they differ.
         num_points, num_classes: N and C.
     """
 
@@ -80,7 +81,7 @@ class Separability:
     num_classes: int
 
     def as_dict(self) -> dict[str, Any]:
-        """The fields as JSON can hold them: lists for tuples, None where a number is NaN or infinite."""
+        """The fields as JSON can hold them: lists for tuples, None for numbers that are NaN or infinite."""
 
         def plain(value: object) -> object:
             if isinstance(value, tuple):
@@ -90,10 +91,12 @@ class Separability:
         return {field.name: plain(getattr(self, field.name)) for field in dataclasses.fields(self)}
 
 
-def separability(
-    embeddings: Float[np.ndarray, "N 2"], class_weights: Float[np.ndarray, "C 2"], labels: Int[np.ndarray, "N"]
-) -> Separability:
+def separability(embeddings: ArrayLike, class_weights: ArrayLike, labels: ArrayLike) -> Separability:
     """Measures embeddings [N, 2] against class_weights [C, 2] (one row a class) and labels [N] in 0..C−1.
+
+    >>> found = separability([[9, 0], [0, 5]], [[1, 0], [0, 1]], [0, 1])
+    >>> found.accuracy, found.smallest_gap_degrees
+    (1.0, 90.0)
 
     Raises:
         ValueError: the shapes disagree, the vectors are not two-dimensional, N is 0, C is below 2, or a label is out
@@ -150,10 +153,10 @@ def separability(
     )
 
 
-def directions(vectors: Float[np.ndarray, "N 2"]) -> Complex[np.ndarray, "N"]:
+def directions(vectors: Real[np.ndarray, "N 2"]) -> Complex[np.ndarray, "N"]:
     """The unit complex number x/‖x‖ of each finite vector; 0 for a zero vector."""
     vectors = np.asarray(vectors, np.float64)
-    # By the largest coordinate first: an exploding run's norms would overflow when squared.
+    # Divided by the largest coordinate first: the norms of an exploding run would overflow when squared.
     largest = np.abs(vectors).max(axis=1, keepdims=True)
     vectors = vectors / np.where(largest > 0, largest, 1)
     numbers = vectors[:, 0] + 1j * vectors[:, 1]
@@ -184,17 +187,17 @@ def _check_shapes(embeddings: np.ndarray, class_weights: np.ndarray, labels: np.
 
 
 def _cosines(points: Complex[np.ndarray, "N"], rays: Complex[np.ndarray, "C"]) -> Float[np.ndarray, "N C"]:
-    """cos of the angle between each point and each ray; −∞ to a ray without direction, which is thus never nearest."""
+    """cos of the angle between each point and each ray; −∞ for a ray without direction, so that it is never nearest."""
     return np.where(rays == 0, -np.inf, np.real(points[:, None] * np.conj(rays)))
 
 
-def _directions_in_use(rays: Complex[np.ndarray, "C"], nearest: Int[np.ndarray, "M"], num_points: int) -> int:
+def _directions_in_use(rays: Complex[np.ndarray, "C"], nearest: Integer[np.ndarray, "M"], num_points: int) -> int:
     kept = np.flatnonzero(rays)
     if not len(kept):
         return 0
     order = kept[np.argsort(np.angle(rays[kept]), kind="stable")]
     breaks = neighbour_gaps(rays[order]) >= MERGED_GAP * 2 * math.pi / len(rays)
-    # The last ray is the first one's neighbour: without a break between them their groups are one.
+    # The last ray is the neighbour of the first: without a break between them their groups are one.
     group = np.zeros(len(rays), np.int64)
     group[order] = np.concatenate([[0], np.cumsum(breaks[:-1])]) % max(breaks.sum(), 1)
     won = np.bincount(group[nearest], minlength=1)
@@ -202,14 +205,14 @@ def _directions_in_use(rays: Complex[np.ndarray, "C"], nearest: Int[np.ndarray, 
 
 
 def _class_means(
-    points: Complex[np.ndarray, "N"], labels: Int[np.ndarray, "N"], counts: Int[np.ndarray, "C"]
+    points: Complex[np.ndarray, "N"], labels: Integer[np.ndarray, "N"], counts: Integer[np.ndarray, "C"]
 ) -> Complex[np.ndarray, "C"]:
     real, imaginary = (np.bincount(labels, weights=part, minlength=len(counts)) for part in (points.real, points.imag))
     return (real + 1j * imaginary) / np.maximum(counts, 1)
 
 
 def _spreads(
-    points: Complex[np.ndarray, "N"], mean_rays: Complex[np.ndarray, "C"], labels: Int[np.ndarray, "N"]
+    points: Complex[np.ndarray, "N"], mean_rays: Complex[np.ndarray, "C"], labels: Integer[np.ndarray, "N"]
 ) -> Float[np.ndarray, "C"]:
     turned = points * np.conj(mean_rays[labels])
     angles = np.where(turned == 0, math.pi, np.abs(np.angle(turned)))
@@ -218,8 +221,9 @@ def _spreads(
 
 
 def _nearer_to_another(
-    points: Complex[np.ndarray, "N"], mean_rays: Complex[np.ndarray, "C"], labels: Int[np.ndarray, "N"]
-) -> np.ndarray:
+    points: Complex[np.ndarray, "N"], mean_rays: Complex[np.ndarray, "C"], labels: Integer[np.ndarray, "N"]
+) -> Bool[np.ndarray, "N"]:
+    """Whether each point is at least as near to the mean direction of another class as to its own."""
     cosines = _cosines(points, mean_rays)
     rows = np.arange(len(points))
     own = cosines[rows, labels]
@@ -230,8 +234,8 @@ def _nearer_to_another(
 def _fisher_ratio(
     points: Complex[np.ndarray, "N"],
     means: Complex[np.ndarray, "C"],
-    labels: Int[np.ndarray, "N"],
-    counts: Int[np.ndarray, "C"],
+    labels: Integer[np.ndarray, "N"],
+    counts: Integer[np.ndarray, "C"],
 ) -> float:
     between = float(np.sum(counts * np.abs(means - points.mean()) ** 2))
     within = float(np.sum(np.abs(points - means[labels]) ** 2))

@@ -97,13 +97,13 @@ def compare(stem: Path, folders: Mapping[str, Path], data: str) -> tuple[str, Pa
     return "\n".join((f"on {title_of(data)}:", *lines)), stem.with_suffix(".html")
 
 
-def contender(name: str, folder: Folder) -> figures.Contender:
+def contender(name: str, folder: Folder) -> figures.ComparedNetwork:
     """What a finished run says of its network."""
     weights, lines = folder.path / WEIGHTS, folder.lines()
     timed = lines[1:] or lines  # the first epoch compiles
     arrays = torch_weights.read(weights)
     counted = (array.size for key, array in arrays.items() if "running_" not in key and "num_batches" not in key)
-    return figures.Contender(
+    return figures.ComparedNetwork(
         name=name,
         parameters=sum(counted),
         megabytes=weights.stat().st_size / 2**20,

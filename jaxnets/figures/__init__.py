@@ -1,12 +1,12 @@
 """Pictures of embeddings and of training: arrays in, a `matplotlib.figure.Figure` out.
 
-Nothing here reads or writes a file, and nothing uses pyplot or changes a matplotlib setting, so a figure can be drawn
-in a background thread. The same arrays give the same PNG, byte for byte, under one version of matplotlib.
+Nothing here reads or writes a file, uses pyplot or changes a setting of matplotlib, so a background thread can draw.
+The same arrays give the same PNG, byte for byte, under one version of matplotlib.
 """
 
 from jaxnets.figures.angles import angle_histograms as angle_histograms
 from jaxnets.figures.animation import animate as animate
-from jaxnets.figures.comparison import Contender as Contender
+from jaxnets.figures.comparison import ComparedNetwork as ComparedNetwork
 from jaxnets.figures.comparison import comparison as comparison
 from jaxnets.figures.confusion_matrix import confusion as confusion
 from jaxnets.figures.contact_sheet import Panel as Panel

@@ -1,4 +1,4 @@
-"""Networks side by side: what each costs, and what it gives."""
+"""Networks side by side: accuracy, size and speed."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -8,12 +8,12 @@ from matplotlib.figure import Figure
 
 from jaxnets.figures.page import TITLE_BAND, page, panel, quiet
 from jaxnets.figures.palette import FAINT, GREY, INK
-from jaxnets.figures.training_curves import BLUE, ORANGE
+from jaxnets.figures.training_curves import BLUE, ORANGE, end_at_100
 
 
 @dataclasses.dataclass(frozen=True)
-class Contender:
-    """A trained network: test accuracies are shares of 1, `megabytes` (2²⁰ bytes) those of its weights in a file."""
+class ComparedNetwork:
+    """A trained network. Accuracies are shares of 1; `megabytes` (2²⁰ bytes) is the size of its weights in a file."""
 
     name: str
     parameters: int
@@ -24,9 +24,9 @@ class Contender:
     images_per_second: float
 
 
-def comparison(contenders: Sequence[Contender], *, title: str = "", subtitle: str = "") -> Figure:
+def comparison(networks: Sequence[ComparedNetwork], *, title: str = "", subtitle: str = "") -> Figure:
     """Draws a row for each network, the smallest first: accuracy, size and time."""
-    rows = sorted(contenders, key=lambda contender: contender.parameters)
+    rows = sorted(networks, key=lambda network: network.parameters)
     height = 0.42 * max(len(rows), 1)
     figure = page(13.4, height + 0.75 + TITLE_BAND, title, subtitle)
     places = np.arange(len(rows))[::-1]
@@ -38,10 +38,11 @@ def comparison(contenders: Sequence[Contender], *, title: str = "", subtitle: st
         accuracy.plot(ends[1], place, "o", markerfacecolor="white", markeredgecolor=BLUE, markersize=8, zorder=0)
     accuracy.set_yticks(places, [row.name for row in rows], fontsize=10, color=INK)
     accuracy.margins(x=0.08)
+    end_at_100(accuracy, "x")
     accuracy.text(0, 1.06, "test accuracy, %:", transform=accuracy.transAxes, fontsize=10, fontweight="bold", color=INK)
     accuracy.text(0.5, 1.06, "last", transform=accuracy.transAxes, fontsize=10, fontweight="bold", color=ORANGE)
     accuracy.text(0.63, 1.06, "best", transform=accuracy.transAxes, fontsize=10, fontweight="bold", color=BLUE)
-    columns: tuple[tuple[str, Callable[[Contender], float], str], ...] = (
+    columns: tuple[tuple[str, Callable[[ComparedNetwork], float], str], ...] = (
         ("million parameters", lambda row: row.parameters / 1e6, "{:.2f}"),
         ("megabytes", lambda row: row.megabytes, "{:.1f}"),
         ("seconds an epoch", lambda row: row.seconds_per_epoch, "{:.1f}"),

@@ -1,9 +1,9 @@
-"""Which class is taken for which."""
+"""The confusion matrix: true classes against predicted ones."""
 
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Integer
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
@@ -17,8 +17,8 @@ COUNTED_CLASSES = 25
 
 
 def confusion(
-    labels: Int[np.ndarray, "N"],
-    predictions: Int[np.ndarray, "N"],
+    labels: Integer[np.ndarray, "N"],
+    predictions: Integer[np.ndarray, "N"],
     *,
     classes: Sequence[str],
     title: str = "",
@@ -26,8 +26,8 @@ def confusion(
 ) -> Figure:
     """Draws the C × C table of counts, a row a true class, coloured by the share of its row.
 
-    The diagonal is blue. Mistakes are red on a scale of their own, by the square root, full at a fifth of a row: at an
-    accuracy of 98 % they would all look white otherwise.
+    The diagonal is blue. Mistakes are red on a scale of their own, the square root of their share, full at a fifth of a
+    row: on the diagonal's scale they would all look white at an accuracy of 98 %.
     """
     counts = confusion_counts(labels, predictions, len(classes))
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
@@ -72,8 +72,8 @@ def confusion(
 
 
 def confusion_counts(
-    labels: Int[np.ndarray, "N"], predictions: Int[np.ndarray, "N"], num_classes: int
-) -> Int[np.ndarray, "C C"]:
-    """How many points of each true class (row) were given each class (column)."""
+    labels: Integer[np.ndarray, "N"], predictions: Integer[np.ndarray, "N"], num_classes: int
+) -> Integer[np.ndarray, "C C"]:
+    """The number of points of each true class (row) that were predicted as each class (column)."""
     flat = np.asarray(labels, np.int64) * num_classes + np.asarray(predictions, np.int64)
     return np.bincount(flat, minlength=num_classes**2).reshape(num_classes, num_classes)

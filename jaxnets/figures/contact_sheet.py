@@ -1,11 +1,12 @@
-"""Many runs on one sheet, to be compared at a glance."""
+"""Many runs on one sheet, to compare them at a glance."""
 
 import dataclasses
 import math
+import textwrap
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Integer
 from matplotlib.figure import Figure
 
 from jaxnets.figures.page import TITLE_BAND, page, panel, shortened
@@ -13,23 +14,24 @@ from jaxnets.figures.palette import ALARM, GREY, INK
 from jaxnets.figures.plane import draw_plane, scatter_radius
 
 COLUMNS = 4
-# More points than this are not seen in a picture of three inches; they only cost time.
+CAPTION_LETTERS = 42  # on a line of a caption
+# A picture of three inches shows no more points than this.
 SHOWN_POINTS = 3000
 VERDICT_COLOURS = {"separated": "#1a7f37", "overlapping": "#b35900", "collapsed": ALARM, "diverged": ALARM}
 
 
 @dataclasses.dataclass(frozen=True)
 class Panel:
-    """One run: its test embeddings [N, 2], labels [N] and class_weights [C, 2], and what is said of it.
+    """One run: its test embeddings [N, 2], labels [N] and class weights [C, 2], and the verdicts on it.
 
-    `verdict` is what `separability` says; `author_verdict` is what somebody else says who saw another run of it.
+    `verdict` is the word of `separability`; `author_verdict` is another person's, about another run of the same recipe.
     """
 
     name: str
     embeddings: Float[np.ndarray, "N 2"]
-    labels: Int[np.ndarray, "N"]
+    labels: Integer[np.ndarray, "N"]
     class_weights: Float[np.ndarray, "C 2"]
-    accuracy: float
+    accuracy: float  # a share of 1; NaN for none
     verdict: str
     author_verdict: str = ""
 
@@ -38,7 +40,7 @@ def sheet(panels: Sequence[Panel], *, classes: Sequence[str], title: str = "", s
     """Draws a small scatter of each run, four in a row, each scaled to its own embeddings."""
     columns = min(COLUMNS, max(len(panels), 1))
     rows = max(math.ceil(len(panels) / columns), 1)
-    width, height = 3.1, 3.75
+    width, height = 3.1, 4.05
     figure = page(columns * width + 0.2, rows * height + TITLE_BAND + 0.15, title, subtitle)
     for place, shown in enumerate(panels):
         left = 0.1 + place % columns * width
@@ -56,14 +58,14 @@ def sheet(panels: Sequence[Panel], *, classes: Sequence[str], title: str = "", s
             font_size=9.0,
             line_width=0.8,
         )
-        _caption(figure, shown, left + 0.12, bottom + width + 0.42, width - 0.24)
+        _caption(figure, shown, left + 0.12, bottom + width + 0.72, width - 0.24)
     return figure
 
 
 def _caption(figure: Figure, shown: Panel, left: float, top: float, width: float) -> None:
     page_width, page_height = figure.get_size_inches()
 
-    def write(x: float, y: float, text: str, side: str, size: float, colour: str, weight: str) -> None:
+    def write(x: float, y: float, text: str, side: str, size: float | int, colour: str, weight: str) -> None:
         figure.text(
             x / page_width,
             y / page_height,
@@ -76,9 +78,11 @@ def _caption(figure: Figure, shown: Panel, left: float, top: float, width: float
             parse_math=False,
         )
 
-    accuracy = f"{100 * shown.accuracy:.1f} %" if math.isfinite(shown.accuracy) else "–"
+    accuracy = f"{100 * shown.accuracy:.2f} %" if math.isfinite(shown.accuracy) else "–"
     write(left, top, shown.name, "left", 12, INK, "bold")
     write(left + width, top, accuracy, "right", 12, INK, "bold")
     write(left, top - 0.22, shown.verdict, "left", 10, VERDICT_COLOURS.get(shown.verdict, INK), "bold")
     if shown.author_verdict:
-        write(left + width, top - 0.22, f"author: {shown.author_verdict}", "right", 9, GREY, "normal")
+        lines = textwrap.wrap(f"author: {shown.author_verdict}", CAPTION_LETTERS, max_lines=2, placeholder=" …")
+        for place, line in enumerate(lines):
+            write(left, top - 0.42 - 0.15 * place, line, "left", 9, GREY, "normal")

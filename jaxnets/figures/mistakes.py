@@ -1,11 +1,11 @@
-"""What a classifier gets most confidently wrong, to be looked at."""
+"""The mistakes of which a classifier is most confident."""
 
 import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Integer
 from matplotlib.figure import Figure
 
 from jaxnets.figures.page import TITLE_BAND, page, panel, shortened
@@ -16,22 +16,19 @@ COLUMNS, ROWS = 6, 4
 
 def mistakes(
     images: Any,
-    labels: Int[np.ndarray, "N"],
+    labels: Integer[np.ndarray, "N"],
     probabilities: Float[np.ndarray, "N K"],
     *,
     classes: Sequence[str],
     title: str = "",
     subtitle: str = "",
 ) -> Figure:
-    """Draws the 24 images whose predicted class is wrong and most probable, with what they were taken for.
+    """Draws the 24 images whose predicted class is wrong and most probable, with that class and the true one.
 
     Args:
-      images: uint8 [N, H, W, 1 or 3]; anything that gives an image for an index, files too.
-      labels: [N].
-      probabilities: [N, K], of each class.
+      images: uint8 [N, H, W, 1 or 3], or anything else that gives an image for an index.
+      probabilities: of each of K classes.
       classes: K names.
-      title: of the sheet.
-      subtitle: below it.
     """
     chosen = most_confident(labels, probabilities)[: COLUMNS * ROWS]
     rows = max(math.ceil(len(chosen) / COLUMNS), 1)
@@ -46,7 +43,7 @@ def mistakes(
         image = np.asarray(images[index])
         axes.imshow(image[:, :, 0] if image.shape[2] == 1 else image, cmap="gray", vmin=0, vmax=255)
         taken = int(probabilities[index].argmax())
-        words = f"{names[taken]} {probabilities[index, taken]:.0%}"
+        words = f"{names[taken]} {100 * probabilities[index, taken]:.0f} %"
         axes.text(0, -0.05, words, transform=axes.transAxes, va="top", fontsize=8, color=INK, fontweight="bold")
         axes.text(
             0, -0.18, f"is {names[int(labels[index])]}", transform=axes.transAxes, va="top", fontsize=8, color=GREY
@@ -56,7 +53,9 @@ def mistakes(
     return figure
 
 
-def most_confident(labels: Int[np.ndarray, "N"], probabilities: Float[np.ndarray, "N K"]) -> Int[np.ndarray, "M"]:
-    """Indices of the wrongly predicted examples, the most probable prediction first."""
+def most_confident(
+    labels: Integer[np.ndarray, "N"], probabilities: Float[np.ndarray, "N K"]
+) -> Integer[np.ndarray, "M"]:
+    """Indices of the wrong predictions, the most probable first."""
     wrong = np.flatnonzero(probabilities.argmax(axis=1) != labels)
     return wrong[np.argsort(-probabilities[wrong].max(axis=1), kind="stable")]

@@ -15,8 +15,8 @@ INCH = 100  # pixels, on the screen
 TITLE_BAND = 0.62  # inches kept above the picture for title and subtitle
 
 
-def page(width: float, height: float, title: str = "", subtitle: str = "") -> Figure:
-    """A blank white figure of width × height inches at 100 pixels an inch, with its title at the top left."""
+def page(width: float | int, height: float | int, title: str = "", subtitle: str = "") -> Figure:
+    """A white figure of width × height inches at 100 pixels an inch, with its title at the top left."""
     figure = Figure(figsize=(width, height), dpi=INCH, facecolor="white")
     FigureCanvasAgg(figure)
     left, top = 0.2 / width, 1 - 0.16 / height
@@ -26,14 +26,14 @@ def page(width: float, height: float, title: str = "", subtitle: str = "") -> Fi
     return figure
 
 
-def panel(figure: Figure, left: float, bottom: float, width: float, height: float) -> Axes:
+def panel(figure: Figure, left: float | int, bottom: float | int, width: float | int, height: float | int) -> Axes:
     """Axes at a place given in inches from the bottom left corner."""
     page_width, page_height = figure.get_size_inches()
     return figure.add_axes((left / page_width, bottom / page_height, width / page_width, height / page_height))
 
 
 def quiet(axes: Axes, *, grid: bool = True) -> Axes:
-    """Leaves of a chart's frame what reading it needs."""
+    """Removes the parts of a chart's frame that reading it does not need."""
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
     axes.spines["bottom"].set_color(FAINT)
@@ -45,14 +45,19 @@ def quiet(axes: Axes, *, grid: bool = True) -> Axes:
 
 
 def shortened(names: Iterable[object], length: int = 14) -> list[str]:
+    """Names cut to at most `length` characters, the last of which is then an ellipsis.
+
+    >>> shortened(["cat", "a long class name"], 7)
+    ['cat', 'a long…']
+    """
     words = [str(name) for name in names]
     return [word if len(word) <= length else word[: length - 1].rstrip() + "…" for word in words]
 
 
-def to_png(figure: Figure, dpi: float = INCH) -> bytes:
+def to_png(figure: Figure) -> bytes:
     buffer = io.BytesIO()
     # The Software tag would change the bytes with each release of matplotlib.
-    figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
+    figure.savefig(buffer, format="png", dpi=INCH, metadata={"Software": None})
     return buffer.getvalue()
 
 

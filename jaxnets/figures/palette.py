@@ -1,4 +1,4 @@
-"""One colour a class, and the greys of everything that is not data."""
+"""One colour a class, and greys for the rest of a figure."""
 
 import math
 
@@ -10,9 +10,9 @@ GREY = "#6e7781"
 FAINT = "#d8dee4"
 ALARM = "#c4161c"
 
-# Found by a search that maximised the smallest OKLab distance between any two colours, under normal vision and under
-# protanopia, deuteranopia and tritanopia (Machado et al. 2009, full severity), at least 0.2 from white. The smallest
-# distances are 0.206, 0.129, 0.129 and 0.128; matplotlib's tab10 has 0.113, 0.007, 0.023 and 0.042.
+# A search maximised the smallest OKLab distance between any two colours, under normal vision, protanopia, deuteranopia
+# and tritanopia (Machado et al. 2009, full severity), at least 0.2 from white. The smallest distances are 0.206, 0.129,
+# 0.129 and 0.128; matplotlib's tab10 has 0.113, 0.007, 0.023 and 0.042.
 TEN = (
     "#4ba3ed",
     "#b00f20",
@@ -28,11 +28,11 @@ TEN = (
 
 
 def class_colours(num_classes: int) -> Float[np.ndarray, "C 3"]:
-    """RGB in 0..1, [C, 3]: the ten chosen colours, or for more classes as many hues around the circle of OKLCH."""
+    """RGB in 0..1, [C, 3]: the ten chosen colours; for more classes, hues spread evenly around OKLCH."""
     if num_classes <= len(TEN):
         return np.array([[int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)] for colour in TEN[:num_classes]])
     hues = 2 * math.pi * np.arange(num_classes) / num_classes
-    # Three lightnesses in turn, as neighbouring hues alone are too near one another.
+    # Three lightnesses in turn: neighbouring hues alone are too similar.
     lightness = np.array([0.45, 0.78, 0.62])[np.arange(num_classes) % 3]
     return _oklch(lightness, 0.16, hues)
 
@@ -42,7 +42,7 @@ def darker(colours: Float[np.ndarray, "*C 3"], by: float = 0.3) -> Float[np.ndar
 
 
 def _oklch(lightness: Float[np.ndarray, "C"], chroma: float, hue: Float[np.ndarray, "C"]) -> Float[np.ndarray, "C 3"]:
-    """OKLCH to sRGB, clipped to what a screen can show (Ottosson 2020, bottosson.github.io/posts/oklab)."""
+    """OKLCH to sRGB, clipped to the colours of a screen (Ottosson 2020, bottosson.github.io/posts/oklab)."""
     a, b = chroma * np.cos(hue), chroma * np.sin(hue)
     long = (lightness + 0.3963377774 * a + 0.2158037573 * b) ** 3
     medium = (lightness - 0.1055613458 * a - 0.0638541728 * b) ** 3

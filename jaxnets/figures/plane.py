@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Complex, Float, Int
+from jaxtyping import Complex, Float, Integer
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle
@@ -15,29 +15,29 @@ from jaxnets.figures.page import TITLE_BAND, page, panel, shortened
 from jaxnets.figures.palette import FAINT, GREY, class_colours, darker
 from jaxnets.separability import directions
 
-# The radius of the picture is at most this many times the 99th percentile of the norms: whole petals are shown, a few
-# far outliers are not.
+# The radius of the picture is at most this many times the 99th percentile of the norms: it shows whole petals, and
+# leaves out a few far outliers.
 OUTLIER = 1.08
-# In radii: the rays' ends, the names, and the edge of the picture where the names are short.
+# In radii: the ends of points and rays, the names, and the edge of the picture where the names are short.
 TIP, NAMES, EDGE = 1.02, 1.08, 1.17
 NAME_LENGTH = 11
 
 
 def scatter(
     embeddings: Float[np.ndarray, "N 2"],
-    labels: Int[np.ndarray, "N"],
+    labels: Integer[np.ndarray, "N"],
     class_weights: Float[np.ndarray, "C 2"],
     *,
     classes: Sequence[str],
     title: str = "",
     subtitle: str = "",
-    radius: float | None = None,
+    radius: float | int | None = None,
 ) -> Figure:
     """Draws embeddings [N, 2], one colour a class, and each class weight as a ray that ends in the class's name.
 
     Args:
-        radius: the norm at which the rays end; `scatter_radius(embeddings)` unless given. Give one to make pictures
-            comparable, as the frames of an animation are.
+        radius: the norm at which the rays end; by default `scatter_radius(embeddings)`. Pictures of one radius are
+            comparable, as the frames of an animation must be.
     """
     radius = scatter_radius(embeddings) if radius is None else radius
     figure = page(8, 8 + TITLE_BAND, title, subtitle)
@@ -46,16 +46,16 @@ def scatter(
     beyond = draw_plane(
         axes, embeddings, labels, class_weights, classes=names, radius=radius, font_size=name_size(names)
     )
-    norms = " and ".join(f"{norm:g}" for norm in ring_norms(radius))
-    figure.text(0.02, 0.015, f"rings at norm {norms}", fontsize=9, color=GREY)
+    *inner, outer = (f"{norm:g}" for norm in ring_norms(radius))
+    figure.text(0.02, 0.015, f"rings at norm {', '.join(inner)} and {outer}", fontsize=9, color=GREY)
     if beyond:
-        note = f"{beyond:,} of {len(labels):,} points lie outside the picture"
+        note = f"{beyond:,} of {len(labels):,} points lie further out and are not shown"
         figure.text(1 - 0.02, 0.015, note, ha="right", fontsize=9, color=GREY)
     return figure
 
 
 def scatter_radius(embeddings: Float[np.ndarray, "N 2"]) -> float:
-    """The norm just beyond the petals: the largest one, unless that is an outlier. 1 if there is nothing to show."""
+    """The norm just beyond the petals: the largest norm, unless it is an outlier. 1 if there is nothing to show."""
     embeddings = np.asarray(embeddings, np.float64)
     norms = np.hypot(embeddings[:, 0], embeddings[:, 1])
     norms = norms[np.isfinite(norms)]
@@ -66,27 +66,26 @@ def scatter_radius(embeddings: Float[np.ndarray, "N 2"]) -> float:
 def draw_plane(
     axes: Axes,
     embeddings: Float[np.ndarray, "N 2"],
-    labels: Int[np.ndarray, "N"],
+    labels: Integer[np.ndarray, "N"],
     class_weights: Float[np.ndarray, "C 2"],
     *,
     classes: Sequence[str],
-    radius: float | None = None,
+    radius: float | int,
     point_size: float = 7.0,
     font_size: float = 14.0,
     line_width: float = 1.3,
 ) -> int:
-    """Draws onto axes and returns how many points did not fit, the ones that are not finite among them."""
+    """Draws onto axes, and returns the number of points left out: beyond the rays' ends, or not finite."""
     embeddings = np.asarray(embeddings, np.float64)
     labels = np.asarray(labels)
-    radius = scatter_radius(embeddings) if radius is None else radius
     colours = class_colours(len(class_weights))
     limit = radius * max(EDGE, NAMES * room_for(axes, classes, font_size))
     frame(axes, limit)
     for norm in ring_norms(radius):
         axes.add_patch(Circle((0, 0), norm, fill=False, edgecolor=FAINT, linewidth=0.8, zorder=0))
 
-    shown = (np.abs(embeddings) <= limit).all(axis=1)
-    # In shuffled order, so that where classes overlap no class hides another.
+    shown = np.hypot(*embeddings.T) <= radius * TIP  # further out they would hide the names
+    # In shuffled order, so that no class hides another where they overlap.
     order = np.random.default_rng(0).permutation(np.flatnonzero(shown))
     x, y = embeddings[order].T
     axes.scatter(x, y, s=point_size, c=colours[labels[order]], alpha=0.7, linewidths=0, zorder=2)
@@ -98,13 +97,13 @@ def draw_plane(
 
 
 def rays_of(class_weights: Float[np.ndarray, "C 2"]) -> Complex[np.ndarray, "C"]:
-    """Unit complex numbers; 0, which is not drawn, for a class weight that is zero or not finite."""
+    """Unit complex numbers; 0, which is not drawn, for class weights that are zero or not finite."""
     class_weights = np.asarray(class_weights, np.float64)
     finite = np.isfinite(class_weights).all(axis=1, keepdims=True)
     return directions(np.where(finite, class_weights, 0.0))
 
 
-def frame(axes: Axes, limit: float) -> None:
+def frame(axes: Axes, limit: float | int) -> None:
     """An empty square of ±limit around the origin, without ticks or border."""
     axes.set_xlim(-limit, limit)
     axes.set_ylim(-limit, limit)
@@ -113,12 +112,12 @@ def frame(axes: Axes, limit: float) -> None:
 
 
 def name_size(names: Sequence[str]) -> float:
-    """Points; words are set smaller than digits, as they take more room than they need to be seen."""
+    """In points; words are set smaller than digits."""
     return 14.0 if max(map(len, names), default=0) < 4 else 11.0
 
 
 def room_for(axes: Axes, names: Sequence[str], font_size: float) -> float:
-    """How many times the radius at which names start the axes must reach for the longest of them to stay inside."""
+    """The half-width of the axes that keeps the longest name inside, as a multiple of the names' radius."""
     longest = max(map(len, names), default=0)
     half_width = axes.get_window_extent().width / axes.figure.dpi / 2
     # A bold letter is about 0.0095 inches wide a point.
@@ -145,7 +144,7 @@ def draw_names(
     radius: float,
     font_size: float,
 ) -> None:
-    """Writes each name at its ray's end; where rays crowd, the names move apart and a thin line leads back."""
+    """Writes each name at its ray's end. Where rays crowd, names move apart, and a thin line leads back."""
     kept = np.flatnonzero(rays)
     font_size = font_size * min(1.0, (24 / max(len(kept), 1)) ** 0.5)
     angles = np.angle(rays[kept])
@@ -177,7 +176,7 @@ def draw_names(
 
 
 def spread_apart(angles: Float[np.ndarray, "C"], separation: float) -> Float[np.ndarray, "C"]:
-    """Angles in radians moved as little as is simple until neighbours on the circle are `separation` apart."""
+    """Angles in radians, pushed apart in pairs until neighbours on the circle are `separation` apart."""
     if len(angles) < 2:
         return angles
     separation = min(separation, 0.95 * 2 * math.pi / len(angles))
@@ -195,7 +194,15 @@ def spread_apart(angles: Float[np.ndarray, "C"], separation: float) -> Float[np.
     return result
 
 
-def ring_norms(radius: float) -> list[float]:
-    """Two or three round numbers up to the radius."""
-    ticks = MaxNLocator(3, steps=[1, 2, 2.5, 5, 10]).tick_values(0, radius)
-    return [float(tick) for tick in ticks if 0 < tick <= radius]
+def ring_norms(radius: float | int) -> list[float]:
+    """Two to four round numbers up to the radius.
+
+    >>> ring_norms(20), ring_norms(35)
+    ([10.0, 20.0], [10.0, 20.0, 30.0])
+    """
+    for most in (3, 4):
+        ticks = MaxNLocator(most, steps=[1, 2, 2.5, 5, 10]).tick_values(0, radius)
+        norms = [float(tick) for tick in ticks if 0 < tick <= radius]
+        if len(norms) > 1:
+            break
+    return norms

@@ -1,6 +1,7 @@
 """Loss, accuracy and gaps, epoch by epoch."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float
@@ -16,14 +17,14 @@ BLUE, ORANGE = "#1f6fc2", "#e0700f"
 TREND_EPOCHS = 12
 
 
-def curves(history: Sequence[Mapping[str, float]], *, title: str = "", subtitle: str = "") -> Figure:
-    """Draws one panel each for what the history holds of loss, accuracy and the gaps between class weights.
+def curves(history: Sequence[Mapping[str, Any]], *, title: str = "", subtitle: str = "") -> Figure:
+    """Draws up to three panels: loss, accuracy, and the gaps between class weights.
 
     Args:
-        history: one mapping an epoch. Read are `epoch`, `train_loss`, `test_loss`, `train_accuracy`, `test_accuracy`
-            (shares of 1), `smallest_gap_degrees`, `largest_gap_degrees` and `learning_rate`; any may be missing, in
-            single epochs too. With twelve epochs or more the training loss is drawn faintly beside its fitted trend;
-            dotted lines mark the epochs at whose start the learning rate changed.
+        history: one mapping an epoch, with any of the keys `epoch`, `train_loss`, `test_loss`, `train_accuracy`,
+            `test_accuracy` (shares of 1), `smallest_gap_degrees`, `largest_gap_degrees` and `learning_rate`. A value
+            may be None. From twelve epochs on the training loss is drawn faintly beside its fitted trend. Dotted lines
+            mark the epochs at whose start the learning rate changed.
     """
     columns = {"loss": ("train_loss", "test_loss"), "accuracy, %": ("train_accuracy", "test_accuracy")}
     columns["gap between class weights, °"] = ("smallest_gap_degrees", "largest_gap_degrees")
@@ -38,17 +39,18 @@ def curves(history: Sequence[Mapping[str, float]], *, title: str = "", subtitle:
         values = [factor * _column(history, key) for key in keys]
         for rate_change in epochs[1:][_changed(_column(history, "learning_rate"))]:
             axes.axvline(rate_change, color=FAINT, linewidth=1.2, linestyle=":", zorder=0)
-        _draw_pair(axes, epochs, values, [key.split("_")[0] for key in keys], trend=keys[0] == "train_loss")
+        names = [key.split("_")[0] for key in keys]
+        _draw_pair(axes, epochs, values, names, trend=name == "loss", percent=factor == 100)
         if keys[1] == "test_accuracy" and np.isfinite(values[1]).any():
             _mark_best(axes, epochs, values[1])
         axes.set_xlabel("epoch", fontsize=9.5, color=GREY)
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-        axes.yaxis.set_major_locator(MaxNLocator(5))
-        axes.margins(x=0.03, y=0.1)
+        if len(epochs) == 1:
+            axes.set_xticks(epochs)
     return figure
 
 
-def _column(history: Sequence[Mapping[str, float]], key: str, missing: np.ndarray | None = None) -> np.ndarray:
+def _column(history: Sequence[Mapping[str, Any]], key: str, missing: np.ndarray | None = None) -> np.ndarray:
     fallback = np.full(len(history), np.nan) if missing is None else missing
     values = [row.get(key, other) for row, other in zip(history, fallback, strict=True)]
     array = np.array([np.nan if value is None else value for value in values], np.float64)
@@ -56,14 +58,14 @@ def _column(history: Sequence[Mapping[str, float]], key: str, missing: np.ndarra
 
 
 def _changed(rates: np.ndarray) -> np.ndarray:
-    # NaN equals nothing, itself included: unknown rates did not change.
+    # With equal_nan, unknown rates did not change.
     return ~np.isclose(rates[1:], rates[:-1], rtol=1e-6, atol=0.0, equal_nan=True)
 
 
 def _draw_pair(
-    axes: Axes, epochs: np.ndarray, values: Sequence[np.ndarray], names: Sequence[str], *, trend: bool
+    axes: Axes, epochs: np.ndarray, values: Sequence[np.ndarray], names: Sequence[str], *, trend: bool, percent: bool
 ) -> None:
-    ends: list[tuple[float, float, str, str]] = []
+    ends: list[tuple[float, str, str]] = []
     for series, name, colour in zip(values, names, (ORANGE, BLUE), strict=True):
         known = np.isfinite(series)
         if not known.any():
@@ -85,20 +87,31 @@ def _draw_pair(
             fitted = smoothed(epochs[known], series[known])
             axes.plot(epochs[known], fitted, color=colour, linewidth=2.2, gid="trend")
             end = float(fitted[-1])
-        ends.append((float(epochs[known][-1]), end, name, colour))
+        ends.append((end, name, colour))
+    axes.margins(x=0.03, y=0.1)
+    axes.autoscale_view()
+    axes.yaxis.set_major_locator(MaxNLocator(5))
+    if percent:
+        end_at_100(axes, "y")
     _name_lines(axes, ends)
 
 
-def _name_lines(axes: Axes, ends: Sequence[tuple[float, float, str, str]]) -> None:
-    """Writes each line's name at its end, the two a line of text apart at least."""
-    axes.margins(x=0.03, y=0.1)
-    axes.autoscale_view()
+def end_at_100(axes: Axes, which: Literal["x", "y"]) -> None:
+    """Ends an axis of percentages just above 100, and its ticks at 100."""
+    low, high = axes.get_xlim() if which == "x" else axes.get_ylim()
+    if high > 100:
+        ticks = [tick for tick in MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]).tick_values(low, 100) if low <= tick <= 100]
+        axes.set(**{f"{which}ticks": ticks, f"{which}lim": (low, 100 + 0.04 * (100 - low))})
+
+
+def _name_lines(axes: Axes, ends: Sequence[tuple[float, str, str]]) -> None:
+    """Writes each line's name at its end, the two at least a line of text apart."""
     low, high = axes.get_ylim()
-    heights = [(y - low) / (high - low) for _, y, _, _ in ends]
+    heights = [(y - low) / (high - low) for y, _, _ in ends]
     if len(ends) == 2 and abs(heights[0] - heights[1]) < 0.07:
         middle, sign = sum(heights) / 2, 1 if heights[0] >= heights[1] else -1
         heights = [middle + sign * 0.035, middle - sign * 0.035]
-    for (_, _, name, colour), height in zip(ends, heights, strict=True):
+    for (_, name, colour), height in zip(ends, heights, strict=True):
         axes.text(
             1.02, height, name, transform=axes.transAxes, va="center", fontsize=10, fontweight="bold", color=colour
         )
@@ -112,7 +125,7 @@ def _mark_best(axes: Axes, epochs: np.ndarray, accuracy: np.ndarray) -> None:
 
 
 def smoothed(x: Float[np.ndarray, "N"], y: Float[np.ndarray, "N"]) -> Float[np.ndarray, "N"]:
-    """A locally linear fit of y to x, weighted by a normal of a twelfth of the range (Cleveland 1979)."""
+    """A locally linear fit of y to x, weighted by a normal as wide as a twelfth of the range (Cleveland 1979)."""
     width = max((x[-1] - x[0]) / 12, 1e-12)
     distance = x[None] - x[:, None]
     weight = np.exp(-0.5 * (distance / width) ** 2)

@@ -1,10 +1,10 @@
-"""The directions alone: where on the unit circle each class lies, and how far apart the class weights are."""
+"""The directions alone: the place of each class on the unit circle, and the gaps between class weights."""
 
 import math
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Complex, Float, Int
+from jaxtyping import Complex, Float, Integer
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle, Polygon
@@ -15,8 +15,8 @@ from jaxnets.figures.palette import ALARM, FAINT, GREY, INK, class_colours, dark
 from jaxnets.figures.plane import NAME_LENGTH, draw_names, draw_rays, frame, name_size, rays_of, room_for
 from jaxnets.separability import directions, neighbour_gaps
 
-BAND = (0.87, 0.985)  # radii between which the points are strewn
-RIDGE = (1.015, 0.5)  # where the densities stand, and how high the highest is
+BAND = (0.87, 0.985)  # radii between which the points are scattered
+RIDGE = (1.015, 0.5)  # base radius of the densities, and height of the highest
 NAMES, EDGE = 1.63, 1.76
 BINS = 720
 SMOOTHING = math.radians(1.5)
@@ -24,7 +24,7 @@ SMOOTHING = math.radians(1.5)
 
 def circle(
     embeddings: Float[np.ndarray, "N 2"],
-    labels: Int[np.ndarray, "N"],
+    labels: Integer[np.ndarray, "N"],
     class_weights: Float[np.ndarray, "C 2"],
     *,
     classes: Sequence[str],
@@ -34,7 +34,7 @@ def circle(
     """Draws each embedding [N, 2] at its angle, and around the circle each class's density over the angle.
 
     Inside, the rays are the class weights [C, 2], and the numbers are the gaps between neighbours in degrees, red
-    where they are under half of the ideal 360°/C. Where densities overlap, the classes do.
+    where a gap is below half of the ideal 360°/C. Where densities overlap, classes overlap.
     """
     embeddings = np.asarray(embeddings, np.float64)
     finite = np.isfinite(embeddings).all(axis=1)
@@ -73,7 +73,7 @@ def _draw_points(axes: Axes, points: Complex[np.ndarray, "N"], labels: np.ndarra
 
 def _draw_densities(axes: Axes, points: Complex[np.ndarray, "N"], labels: np.ndarray, colours: np.ndarray) -> None:
     densities = angular_densities(points, labels, len(colours))
-    # A power below 1, as a sharp petal is many times as dense as a blurred one, and both must be seen.
+    # A power below 1: a sharp petal is many times as dense as a blurred one, and both must be seen.
     heights = (densities / max(densities.max(), 1e-12)) ** 0.7
     base, height = RIDGE
     edges = np.exp(1j * (np.arange(BINS + 1) + 0.5) * 2 * math.pi / BINS)
@@ -85,16 +85,16 @@ def _draw_densities(axes: Axes, points: Complex[np.ndarray, "N"], labels: np.nda
         ground = edges[::-1] * base
         corners = np.concatenate([outline, ground])
         shape = np.stack([corners.real, corners.imag], axis=1)
-        # Not axes.fill: it would measure each outline for limits that are set already, half of the drawing time.
+        # axes.fill would measure each outline for limits that are set already: half of the drawing time.
         axes.add_artist(Polygon(shape, facecolor=colours[c], alpha=0.3, linewidth=0, zorder=2))
         seen = np.where(ridge > 0.015, outline, np.nan)
         axes.plot(seen.real, seen.imag, color=darker(colours[c], 0.15), linewidth=1.1, zorder=2.5)
 
 
 def angular_densities(
-    points: Complex[np.ndarray, "N"], labels: Int[np.ndarray, "N"], num_classes: int
+    points: Complex[np.ndarray, "N"], labels: Integer[np.ndarray, "N"], num_classes: int
 ) -> Float[np.ndarray, "C 720"]:
-    """Points per bin of half a degree, from angle 0 on, for each class, smoothed by a wrapped normal of 1.5°."""
+    """Points of each class in bins of half a degree, from angle 0 on, smoothed by a wrapped normal of 1.5°."""
     bins = np.floor(np.angle(points) / (2 * math.pi) * BINS).astype(np.int64) % BINS
     counts = np.bincount(labels * BINS + bins, minlength=num_classes * BINS).reshape(num_classes, BINS)
     frequencies = np.arange(BINS // 2 + 1)
@@ -111,7 +111,7 @@ def _draw_gaps(axes: Axes, rays: Complex[np.ndarray, "C"]) -> None:
     for start, gap in zip(starts, neighbour_gaps(rays), strict=True):
         middle = start + gap / 2
         narrow = gap < 0.5 * ideal
-        # A number is about a tenth of the radius wide; where that does not fit, there is none.
+        # A number is about a tenth of the radius wide; a narrower gap gets none.
         radius = 0.6 if gap > 0.2 else 0.78
         if gap < 0.1:
             continue

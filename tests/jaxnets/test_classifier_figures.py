@@ -33,6 +33,12 @@ def test_a_long_run_is_fitted_by_means_and_a_ruined_one_is_drawn():
     figures.to_png(figures.step_losses(np.full(3, np.nan), steps_per_epoch=2))
 
 
+def test_a_single_spike_does_not_flatten_the_other_steps():
+    losses = np.ones(1000)
+    losses[:20], losses[500] = 2, 1000
+    assert figures.step_losses(losses, steps_per_epoch=100).axes[0].get_ylim() == (0, 2.5)
+
+
 def test_mistakes_are_the_wrong_ones_the_surest_first():
     probabilities = np.array([[0.9, 0.1], [0.2, 0.8], [0.4, 0.6], [0.05, 0.95], [0.45, 0.55]])
     labels = np.array([1, 1, 0, 0, 0])
@@ -41,7 +47,7 @@ def test_mistakes_are_the_wrong_ones_the_surest_first():
     figure = figures.mistakes(images, labels, probabilities, classes=["cat", "dog"])
     shown = [int(axes.images[0].get_array()[0, 0, 0]) // 50 for axes in figure.axes]
     assert shown == [3, 0, 2, 4]
-    assert [text for text in texts(figure) if "%" in text] == ["dog 95%", "cat 90%", "dog 60%", "dog 55%"]
+    assert [text for text in texts(figure) if "%" in text] == ["dog 95 %", "cat 90 %", "dog 60 %", "dog 55 %"]
     assert [text for text in texts(figure) if text.startswith("is ")] == ["is cat", "is dog", "is cat", "is cat"]
 
 
@@ -56,8 +62,8 @@ def test_a_sheet_of_mistakes_is_24_and_may_be_empty(channels):
 
 def test_a_comparison_has_a_row_for_each_the_smallest_on_top():
     rows = [
-        figures.Contender("large", 134_000_000, 512.0, 0.94, 0.962, 600.0, 30.0),
-        figures.Contender("small", 2_000_000, 8.7, 0.95, 0.951, 44.0, 300.0),
+        figures.ComparedNetwork("large", 134_000_000, 512.0, 0.94, 0.962, 600.0, 30.0),
+        figures.ComparedNetwork("small", 2_000_000, 8.7, 0.95, 0.951, 44.0, 300.0),
     ]
     figure = figures.comparison(rows)
     accuracy, parameters, sizes, seconds, speeds = figure.axes

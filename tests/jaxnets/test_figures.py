@@ -1,4 +1,5 @@
 import concurrent.futures
+import dataclasses
 import io
 import subprocess
 import sys
@@ -8,11 +9,8 @@ import pytest
 from PIL import Image
 
 from jaxnets import figures
-from jaxnets.figures.angles import angles_between
-from jaxnets.figures.confusion_matrix import confusion_counts
 from jaxnets.figures.palette import TEN
 from jaxnets.figures.plane import EDGE, spread_apart
-from jaxnets.figures.training_curves import smoothed
 from jaxnets.figures.unit_circle import angular_densities
 
 DIGITS = [str(digit) for digit in range(10)]
@@ -28,20 +26,6 @@ def petals(num_points=300, num_classes=10):
     return as_plane(embeddings), labels, as_plane(rays)
 
 
-def history(epochs):
-    return [
-        {
-            "epoch": epoch,
-            "train_loss": 1 / epoch,
-            "test_loss": 1.1 / epoch,
-            "test_accuracy": 1 - 0.6 / epoch,
-            "learning_rate": 0.01 if epoch < 20 else 0.008,
-            "smallest_gap_degrees": 30.0,
-        }
-        for epoch in range(1, epochs + 1)
-    ]
-
-
 def panels(count):
     return [figures.Panel("v", *petals(), 0.9, "overlapping", "clearly separated") for _ in range(count)]
 
@@ -50,7 +34,7 @@ def one_of_each():
     embeddings, labels, class_weights = petals()
     for draw in (figures.scatter, figures.circle):
         yield draw(embeddings, labels, class_weights, classes=DIGITS, title="t", subtitle="s")
-    yield figures.curves(history(30), title="t")
+    yield figures.curves([{"epoch": 1, "train_loss": 1.0, "test_accuracy": 0.9}], title="t")
     yield figures.angle_histograms(embeddings, class_weights, labels, margin=0.3)
     yield figures.confusion(labels, labels[::-1], classes=DIGITS)
     yield figures.sheet(panels(3), classes=DIGITS, title="t")
@@ -110,7 +94,24 @@ def test_an_outlier_does_not_shrink_the_scatter():
     embeddings[:3] *= 1000
     figure = figures.scatter(embeddings, labels, class_weights, classes=DIGITS)
     assert figure.axes[0].get_xlim()[1] == pytest.approx(before[1], rel=0.1)
-    assert "3 of 1,000 points lie outside the picture" in [text.get_text() for text in figure.texts]
+    assert "3 of 1,000 points lie further out and are not shown" in [text.get_text() for text in figure.texts]
+
+
+@pytest.mark.parametrize(("radius", "said"), [(20, "10 and 20"), (35, "10, 20 and 30"), (0.011, "0.005 and 0.01")])
+def test_rings_are_two_or_more_and_their_norms_are_said(radius, said):
+    figure = figures.scatter(*petals(), classes=DIGITS, radius=radius)
+    assert f"rings at norm {said}" in [text.get_text() for text in figure.texts]
+    rings = [patch.get_radius() for patch in figure.axes[0].patches]
+    assert f"{rings[-1]:g}" == said.split(" and ")[1] and len(rings) >= 2
+
+
+def test_no_point_lies_where_names_are():
+    embeddings, labels, class_weights = petals(1000)
+    axes = figures.scatter(embeddings, labels, class_weights, classes=DIGITS, radius=40).axes[0]
+    shown = np.linalg.norm(axes.collections[0].get_offsets(), axis=1)
+    names = np.array([name.get_position() for name in marked(axes, "name")])
+    assert 40 < shown.max() <= 1.02 * 40 < np.linalg.norm(names, axis=1).min()
+    assert len(shown) == (np.linalg.norm(embeddings, axis=1) <= 1.02 * 40).sum()
 
 
 def test_the_radius_sets_the_limits_and_is_one_for_nothing():
@@ -219,46 +220,14 @@ def test_names_move_apart_but_keep_their_order():
     np.testing.assert_allclose(np.degrees(placed[3:]), [5.5, 15.5], atol=0.02)
 
 
-def test_curves_draw_what_the_history_holds():
-    assert len(figures.curves(history(5)).axes) == 3
-    assert not marked(figures.curves(history(5)).axes[0], "trend")
-    long = figures.curves(history(30)).axes[0]
-    assert len(marked(long, "trend")) == 1
-    assert marked(long, "test")[0].get_xdata().tolist() == list(range(1, 31))
-    only = figures.curves([{"epoch": 1, "test_accuracy": 0.5}, {"epoch": 2, "test_accuracy": None}])
-    assert [text.get_text() for text in only.axes[0].texts] == ["accuracy, %", "test", "best 50.00 in epoch 1"]
-    ruined = [{"epoch": 1, "train_loss": np.nan, "test_loss": np.inf, "test_accuracy": np.nan}]
-    for figure in (only, figures.curves([]), figures.curves(ruined)):
-        figures.to_png(figure)
-
-
-def test_the_trend_follows_a_line_exactly():
-    x = np.arange(30.0)
-    np.testing.assert_allclose(smoothed(x, 3 - 0.1 * x), 3 - 0.1 * x, rtol=1e-9)
-
-
-def test_angles_are_those_between_vectors_of_any_dimension():
-    embeddings = np.array([[2.0, 0, 0], [0, 0, 0], [1e200, 1e200, 0]])
-    class_weights = np.array([[1.0, 0, 0], [0, 5, 0]])
-    np.testing.assert_allclose(angles_between(embeddings, class_weights), [[0, 90], [np.nan] * 2, [45, 45]], atol=1e-6)
-
-
-def test_angle_histograms_mark_the_margin_in_degrees_and_count_beyond_it():
-    # Leads of 90 − 2·10 = 70° and 90 − 2·40 = 10°.
-    embeddings = np.stack([np.cos(np.radians([10, 40])), np.sin(np.radians([10, 40]))], axis=1)
-    figure = figures.angle_histograms(embeddings, np.eye(2), np.array([0, 0]), margin=np.radians(30))
-    right = figure.axes[1]
-    assert marked(right, "margin")[0].get_xdata()[0] == pytest.approx(30)
-    assert [text.get_text() for text in right.texts] == ["100.0 % right", "50.0 % beyond the margin"]
-
-
-def test_confusion_counts_true_rows_and_predicted_columns():
-    labels, predictions = np.array([0, 0, 1, 2, 2, 2]), np.array([0, 1, 1, 2, 2, 0])
-    np.testing.assert_array_equal(confusion_counts(labels, predictions, 3), [[1, 1, 0], [0, 1, 0], [1, 0, 2]])
-    axes = figures.confusion(labels, predictions, classes=["a", "$b", "c"]).axes[0]
-    written = {text.get_position(): text.get_text() for text in marked(axes, "count")}
-    assert written == {(0, 0): "1", (1, 0): "1", (1, 1): "1", (0, 2): "1", (2, 2): "2"}
-    figures.to_png(axes.figure)
+def test_a_long_verdict_keeps_to_its_own_picture_and_lines():
+    verdict = "classes never fully split; mid-training the picture explodes"
+    long = dataclasses.replace(panels(1)[0], author_verdict=verdict)
+    figure = figures.sheet([long, long], classes=DIGITS)
+    figures.to_png(figure)
+    boxes = [text.get_window_extent() for text in figure.texts if text.get_text()]
+    assert all(box.x1 < figure.bbox.x1 for box in boxes) and len(boxes) == 10
+    assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
 
 
 @pytest.mark.parametrize(("count", "shape"), [(1, (1, 1)), (3, (1, 3)), (12, (3, 4))])
@@ -268,7 +237,7 @@ def test_sheet_is_four_wide_and_says_both_verdicts(count, shape):
     assert len(boxes) == count
     assert (len({round(box.y0, 6) for box in boxes}), len({round(box.x0, 6) for box in boxes})) == shape
     texts = [text.get_text() for text in figure.texts]
-    for words in ("overlapping", "author: clearly separated", "90.0 %"):
+    for words in ("overlapping", "author: clearly separated", "90.00 %"):
         assert texts.count(words) == count
 
 
@@ -279,14 +248,14 @@ def test_animation_holds_its_last_frame_and_keeps_white_and_colours():
         for scale in (1, 2, 3)
     ]
     frames = [figures.to_png(drawn[0]), *(figures.to_pixels(figure) for figure in drawn[1:])]
-    movie = figures.animate(frames, frame_seconds=0.4, last_seconds=2)
-    assert movie == figures.animate(frames, frame_seconds=0.4, last_seconds=2)
+    movie = figures.animate(frames)
+    assert movie == figures.animate(frames)
     with Image.open(io.BytesIO(movie)) as image:
         assert image.n_frames == 3
         assert image.info["loop"] == 0
         for index in range(3):
             image.seek(index)
-            assert image.info["duration"] == (2000 if index == 2 else 400)
+            assert image.info["duration"] == (2500 if index == 2 else 500)
             shown = np.asarray(image.convert("RGB")).astype(int)
             wanted = figures.to_pixels(drawn[index]).astype(int)
             assert (shown[(wanted == 255).all(axis=2)] == 255).all()
@@ -294,7 +263,7 @@ def test_animation_holds_its_last_frame_and_keeps_white_and_colours():
 
 
 def test_animation_refuses_nothing_and_unequal_sizes():
-    with pytest.raises(ValueError, match="a frame or more"):
+    with pytest.raises(ValueError, match="one frame or more"):
         figures.animate([])
     with pytest.raises(ValueError, match="differ in size"):
         figures.animate([np.zeros((4, 4, 3), np.uint8), np.zeros((4, 5, 3), np.uint8)])

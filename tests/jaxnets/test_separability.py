@@ -45,10 +45,10 @@ def test_spread_and_fisher_ratio_in_closed_form():
         assert measured.verdict == "separated"
 
 
-def test_the_spread_passes_over_a_stray_tenth():
-    measured = separability(*decagon(21, jitter=[*np.linspace(-5, 5, 20), 170.0]))
-    assert measured.largest_spread_degrees < 7
-    assert measured.accuracy == pytest.approx(20 / 21)
+def test_the_spread_is_the_90th_percentile_of_the_angles():
+    # Angles of 0, ±0.1, …, ±10: their sizes in order are 0, 0.1, 0.1, 0.2, 0.2, …; the one at 0.9 of the way is 9.
+    measured = separability(*decagon(201, jitter=np.arange(-100, 101) / 10))
+    assert measured.spread_degrees == pytest.approx([9.0] * 10)
 
 
 def test_two_coinciding_directions_overlap():
@@ -76,9 +76,57 @@ def test_one_merged_pair_hidden_behind_a_high_accuracy():
     assert measured.verdict == "overlapping"
 
 
+def on_edge(wrong_in_each=0, wrong_in_first=0, points=20, first_gap=36.0):
+    """Ten classes of so many points, some of them turned to the next class; the first two rays at so small a gap."""
+    labels = np.repeat(np.arange(10), points)
+    rank = np.arange(10 * points) % points
+    wrong = rank < np.where(labels == 0, wrong_in_first, wrong_in_each)
+    rays = 36.0 * np.arange(10)
+    rays[0] = 36 - first_gap
+    return on_circle(rays[(labels + wrong) % 10]), on_circle(rays), labels
+
+
+@pytest.mark.parametrize(
+    ("inside", "outside"),
+    [
+        pytest.param(
+            {"wrong_in_each": 1, "wrong_in_first": 1, "points": 20},
+            {"wrong_in_each": 1, "wrong_in_first": 1, "points": 19},
+            id="accuracy of 95 %",
+        ),
+        pytest.param({"wrong_in_first": 2, "points": 20}, {"wrong_in_first": 3, "points": 20}, id="overlap of a tenth"),
+        pytest.param({"first_gap": 18.01}, {"first_gap": 17.99}, id="half the ideal gap"),
+    ],
+)
+def test_separated_ends_where_it_is_said_to(inside, outside):
+    assert separability(*on_edge(**inside)).verdict == "separated"
+    assert separability(*on_edge(**outside)).verdict == "overlapping"
+
+
+def test_half_of_the_directions_in_use_are_a_collapse_and_one_more_is_not():
+    labels = np.repeat(np.arange(10), 5)
+    for used, verdict in ((5, "collapsed"), (6, "overlapping")):
+        rays = on_circle(36 * (np.arange(10) % used))
+        measured = separability(rays[labels], rays, labels)
+        assert (measured.directions_in_use, measured.verdict) == (used, verdict)
+    # Of three classes that are present, two directions are more than half.
+    measured = separability(on_circle([0, 36, 36]), on_circle(36 * np.arange(10)), np.array([0, 1, 2]))
+    assert (measured.directions_in_use, measured.verdict) == (2, "overlapping")
+
+
+def test_directions_count_from_a_quarter_of_the_ideal_gap_and_of_a_class_on():
+    for gap, directions_in_use in ((8.99, 9), (9.01, 10)):
+        assert separability(*on_edge(first_gap=gap)).directions_in_use == directions_in_use
+    labels = np.arange(10).repeat(400)
+    for points, directions_in_use in ((100, 10), (99, 9)):  # of 4000, in the last direction
+        degrees = np.where((labels == 9) & (np.arange(4000) % 400 >= points), 0, 36 * labels)
+        measured = separability(on_circle(degrees), on_circle(36 * np.arange(10)), labels)
+        assert measured.directions_in_use == directions_in_use
+
+
 @pytest.mark.parametrize("points", ["in one direction", "all around"])
 def test_coinciding_class_weights_are_a_collapse(points):
-    # The pilots' picture: gaps of 0° to 271°.
+    # The picture of a collapsed run: gaps of 0° to 271°.
     class_weights = on_circle([0, 0.1, 0.2, 0.3, 0.4, 0.5, 88.9, 88.95, 89, 0.6])
     labels = np.arange(1000) % 10
     degrees = np.full(1000, 20.0) if points == "in one direction" else np.linspace(0, 360, 1000)
@@ -165,6 +213,9 @@ def test_relabelling_permutes_the_spreads_and_nothing_else():
 
 
 def test_zero_vectors_point_nowhere():
+    embeddings, class_weights, labels = decagon()
+    embeddings[labels == 0] = 0  # argmax would give them to this very class
+    assert separability(embeddings, class_weights, labels).accuracy == pytest.approx(0.9)
     embeddings, class_weights, labels = decagon()
     embeddings[labels == 4] = 0
     measured = separability(embeddings, class_weights, labels)
