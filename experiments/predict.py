@@ -91,6 +91,7 @@ def command(config: Config) -> None:
 def predict(program: "Program", config: Config) -> Iterator[Prediction]:
     """One for each picture, in batches of one size, so that the program is compiled once."""
     import jax
+    from scipy.special import softmax
 
     apply, shape = jax.jit(program.apply), program.image_shape
     size = max(1, min(BATCH, PIXELS // math.prod(shape), len(config.images)))
@@ -103,9 +104,7 @@ def predict(program: "Program", config: Config) -> Iterator[Prediction]:
                 images = 255 - images
             scores = np.asarray(apply(program.weights, images))[: len(paths)]
             best = np.argsort(-scores, axis=1, kind="stable")[:, : config.top]
-            powers = np.exp(scores - scores.max(axis=1, keepdims=True))
-            probabilities = powers / powers.sum(axis=1, keepdims=True)
-            chosen = (np.take_along_axis(of_all, best, axis=1) for of_all in (scores, probabilities))
+            chosen = (np.take_along_axis(of_all, best, axis=1) for of_all in (scores, softmax(scores, axis=1)))
             yield from map(Prediction, best, *chosen, pictures.look_inverted(images).tolist())
             bar.advance_to(start + len(paths))
 

@@ -20,7 +20,6 @@ from experiments.bench.head import Head
 from experiments.bench.products import Products
 from experiments.bench.start import Start
 from experiments.bench.step import Inference, Step
-from experiments.run.records import environment, write_json
 from experiments.run.terminal import main, parse
 
 Command = (
@@ -37,6 +36,8 @@ Command = (
 def command(measurement: Measurement) -> None:
     result = measurement.run()
     if measurement.out:
+        from experiments.run.records import environment, write_json  # they import JAX, which --help does without
+
         line = f"python -m experiments.bench {' '.join(sys.argv[1:])}"
         write_json(measurement.out, {"command": line, "environment": environment(), **result})
         print(f"written to {measurement.out}")

@@ -20,14 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.run.records import (
-    differences,
-    environment,
-    read_json,
-    read_lines,
-    write_json,
-    write_lines,
-)
+from experiments.run.records import differences, environment, read_json, read_lines, write_json, write_lines
 from experiments.run.terminal import UserError
 from jaxnets import checkpoint
 from jaxnets.files import write_atomically

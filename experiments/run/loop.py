@@ -64,6 +64,8 @@ def run(experiment: Experiment, invocation: Invocation) -> Line:
             bar.say(note)
         progress = Progress.of(experiment, bar.say)
         bar.start_at(progress.epoch * experiment.plan.examples + progress.images)
+        if 0 < progress.epoch < experiment.epochs or progress.done:
+            bar.say(f"going on {progress.place}")
         if progress.epoch > experiment.epochs:
             raise UserError(
                 f"{folder.path} holds {counted(progress.epoch, 'epoch')} already, more than the {experiment.epochs} "
@@ -110,11 +112,9 @@ def _finish_epoch(
 
 def _stop_if_told(signals: StopSignals, progress: Progress) -> None:
     if signals.received is not None:
-        where = f"after {counted(progress.epoch, 'epoch')}" + (
-            f" and {counted(progress.done, 'step')}" if progress.done else ""
-        )
         raise Interrupted(
-            f"stopped {where}; all of it is saved in {progress.folder.path}: the same command goes on from there",
+            f"stopped {progress.place}; all of it is saved in {progress.folder.path}: "
+            "the same command goes on from there",
             signals.received,
         )
 

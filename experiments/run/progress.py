@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 
 from experiments.run.experiment import Experiment
 from experiments.run.folder import Arrays, Folder, Line
+from experiments.run.terminal import counted
 from jaxnets import parallel
 from jaxnets.epochs import Totals
 from jaxnets.train import TrainState
@@ -39,6 +40,12 @@ class Progress:
     def images(self) -> int:
         """How many of the running epoch's images were trained on."""
         return int(self.totals.examples)
+
+    @property
+    def place(self) -> str:
+        """In words."""
+        steps = f" and {counted(self.done, 'step')}" if self.done else ""
+        return f"after {counted(self.epoch, 'epoch')}{steps}"
 
     @classmethod
     def of(cls, experiment: Experiment, say: Callable[[str], None] = print) -> "Progress":

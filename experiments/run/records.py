@@ -1,4 +1,4 @@
-"""Files: every write is whole or not at all, and every number carries versions and hardware."""
+"""The project's own small files, and the versions and hardware that every number carries."""
 
 import importlib.metadata
 import json
@@ -7,6 +7,8 @@ import platform
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+import jax
 
 from jaxnets.files import write_atomically
 
@@ -41,8 +43,6 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 
 def environment() -> dict[str, Any]:
     """Versions and hardware, as every published number has to carry them."""
-    import jax
-
     devices = jax.devices()
     packages = ("jaxnets", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "torch")
     return {

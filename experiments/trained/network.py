@@ -3,14 +3,19 @@
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from experiments.run.progress import variables_of
+from experiments.run.records import read_json
 from experiments.run.terminal import UserError, as_user_error
-
-if TYPE_CHECKING:
-    from flax import linen as nn
-
-    from jaxnets.export import Program
+from jaxnets import checkpoint, export, models, torch_weights
+from jaxnets.export import Program
+from jaxnets.models.conv_stack import BACKBONES
+from jaxnets.torch_weights.names import Free, entries
 
 LARGEST_IMAGE = 512  # pixels a side, of those that a file's weights are tried with
 
@@ -25,21 +30,18 @@ class Trained:
 
     name: str
     origin: str
-    model: "nn.Module"
+    model: nn.Module
     variables: Mapping[str, Any]
     class_weights: Any
     image_shape: tuple[int, int, int]
     classes: tuple[str, ...]
 
-    def program(self, output: str) -> "Program":
+    def program(self, output: str) -> Program:
         """The network up to its "embeddings", or to "scores": cosines, where it has a margin head.
 
         Raises:
           UserError: for embeddings of a network that makes scores, and for scores where there are no class weights.
         """
-        from jaxnets import export
-        from jaxnets.models.conv_stack import BACKBONES
-
         if self.class_weights is None and (output == "embeddings") != (self.name in BACKBONES):
             raise UserError(
                 f"{self.origin} holds no class weights (head.weight): {self.name} makes embeddings of images, and no "
@@ -81,10 +83,6 @@ def state_of_run(
     Raises:
       UserError: for a folder that is no run's, or another network's, or has none of these checkpoints.
     """
-    from experiments.run.progress import variables_of
-    from experiments.run.records import read_json
-    from jaxnets import checkpoint
-
     try:
         recorded = read_json(folder / "config.json")["config"]
         name, *_ = recorded["variant"], recorded["image_shape"], recorded["classes"]
@@ -111,8 +109,6 @@ def _of_run(folder: Path, model: str | None) -> Trained:
 
 
 def _of_file(file: Path, model: str | None) -> Trained:
-    from jaxnets import models, torch_weights
-
     if model is None:
         raise UserError(f"--model must say of which network {file} holds the weights: {', '.join(models.NAMES)}")
     with as_user_error(ValueError):
@@ -123,9 +119,6 @@ def _of_file(file: Path, model: str | None) -> Trained:
 
 def _trained(name: str, origin: str, variables: Mapping[str, Any], class_weights: Any) -> Trained:
     """What the weights alone say: the network's sizes, and how many classes there are."""
-    from jaxnets import models
-    from jaxnets.torch_weights.names import Free, entries
-
     sizes: dict[str, int] = {}
     for entry in entries(name):
         array: Any = variables
@@ -142,13 +135,8 @@ def _trained(name: str, origin: str, variables: Mapping[str, Any], class_weights
     return Trained(name, origin, module, variables, class_weights, image_shape, tuple(map(str, range(num_classes))))
 
 
-def _image_shape(name: str, module: "nn.Module", params: Mapping[str, Any], channels: int) -> tuple[int, int, int]:
+def _image_shape(name: str, module: nn.Module, params: Mapping[str, Any], channels: int) -> tuple[int, int, int]:
     """That of the network's study, or else the smallest square that has these weights."""
-    import jax
-    import jax.numpy as jnp
-
-    from jaxnets.models.conv_stack import BACKBONES
-
     wanted = jax.tree.map(lambda leaf: leaf.shape, params)
     for size in (28 if name in BACKBONES else 224, *range(8, LARGEST_IMAGE + 1)):
         images = jax.ShapeDtypeStruct((1, size, size, channels), jnp.float32)

@@ -1,0 +1,104 @@
+"""Runs that stop within an epoch and go on, in this process, on one virtual device or several."""
+
+import signal
+
+import jax
+import numpy as np
+import pytest
+
+from experiments.arcloss import drawings
+from experiments.arcloss.__main__ import command
+from experiments.arcloss.config import Config
+from experiments.arcloss.study import build
+from experiments.arcloss.variants import VARIANTS
+from experiments.run.experiment import Experiment
+from experiments.run.folder import Folder
+from experiments.run.progress import Progress
+from experiments.run.terminal import Interrupted
+from jaxnets import load
+
+CLOCKS = ("seconds", "images_per_second")  # of a line of metrics
+
+
+def config(digits, out, **changes):
+    """Three steps an epoch, of one batch size, so that each number of devices compiles one program."""
+    few = {"epochs": 2, "batch_size": 48, "steps_per_epoch": 3}
+    return Config(**{"variant": "v0", "data": f"idx:{digits}", "out": out} | few | changes)
+
+
+def folder_of(out):
+    return Folder(out / "arcloss" / "v0" / "seed0")
+
+
+def lines_of(out):
+    return [{k: v for k, v in line.items() if k not in CLOCKS} for line in folder_of(out).lines()]
+
+
+@pytest.fixture(autouse=True)
+def _no_drawings(monkeypatch):
+    monkeypatch.setattr(drawings, "draw_epoch", lambda *of: lambda *_: None)
+    monkeypatch.setattr(drawings, "draw_run", lambda *of: lambda *_: None)
+
+
+@pytest.fixture
+def stop_after(monkeypatch):
+    """Has a run told to stop, as by Ctrl-C, after so many of its steps."""
+    calls = Experiment.calls
+
+    def after(steps):
+        def told(self, *position):
+            nonlocal steps
+            for so_far in calls(self, *position):
+                steps -= 1
+                if steps == 0:
+                    signal.raise_signal(signal.SIGINT)
+                yield so_far
+
+        monkeypatch.setattr(Experiment, "calls", told)
+
+    return after
+
+
+def test_two_devices_go_on_to_the_same_bits(digits, tmp_path, stop_after, capsys):
+    """Stopped after the second of three steps of its second epoch."""
+    command(config(digits, tmp_path / "whole", devices=2))
+    stop_after(5)
+    with pytest.raises(Interrupted, match="stopped after 1 epoch and 2 steps") as stopped:
+        command(config(digits, tmp_path / "parts", devices=2))
+    assert stopped.value.exit_code == 130
+    capsys.readouterr()
+    command(config(digits, tmp_path / "parts", devices=2))
+    assert capsys.readouterr().out.startswith("going on after 1 epoch and 2 steps\nepoch 2/2")
+    assert lines_of(tmp_path / "parts") == lines_of(tmp_path / "whole")
+    for epoch in (1, 2):
+        whole, parts = (folder_of(tmp_path / name).arrays(epoch) for name in ("whole", "parts"))
+        jax.tree.map(np.testing.assert_array_equal, parts, whole)
+
+
+@pytest.mark.slow
+def test_runs_go_on_with_other_devices(digits, tmp_path, stop_after):
+    """2 → 4 → 1, each time within an epoch, as one device trains all the way."""
+    command(config(digits, tmp_path / "one"))
+    for devices, steps in ((2, 2), (4, 2), (1, 10)):
+        stop_after(steps)
+        run = config(digits, tmp_path / "many", devices=devices)
+        if devices == 1:
+            command(run)
+        else:
+            with pytest.raises(Interrupted):
+                command(run)
+    one, many = ([line["train_loss"] for line in lines_of(tmp_path / name)] for name in ("one", "many"))
+    assert len(many) == 2 and many == pytest.approx(one, rel=1e-3)
+
+
+def test_a_resumed_run_is_placed_as_a_fresh_one(digits, tmp_path):
+    for devices in (1, 2):
+        run = config(digits, tmp_path / str(devices), devices=devices)
+        experiment = build(VARIANTS["v0"], run, load(run.data))
+        fresh = Progress.of(experiment)
+        fresh.save()
+        resumed = Progress.of(build(VARIANTS["v0"], run, load(run.data)))
+        for one, other in ((fresh.state, resumed.state), (fresh.totals, resumed.totals)):
+            of_one, of_other = jax.tree.leaves(one), jax.tree.leaves(other)
+            assert [leaf.sharding for leaf in of_one] == [leaf.sharding for leaf in of_other]
+            assert all(len(leaf.devices()) == devices for leaf in of_one)
