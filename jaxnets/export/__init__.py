@@ -8,7 +8,7 @@ Both take pixels as image files hold them, uint8 [N, H, W, C] in 0 … 255, for 
 nobody forgets it. Weights are in it too, in float32. On whichever platform it was exported, it is the same program.
 """
 
-from jaxnets.export.onnx_graph import export_onnx
+from jaxnets.export.onnx import export_onnx
 from jaxnets.export.program import Program, embeddings, scores
 from jaxnets.export.stablehlo import export_stablehlo, load_stablehlo
 

@@ -85,7 +85,8 @@ def norm_act_pool_inference(
     """The same with given (running) statistics. See `norm_act_pool`; every image is then on its own."""
     x = jnp.asarray(x)
     _check(x, slope, pool=pool, layout=layout, scale=scale, bias=bias, mean=mean, var=var)
-    y = fused.apply(*_widened(x, x, scale, bias, slope, mean, var), pool=pool, layout=layout, epsilon=epsilon)
+    apply = fused.apply if is_cpu() else reference.apply
+    y = apply(*_widened(x, x, scale, bias, slope, mean, var), pool=pool, layout=layout, epsilon=epsilon)
     return y.astype(x.dtype)
 
 

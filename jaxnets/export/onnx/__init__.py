@@ -1,0 +1,3 @@
+"""Programs as ONNX."""
+
+from jaxnets.export.onnx.model import export_onnx as export_onnx
