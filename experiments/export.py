@@ -14,14 +14,14 @@ import numpy as np
 import tyro
 
 from experiments.run.options import OptionalStr
-from experiments.run.terminal import UserError, main, parse
+from experiments.run.terminal import UserError, as_user_error, main, parse
 
 if TYPE_CHECKING:
     from jaxnets.export import Program
 
 KINDS = (".onnx", ".stablehlo")
 OUTPUTS = ("scores", "embeddings")
-TOLERANCE = 1e-3  # of the largest value: what is wrong in a program is far above it, and rounding far below
+TOLERANCE = 1e-3  # of the largest value: faults in a program are far above it, and rounding far below
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,8 +56,9 @@ def command(config: Config) -> None:
     from jaxnets.files import write_atomically
 
     network = trained.load(config.source, config.model)
-    program = network.program(config.what)
-    content, run = (_onnx if config.target.suffix == ".onnx" else _stablehlo)(program)
+    with as_user_error(ValueError), as_user_error(NotImplementedError):
+        program = network.program(config.what)
+        content, run = (_onnx if config.target.suffix == ".onnx" else _stablehlo)(program)
     images = np.random.default_rng(0).integers(0, 256, (2, *program.image_shape), np.uint8)
     outputs, difference = check(program, run, images)
     write_atomically(config.target, content)
@@ -69,7 +70,7 @@ def command(config: Config) -> None:
 
 
 def check(program: "Program", run: Callable[[np.ndarray], np.ndarray], images: np.ndarray) -> tuple[np.ndarray, float]:
-    """What the network makes of images, and by how much of its largest value what was exported makes something else.
+    """The network's outputs, and the largest difference of the exported program's, relative to the largest output.
 
     Raises:
       RuntimeError: where that is more than rounding.

@@ -5,6 +5,7 @@ import json
 import jax
 import jax.numpy as jnp
 import numpy as np
+import onnxruntime
 import pytest
 
 from experiments import export
@@ -54,7 +55,6 @@ def said(capsys, *argv):
 def run_file(path, images):
     if path.suffix == ".stablehlo":
         return np.asarray(load_stablehlo(path.read_bytes())(images))
-    onnxruntime = pytest.importorskip("onnxruntime")
     return onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"]).run(None, {"images": images})[0]
 
 
@@ -62,16 +62,11 @@ def natively(model, variables, images):
     return np.asarray(model.apply(variables, images.astype(np.float32) / np.float32(255), train=False))
 
 
-def needs(kind):
-    if kind == "onnx":
-        pytest.importorskip("onnx")
-        pytest.importorskip("onnxruntime")
-
-
 @KINDS
-@pytest.mark.parametrize("shape", [(10, 2), (10, 3, 2)], ids=["one_direction", "subcentres"])
+@pytest.mark.parametrize(
+    "shape", [(10, 2), pytest.param((10, 3, 2), marks=pytest.mark.slow)], ids=["one_direction", "subcentres"]
+)
 def test_a_run_becomes_a_file(kind, shape, variables, tmp_path, capsys):
-    needs(kind)
     class_weights = np.random.default_rng(1).normal(size=shape).astype(np.float32)
     folder, target = a_run(tmp_path / "run", variables, class_weights), tmp_path / "new" / f"v0.{kind}"
     images = np.random.default_rng(2).integers(0, 256, (3, 28, 28, 1), np.uint8)
@@ -90,7 +85,6 @@ def test_a_run_becomes_a_file(kind, shape, variables, tmp_path, capsys):
 @KINDS
 def test_a_weights_file_becomes_a_file(kind, tmp_path, capsys):
     """Of a classifier on images of 16×16 in three colours, as its weights say."""
-    needs(kind)
     variables = variables_of("mynn_relu", (16, 16, 3), 5)
     torch_weights.save(tmp_path / "weights.safetensors", "mynn_relu", variables)
     source, target = tmp_path / "weights.safetensors", tmp_path / f"file.{kind}"
@@ -121,6 +115,17 @@ def test_what_would_be_wrong_is_not_written(variables, tmp_path, capsys, monkeyp
     with pytest.raises(RuntimeError, match="differs from the network by nan: nothing is written"):
         said(capsys, folder, tmp_path / "file.stablehlo")
     assert not (tmp_path / "file.stablehlo").exists()
+
+
+def test_weights_that_are_not_finite_are_not_exported(variables, tmp_path, capsys):
+    bias = variables["params"]["fc_0"]["bias"] * np.array([1, np.nan], np.float32)
+    broken = {**variables, "params": {**variables["params"], "fc_0": {**variables["params"]["fc_0"], "bias": bias}}}
+    torch_weights.save(tmp_path / "weights.safetensors", "v0", broken)
+    for target in (tmp_path / "file.onnx", tmp_path / "file.stablehlo"):
+        argv = (tmp_path / "weights.safetensors", target, "--model", "v0", "--what", "embeddings")
+        code, out, err = said(capsys, *argv)
+        assert code == 2 and not out and not target.exists()
+        assert err.startswith("error: the weights params/fc_0/bias hold numbers that are not finite")
 
 
 @pytest.mark.parametrize(
