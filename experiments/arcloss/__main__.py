@@ -11,6 +11,7 @@ from experiments.run.session import Invocation, prepare
 from experiments.run.terminal import command_line, main, parse
 
 PROG = "python -m experiments.arcloss"
+EXAMPLES = ("--variant v1_2_3", "--variant all --epochs 3", "--data folder:PHOTOGRAPHS --size 64 --margin cosface")
 
 
 def command(config: Config, line: str = PROG) -> None:
@@ -27,4 +28,4 @@ def command(config: Config, line: str = PROG) -> None:
 
 
 if __name__ == "__main__":
-    main(lambda: command(parse(Config, PROG), command_line(PROG)))
+    main(lambda: command(parse(Config, PROG, examples=EXAMPLES), command_line(PROG)))

@@ -14,20 +14,24 @@ from experiments.arcloss.variants import VARIANTS, Adam, Sgd, Variant
 from experiments.run.experiment import Experiment
 from experiments.run.loop import run_all
 from experiments.run.margin import build_margin, build_scale
+from experiments.run.pictures import load
 from experiments.run.session import Invocation
 from experiments.run.terminal import as_user_error
-from jaxnets import data, models, optim, parallel
-from jaxnets.data import DataError, Dataset
+from jaxnets import models, optim, parallel
+from jaxnets.data import Dataset
 from jaxnets.epochs import EpochPlan
 from jaxnets.heads import MarginHead
 from jaxnets.margins import ArcFace, CurricularFace
 from jaxnets.train import create_train_state
 
+EVALUATED_PIXELS = 2**20  # at once
+
 
 def train(config: Config, invocation: Invocation) -> None:
     """Trains the variants that the command line names, one after the other, and draws them side by side."""
-    with as_user_error(DataError):
-        dataset = data.load(config.data)
+    dataset = load(config.data, size=config.picture_size, skip_unreadable=config.skip_unreadable)
+    for note in dataset.notes:
+        print(f"note: {note}")
     builds = [partial(build, VARIANTS[name], config, dataset) for name in config.names]
     run_all(builds, drawings.closing_words, invocation)
     if len(builds) > 1:
@@ -58,6 +62,8 @@ def build(variant: Variant, config: Config, dataset: Dataset) -> Experiment:
         net_optimizer=net_optimizer,
         head_optimizer=head_optimizer,
     )
+    placed = parallel.place(dataset, mesh)
+    height, width = dataset.test.images.shape[1:3]
     return Experiment(
         name=variant.name,
         directory=folder_of(config, variant.name),
@@ -82,14 +88,15 @@ def build(variant: Variant, config: Config, dataset: Dataset) -> Experiment:
         plan=plan,
         mesh=mesh,
         state=state,
-        train=parallel.replicate(dataset.train, mesh),
-        test=parallel.replicate(dataset.test, mesh),
+        train=placed.train,
+        test=placed.test,
         learning_rate=learning_rate,
         measure=drawings.measure(dataset),
         draw_epoch=drawings.draw_epoch(variant, dataset),
         draw_run=drawings.draw_run(
             variant, dataset, margin.m if isinstance(margin, (ArcFace, CurricularFace)) else None
         ),
+        evaluation_batch=min(1000, max(1, EVALUATED_PIXELS // (height * width))),
     )
 
 

@@ -74,7 +74,7 @@ class EpochCost(Measurement):
             "mapped on the host": _epoch_over(experiment, dataset.train),
         }
         if self.data and self.data.startswith(("folder:", "tfds:")):
-            from experiments.mynn.data import open_stream
+            from experiments.run.pictures import open_stream
 
             streamed = open_stream(self.data, size=self.size, batch_size=experiment.plan.batch_size, seed=0)
             ways["streamed"] = _epoch_over(experiment, streamed.train)

@@ -55,7 +55,7 @@ def trainings(
     if name == "mynn":
         from experiments.mynn import study as gender_study
         from experiments.mynn.config import Config as GenderConfig
-        from experiments.mynn.data import load as load_pictures
+        from experiments.run.pictures import load as load_pictures
 
         config = GenderConfig(data=data or "faces", size=size, batch_size=batch_size or 64, **shared)
         pictures = load_pictures(config.data, size=size)

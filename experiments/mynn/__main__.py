@@ -11,6 +11,7 @@ from experiments.run.session import Invocation, prepare
 from experiments.run.terminal import command_line, main, parse
 
 PROG = "python -m experiments.mynn"
+EXAMPLES = ("", "--model all --data folder:PHOTOGRAPHS --size 64", "--model resnet18 --pretrained resnet18.pth")
 
 
 def command(config: Config, line: str = PROG) -> None:
@@ -23,4 +24,4 @@ def command(config: Config, line: str = PROG) -> None:
 
 
 if __name__ == "__main__":
-    main(lambda: command(parse(Config, PROG), command_line(PROG)))
+    main(lambda: command(parse(Config, PROG, examples=EXAMPLES), command_line(PROG)))

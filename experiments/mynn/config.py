@@ -2,20 +2,21 @@
 
 import dataclasses
 import math
-from typing import Literal
+from typing import Annotated, Literal
 
-from experiments.run.options import OptionalFloat, OptionalPath, RunOptions, check_counts, check_name
+import tyro
+
+from experiments.run.options import DATA, OptionalFloat, OptionalInt, OptionalPath, RunOptions, check_name, choice
 from experiments.run.terminal import UserError
 
 NETWORKS = ("mynn", "resnet18", "resnet50", "regnet_x_400mf", "mobilenet_v2", "vgg16")  # that the study compares
+DEFAULT_SIZE = 224  # of pictures
 
 
 @dataclasses.dataclass(frozen=True)
 class ClassifierOptions:
-    model: str = "mynn"
-    """mynn, mynn_relu, resnet18, resnet50, regnet_x_400mf, mobilenet_v2 or vgg16; or all, to compare the study's six"""
-    size: int = 224
-    """height and width to which pictures are brought"""
+    model: Annotated[str, tyro.conf.arg(metavar=choice((*NETWORKS, "mynn_relu", "all")))] = "mynn"
+    """the network; all compares the study's six"""
     optimizer: Literal["sgd", "adam"] = "sgd"
     """sgd has momentum 0.9"""
     lr: OptionalFloat = None
@@ -32,20 +33,25 @@ class ClassifierOptions:
     """begin with the weights of a .pth or .safetensors file; those of another shape, as its last layer's, stay fresh"""
     stream: bool = False
     """decode the pictures of a folder: or tfds: as they are needed, for sets that do not fit on the disk"""
-    skip_unreadable: bool = False
-    """leave out pictures that cannot be read, and name them"""
 
 
 @dataclasses.dataclass(frozen=True)
 class Config(RunOptions, ClassifierOptions):  # the options of the last come first in --help
     """Train a classifier of the gender study, and draw how it went and what it gets wrong."""
 
-    data: str = "faces"
-    """faces (drawn by this program), folder:PATH (class folders of pictures), tfds:celeb_a or another tfds:NAME"""
+    data: Annotated[str, tyro.conf.arg(metavar=DATA)] = "faces"
+    """faces are drawn by this program; folder: takes pictures in a folder for each class, tfds: celeb_a, for one"""
+    size: OptionalInt = None
+    """height and width to which pictures are brought; by default 224, but for mnist and idx:, which keep theirs"""
     epochs: int = 10
-    """the study itself ran 50"""
+    """passes over the training pictures; the study itself ran 50"""
     batch_size: int = 64
     """examples a step"""
+
+    @property
+    def picture_size(self) -> int | None:
+        """The size to load the data with; None leaves images as they are."""
+        return DEFAULT_SIZE if self.size is None and not self.data.startswith(("mnist", "idx:")) else self.size
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -59,7 +65,6 @@ class Config(RunOptions, ClassifierOptions):  # the options of the last come fir
           UserError: naming the option.
         """
         check_name("model", self.model, (*NETWORKS, "mynn_relu", "all"))
-        check_counts(self, ("size",))
         RunOptions.check(self)
         if self.lr is not None and not (math.isfinite(self.lr) and self.lr > 0):
             raise UserError(f"--lr must be a positive number, not {self.lr}")

@@ -11,10 +11,10 @@ import jax.numpy as jnp
 import optax
 
 from experiments.mynn import drawings
-from experiments.mynn.config import Config
-from experiments.mynn.data import Streamed, load, open_stream
+from experiments.mynn.config import DEFAULT_SIZE, Config
 from experiments.run.experiment import Experiment
 from experiments.run.loop import run_all
+from experiments.run.pictures import Streamed, load, open_stream
 from experiments.run.session import Invocation
 from experiments.run.terminal import UserError, as_user_error
 from jaxnets import models, optim, parallel, torch_weights
@@ -33,10 +33,10 @@ def train(config: Config, invocation: Invocation) -> None:
     """Trains the networks that the command line names, one after the other, and compares them."""
     if config.stream:
         dataset: Dataset | Streamed = open_stream(
-            config.data, size=config.size, batch_size=config.batch_size, seed=config.seed
+            config.data, size=config.size or DEFAULT_SIZE, batch_size=config.batch_size, seed=config.seed
         )
     else:
-        dataset = load(config.data, size=config.size, skip_unreadable=config.skip_unreadable)
+        dataset = load(config.data, size=config.picture_size, skip_unreadable=config.skip_unreadable)
     for note in dataset.notes:
         print(f"note: {note}")
     builds = [partial(build, name, config, dataset) for name in config.names]

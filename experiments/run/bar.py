@@ -13,7 +13,12 @@ class ProgressBar:
         columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), _ImagesPerSecond())
         console = Console(stderr=True)
         self._progress = Progress(
-            *columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal, speed_estimate_period=60
+            *columns,
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+            speed_estimate_period=60,
+            transient=True,  # or it would stay after Ctrl-C
         )
         self._task = self._progress.add_task(name, total=images)
 

@@ -14,7 +14,7 @@ from experiments.run.progress import Progress
 from experiments.run.records import write_json
 from experiments.run.session import Invocation
 from experiments.run.signals import StopSignals
-from experiments.run.terminal import Diverged, Interrupted, UserError, as_user_error, counted
+from experiments.run.terminal import Diverged, Interrupted, UserError, as_user_error, counted, enough_memory
 from jaxnets.data import DataError
 from jaxnets.epochs import Evaluation, evaluate, mean_metrics
 from jaxnets.train import is_finite
@@ -33,15 +33,25 @@ def run_all(
       Diverged: where there is one experiment alone.
     """
     for build in builds:
-        experiment = build()
+        with enough_memory("give a smaller --size or --batch-size"):
+            experiment = build()
         try:
-            with as_user_error(DataError):  # of pictures that are read as they are needed
+            with as_user_error(DataError), enough_memory(_lower(experiment)):  # of pictures read as they are needed
                 summary = run(experiment, invocation)
             print(closing_words(experiment.directory, summary))
         except Diverged as error:
             if len(builds) == 1:
                 raise
             print(error)
+
+
+def _lower(experiment: Experiment) -> str:
+    """What to do where memory does not suffice."""
+    height, width, *_ = experiment.test.images.shape[1:]
+    batch_size = experiment.plan.batch_size
+    return f"give a --batch-size below {batch_size}" + (
+        "" if height < 64 else f", or a --size below {max(height, width)}"
+    )
 
 
 def run(experiment: Experiment, invocation: Invocation) -> Line:
@@ -62,6 +72,9 @@ def run(experiment: Experiment, invocation: Invocation) -> Line:
         note = folder.claim(experiment.config, invocation.line, fresh=invocation.fresh)
         if note:
             bar.say(note)
+        plan = experiment.plan
+        if plan.steps == 1 and plan.last_batch_size < plan.batch_size:
+            bar.say(f"note: --batch-size {plan.batch_size} is more than the {plan.examples} training images there are")
         progress = Progress.of(experiment, bar.say)
         bar.start_at(progress.epoch * experiment.plan.examples + progress.images)
         if 0 < progress.epoch < experiment.epochs or progress.done:

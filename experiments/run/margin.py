@@ -4,7 +4,7 @@ import dataclasses
 import math
 from typing import Any
 
-from experiments.run.options import MarginOptions, check_name
+from experiments.run.options import BEYOND, MarginOptions, check_name
 from experiments.run.terminal import UserError, as_user_error
 from jaxnets import margins
 from jaxnets.losses import adacos_scale
@@ -28,7 +28,7 @@ def build_margin(options: MarginOptions) -> Any:
     for name, value in given.items():
         if name not in takes:
             raise UserError(f"--margin {options.margin} takes no --{name}{_takes(takes)}")
-        if name == "beyond" and value not in ("classic", "smooth", "rising"):
+        if name == "beyond" and value not in BEYOND:
             raise UserError(f"--beyond is classic, smooth or rising, not {value!r}")
         if name != "beyond" and not (math.isfinite(value) and value >= 0):
             raise UserError(f"--{name} must be a finite number of 0 or more, not {value}")

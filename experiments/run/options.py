@@ -16,13 +16,26 @@ OptionalFloat: TypeAlias = Annotated[float | None, tyro.conf.arg(metavar="FLOAT"
 OptionalStr: TypeAlias = Annotated[str | None, tyro.conf.arg(metavar="STR", help_behavior_hint="")]
 OptionalPath: TypeAlias = Annotated[Path | None, tyro.conf.arg(metavar="PATH", help_behavior_hint="")]
 
+DATA = "mnist|faces|idx:DIRECTORY|folder:PATH|tfds:NAME"
+MARGINS = ("arcface", "cosface", "sphereface", "combined", "normface", "tutorial", "adaface", "curricularface")
+BEYOND = ("classic", "smooth", "rising")
+
+
+def choice(names: Sequence[str]) -> str:
+    """Names to choose from, as --help shows them."""
+    return f"{{{','.join(names)}}}"
+
 
 @dataclasses.dataclass(frozen=True)
 class RunOptions:
     """Options of a run, the same for each study; a study's own options inherit them."""
 
-    data: str = "mnist"
+    data: Annotated[str, tyro.conf.arg(metavar=DATA)] = "mnist"
     """the images to train and test on"""
+    size: OptionalInt = None
+    """height and width to which the pictures of folder:, faces and tfds: are brought"""
+    skip_unreadable: bool = False
+    """leave out pictures that cannot be read, and name them"""
     epochs: int = 10
     """passes over the training images"""
     batch_size: OptionalInt = None
@@ -37,8 +50,8 @@ class RunOptions:
     """train data-parallel over so many"""
     fresh: bool = False
     """start over instead of going on with what the run's folder holds"""
-    keep_memory: bool = True
-    """on Linux, freed memory is kept for the next step, which is faster on a CPU, unless --no-keep-memory is given"""
+    keep_memory: Annotated[bool, tyro.conf.arg(help_behavior_hint="")] = True
+    """give freed memory back to the system after each step; by default it is kept on Linux: faster on a CPU"""
     verbose: bool = False
     """say what was set up before the run"""
 
@@ -48,7 +61,7 @@ class RunOptions:
         Raises:
           UserError: naming the option.
         """
-        check_counts(self, ("epochs", "batch_size", "steps_per_epoch", "devices"))
+        check_counts(self, ("size", "epochs", "batch_size", "steps_per_epoch", "devices"))
         check_seed(self.seed)
 
 
@@ -56,8 +69,8 @@ class RunOptions:
 class MarginOptions:
     """Options of a head with an angular margin."""
 
-    margin: str = "arcface"
-    """arcface, cosface, sphereface, combined, normface, tutorial, adaface or curricularface"""
+    margin: Annotated[str, tyro.conf.arg(metavar=choice(MARGINS))] = "arcface"
+    """what is made of the angle to an image's own class; --m and its kin are its numbers"""
     m: OptionalFloat = None
     """the margin, in radians where it is an angle; by default 0.3 for arcface, the margin's own for others"""
     m1: OptionalFloat = None
@@ -68,8 +81,8 @@ class MarginOptions:
     """of --margin combined: the number taken from the cosine"""
     h: OptionalFloat = None
     """of --margin adaface: how far the margin follows an embedding's length; by default 0.333"""
-    beyond: OptionalStr = None
-    """of --margin arcface, for angles past π − m: classic, smooth or rising"""
+    beyond: Annotated[str | None, tyro.conf.arg(metavar=choice(BEYOND), help_behavior_hint="")] = None
+    """of --margin arcface, for angles past π − m; by default classic"""
     margin_grad: Literal["exact", "straight_through"] = "exact"
     """straight_through keeps the loss and leaves the margin out of its gradient, as arcface_torch does"""
     min_norm: float = 1.0

@@ -1,12 +1,13 @@
 """The terminal: one sentence for each error, exit codes, and the command line."""
 
 import contextlib
+import inspect
 import io
 import re
 import shlex
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import tyro
@@ -27,6 +28,27 @@ def as_user_error(kind: type[Exception]) -> Iterator[None]:
         raise UserError(str(error)) from error
 
 
+@contextlib.contextmanager
+def enough_memory(remedy: str) -> Iterator[None]:
+    """Turns a device's or the host's lack of memory into a UserError that ends with what to do.
+
+    JAX's error is known by its words, as JAX is not imported here.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        words = str(error)
+        if not (isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in words or "ut of memory" in words):
+            raise
+        asked = re.search(r"allocat\w* ([\d.]+ ?[KMGTPE]?i?B|\d+)", words)
+        size = f": {_memory(asked[1])} were asked for" if asked else ""
+        raise UserError(f"out of memory{size}; {remedy}") from error
+
+
+def _memory(amount: str) -> str:
+    return f"{int(amount) / 2**20:,.0f} MiB" if amount.isdigit() else amount
+
+
 def counted(number: int, thing: str) -> str:
     """As in 1 epoch, 2 epochs."""
     return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
@@ -44,12 +66,26 @@ class Interrupted(Exception):
         self.exit_code = 128 + signal_number
 
 
-def parse(config: Any, prog: str, argv: list[str] | None = None) -> Any:
-    """A frozen dataclass, or one of a union of them, from the command line; what does not fit raises UserError."""
+def parse(config: Any, prog: str, argv: list[str] | None = None, examples: Sequence[str] = ()) -> Any:
+    """A frozen dataclass, or one of a union of them, from the command line.
+
+    Args:
+      config: the class.
+      prog: the command's name.
+      argv: its arguments; None for those of this process.
+      examples: arguments that --help shows after `prog`.
+
+    Raises:
+      UserError: for arguments that do not fit.
+    """
     complaint = io.StringIO()
+    shown = "\n".join(f"  {prog} {arguments}".rstrip() for arguments in examples)
+    description = f"{inspect.getdoc(config)}\n\nexamples:\n{shown}" if examples else None
     try:
         with contextlib.redirect_stderr(complaint):
-            return tyro.cli(config, prog=prog, args=argv, config=(tyro.conf.FlagCreatePairsOff,))
+            return tyro.cli(
+                config, prog=prog, description=description, args=argv, config=(tyro.conf.FlagCreatePairsOff,)
+            )
     except SystemExit as stop:
         if stop.code:
             raise UserError(_sentence(complaint.getvalue(), prog)) from None
@@ -73,7 +109,8 @@ def main(command: Callable[[], None]) -> None:
     """Runs a command, and turns what a person can put right into a sentence and an exit code."""
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
-        command()
+        with enough_memory("ask for less at once, or use a larger machine"):
+            command()
     except UserError as error:
         sys.exit(_say(str(error), BAD_INPUT))
     except Diverged as error:

@@ -205,6 +205,7 @@ def test_two_devices_train_as_one_does(digits, tmp_path):
         (["--devices", "99"], "99 devices were asked for"),
         (["--data", "imagenet"], "no such data set"),
         (["--data", "idx:/nowhere"], "/nowhere"),
+        (["--size", "32"], "mnist: size=32 has no meaning here"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -234,8 +235,29 @@ def test_list_and_help(capsys):
     assert [line.split()[0] for line in lines] == list(VARIANTS)
     assert lines[8].endswith("good: clearly separated, converges fast")
     with pytest.raises(SystemExit) as stop:
-        terminal.parse(Config, "arcloss", ["--help"])
-    assert stop.value.code == 0
+        terminal.parse(Config, "arcloss", ["--help"], examples=("--variant v0", ""))
+    said = capsys.readouterr().out
+    assert stop.value.code == 0 and "examples:\n  arcloss --variant v0\n  arcloss\n" in said
+    assert "--beyond {classic,smooth,rising}" in said and "{arcface,cosface," in said
+
+
+@pytest.mark.parametrize(
+    ("data", "given", "loaded"),
+    [
+        ("mnist", None, None),
+        ("tfds:mnist", None, None),
+        ("folder:x", None, 28),
+        ("faces", None, 28),
+        ("folder:x", 64, 64),
+    ],
+)
+def test_the_size_to_which_pictures_are_brought(data, given, loaded):
+    assert Config(data=data, size=given).picture_size == loaded
+
+
+def test_a_batch_of_more_images_than_there_are_is_said(digits, tmp_path, capsys):
+    arcloss.command(config(digits, tmp_path, epochs=1, batch_size=200))
+    assert capsys.readouterr().out.startswith("note: --batch-size 200 is more than the 160 training images there are\n")
 
 
 @pytest.mark.slow

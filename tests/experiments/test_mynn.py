@@ -15,10 +15,10 @@ from experiments.mynn import config as options
 from experiments.mynn import study
 from experiments.mynn.__main__ import command
 from experiments.mynn.config import Config
-from experiments.mynn.data import open_stream
 from experiments.mynn.drawings import contender, title_of
 from experiments.run import terminal
 from experiments.run.folder import Folder
+from experiments.run.pictures import open_stream
 from jaxnets import create, evaluate, load, parallel
 from jaxnets.data import cache
 from jaxnets.epochs import train_epoch_by_stream
@@ -221,7 +221,7 @@ def test_a_picture_that_cannot_be_read_keeps_a_stream_from_training(pictures, tm
     argv = ["--data", f"folder:{root}", "--stream", "--size", SIZE, "--batch-size", 8, "--out", tmp_path / "out"]
     code, error = said(capsys, argv)
     assert code == 2 and error.count("\n") == 1
-    assert "1 of 40 pictures cannot be read" in error and "is no picture in any known format." in error
+    assert "1 of 40 pictures cannot be read" in error and "is no picture in " in error
     assert not (tmp_path / "out").exists()
 
 
@@ -243,6 +243,7 @@ def test_pictures_are_looked_through_before_they_are_streamed(pictures, tmp_path
     ("argv", "words"),
     [
         (["--model", "vgg"], "there is no model 'vgg'; did you mean 'vgg16'?"),
+        (["--data", "mnist"], "Mynn takes images whose height and width are multiples of 8, not 28×28"),
         (["--size", "0"], "--size must be 1 or more, not 0"),
         (["--lr", "-1"], "--lr must be a positive number, not -1.0"),
         (["--model", "all", "--pretrained", "a.pth"], "--pretrained holds the weights of one network"),

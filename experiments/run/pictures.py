@@ -1,4 +1,4 @@
-"""The gender study's pictures: decoded once and kept, or streamed as they are stored."""
+"""The images that a command line names: decoded once and kept, or streamed as they are stored."""
 
 import contextlib
 import dataclasses
@@ -15,7 +15,7 @@ from jaxnets.data.streaming import LazyPictures, Stream
 from jaxnets.data.tfds import find_tfds
 
 
-def load(name: str, *, size: int, skip_unreadable: bool = False) -> Dataset:
+def load(name: str, *, size: int | None, skip_unreadable: bool = False) -> Dataset:
     """The data that the command line names, with a progress bar where pictures have to be decoded first."""
     with as_user_error(DataError), _bar(name, "decoding, once") as show:
         return data.load(name, size=size, skip_unreadable=skip_unreadable, on_progress=show)

@@ -1,0 +1,29 @@
+"""What a person is told, and the exit code."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments.run.terminal import UserError, enough_memory, main
+
+
+@pytest.mark.parametrize(
+    ("take", "amount"),
+    [(lambda: jnp.zeros(2**45, jnp.uint8), "33,554,432 MiB"), (lambda: np.zeros(2**50), "8.00 PiB")],
+    ids=["device", "host"],
+)
+def test_a_lack_of_memory_is_one_sentence(take, amount, capsys):
+    with (
+        pytest.raises(UserError, match=f"^out of memory: {amount} were asked for; give less$"),
+        enough_memory("give less"),
+    ):
+        take()
+    with pytest.raises(SystemExit) as stop:
+        main(take)
+    error = capsys.readouterr().err
+    assert stop.value.code == 2 and error.startswith(f"error: out of memory: {amount}") and error.count("\n") == 1
+
+
+def test_another_fault_keeps_its_traceback():
+    with pytest.raises(RuntimeError, match="of our own"):
+        main(lambda: (_ for _ in ()).throw(RuntimeError("of our own")))
