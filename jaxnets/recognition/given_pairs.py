@@ -1,5 +1,7 @@
 """Pairs that a protocol gives, in folds."""
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +11,7 @@ from jaxtyping import Float, Int, Int32
 from jaxnets.recognition.blocks.pairs import BINS, Counts
 from jaxnets.recognition.blocks.rows import Rows, unit
 from jaxnets.recognition.folds import consecutive_folds, right_in_folds
+from jaxnets.recognition.inputs import Matrix
 from jaxnets.recognition.intervals import Bootstrap, Interval
 from jaxnets.recognition.pair_intervals import weighted
 from jaxnets.recognition.ties import GRID, STEPS, bins
@@ -33,7 +36,13 @@ class GivenPairs:
       accuracies: of each fold.
     """
 
-    def __init__(self, rows: Rows, labels: Int32[np.ndarray, "N"], pairs: ArrayLike, folds: int | ArrayLike) -> None:
+    def __init__(
+        self,
+        rows: Rows,
+        labels: Int32[np.ndarray, "N"],
+        pairs: Matrix,
+        folds: int | ArrayLike | Sequence[int],
+    ) -> None:
         given = _checked_pairs(pairs, len(rows))
         fold_of_pair = _checked_folds(folds, len(given))
         present, sides = np.unique(labels[given], return_inverse=True)
@@ -72,7 +81,7 @@ class GivenPairs:
         return Counts(counted(self._sides[self._genuine, 0], level[self._genuine]), one + other)
 
 
-def _checked_pairs(pairs: ArrayLike, number: int) -> Int[np.ndarray, "P 2"]:
+def _checked_pairs(pairs: Matrix, number: int) -> Int[np.ndarray, "P 2"]:
     given = np.asarray(pairs)
     if given.ndim != 2 or given.shape[1] != 2 or not len(given) or given.dtype.kind not in "iu":
         raise ValueError(f"pairs must be [P, 2] indices; they are {list(given.shape)} {given.dtype}")
@@ -83,7 +92,7 @@ def _checked_pairs(pairs: ArrayLike, number: int) -> Int[np.ndarray, "P 2"]:
     return given
 
 
-def _checked_folds(folds: int | ArrayLike, pairs: int) -> Int[np.ndarray, "P"]:
+def _checked_folds(folds: int | ArrayLike | Sequence[int], pairs: int) -> Int[np.ndarray, "P"]:
     if not isinstance(folds, int):
         folds = np.asarray(folds)
         if folds.shape != (pairs,) or folds.dtype.kind not in "iu":

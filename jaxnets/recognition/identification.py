@@ -5,11 +5,17 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from jax.sharding import Mesh
-from jax.typing import ArrayLike
 
 from jaxnets.naming import quoted
 from jaxnets.recognition.blocks.nearest import neighbours
-from jaxnets.recognition.inputs import Labels, checked_embeddings, checked_gallery, checked_labels, checked_ranks
+from jaxnets.recognition.inputs import (
+    Labels,
+    Matrix,
+    checked_embeddings,
+    checked_gallery,
+    checked_labels,
+    checked_ranks,
+)
 from jaxnets.recognition.intervals import BOOTSTRAP, Bootstrap, Interval
 from jaxnets.recognition.open_set import OpenSet
 from jaxnets.recognition.report import Report, checked_rates, why_unstated
@@ -53,9 +59,9 @@ class Identification(Report):
 
 
 def identification(
-    probes: ArrayLike,
+    probes: Matrix,
     probe_labels: Labels,
-    gallery: ArrayLike,
+    gallery: Matrix,
     gallery_labels: Labels,
     *,
     ranks: Sequence[int] | None = None,

@@ -1,7 +1,7 @@
 """Embeddings and labels as users give them, checked."""
 
 from collections.abc import Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -12,12 +12,13 @@ from jaxtyping import Int32
 from jaxnets.naming import quoted
 from jaxnets.recognition.blocks.rows import Rows, block, finite_and_nonzero, power_of_two
 
+Matrix: TypeAlias = ArrayLike | Sequence[Any]  # of embeddings or pairs: an array, or a list of rows
 Labels: TypeAlias = ArrayLike | Sequence[int] | Sequence[str]
 
 _BLOCK = 16_384
 
 
-def checked_embeddings(name: str, embeddings: ArrayLike) -> Rows:
+def checked_embeddings(name: str, embeddings: Matrix) -> Rows:
     """[N, D], where they lie; what lies on several devices is read by the host.
 
     Raises:
@@ -40,7 +41,7 @@ def checked_embeddings(name: str, embeddings: ArrayLike) -> Rows:
     return rows
 
 
-def checked_gallery(name: str, embeddings: ArrayLike, rows: Rows, of: str) -> Rows:
+def checked_gallery(name: str, embeddings: Matrix, rows: Rows, of: str) -> Rows:
     """As `checked_embeddings`; with a ValueError, too, where they have another D than `rows`, which are named `of`."""
     gallery = checked_embeddings(name, embeddings)
     if gallery.shape[1] != rows.shape[1]:
@@ -75,10 +76,12 @@ def checked_ranks(name: str, ranks: Sequence[int] | None, default: Sequence[int]
     """Ranks in ascending order; None takes those of `default` that the gallery has.
 
     Raises:
-      ValueError: one is below 1 or above `size`, the number of embeddings in the gallery.
+      ValueError: there is none, or one is below 1 or above `size`, the number of embeddings in the gallery.
     """
     if ranks is None:
         return tuple(rank for rank in default if rank <= size)
+    if not ranks:
+        raise ValueError(f"there must be a rank in {name}, or None for the usual ones")
     for rank in ranks:
         if not 1 <= rank <= size:
             raise ValueError(f"{name} must lie in 1..{size}, as a query has {size} others to be ranked; got {rank}")

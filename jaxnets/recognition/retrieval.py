@@ -5,11 +5,17 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from jax.sharding import Mesh
-from jax.typing import ArrayLike
 from jaxtyping import Bool, Float, Int
 
 from jaxnets.recognition.blocks.nearest import neighbours
-from jaxnets.recognition.inputs import Labels, checked_embeddings, checked_gallery, checked_labels, checked_ranks
+from jaxnets.recognition.inputs import (
+    Labels,
+    Matrix,
+    checked_embeddings,
+    checked_gallery,
+    checked_labels,
+    checked_ranks,
+)
 from jaxnets.recognition.intervals import BOOTSTRAP, Bootstrap
 from jaxnets.recognition.report import Report
 
@@ -54,10 +60,10 @@ class Retrieval(Report):
 
 
 def retrieval(
-    embeddings: ArrayLike,
+    embeddings: Matrix,
     labels: Labels,
     *,
-    gallery: ArrayLike | None = None,
+    gallery: Matrix | None = None,
     gallery_labels: Labels | None = None,
     ranks: Sequence[int] | None = None,
     bootstrap: Bootstrap | None = BOOTSTRAP,

@@ -2,15 +2,14 @@
 
 import numpy as np
 from jax.sharding import Mesh
-from jax.typing import ArrayLike
 from jaxtyping import Float32, Int32
 
 from jaxnets.recognition.blocks.nearest import neighbours
-from jaxnets.recognition.inputs import checked_embeddings, checked_gallery
+from jaxnets.recognition.inputs import Matrix, checked_embeddings, checked_gallery
 
 
 def nearest(
-    queries: ArrayLike, gallery: ArrayLike, k: int, *, mesh: Mesh | None = None
+    queries: Matrix, gallery: Matrix, k: int, *, mesh: Mesh | None = None
 ) -> tuple[Float32[np.ndarray, "Q k"], Int32[np.ndarray, "Q k"]]:
     """The k embeddings of a gallery with the largest cosines with each query, exactly; equal ones in any order.
 

@@ -8,7 +8,7 @@ from jax.typing import ArrayLike
 
 from jaxnets.recognition.blocks.pairs import Counts, counts_by_identity, counts_by_score
 from jaxnets.recognition.given_pairs import GivenPairs
-from jaxnets.recognition.inputs import Labels, checked_embeddings, checked_labels
+from jaxnets.recognition.inputs import Labels, Matrix, checked_embeddings, checked_labels
 from jaxnets.recognition.intervals import BOOTSTRAP, Bootstrap, Interval
 from jaxnets.recognition.pair_intervals import Levels
 from jaxnets.recognition.report import Report, checked_rates, why_unstated
@@ -57,11 +57,11 @@ class Verification(Report):
 
 
 def verification(
-    embeddings: ArrayLike,
+    embeddings: Matrix,
     labels: Labels,
     *,
-    pairs: ArrayLike | None = None,
-    folds: int | ArrayLike = 10,
+    pairs: Matrix | None = None,
+    folds: int | ArrayLike | Sequence[int] = 10,
     fars: Sequence[float] = FARS,
     bootstrap: Bootstrap | None = BOOTSTRAP,
     mesh: Mesh | None = None,

@@ -20,6 +20,7 @@ from jaxnets.recognition.ties import STEPS, bins
 
 BINS = 2 * STEPS + 1
 _BLOCK = 2048
+_LARGEST = 2**31 - 1  # in a cell, on the device
 
 
 class Counts(NamedTuple):
@@ -64,7 +65,7 @@ def _summed(
     devices = device_count(mesh)
     size = devices * min(power_of_two(-(-len(rows) // devices)), max(_BLOCK // devices, 1))
     total = np.zeros(cells, np.int64)
-    at_once = (2**31 - 1) // (2 * size * size)  # of blocks: a pair is counted once, or for both of its identities
+    at_once = max(_LARGEST // (2 * size * size), 1)  # of blocks: a pair is counted once, or for both of its identities
     # The last cell takes what is no pair.
     counts: Any = np.zeros((devices, cells + 1), np.int32)
     for done, (first, second) in enumerate(_blocks(len(rows), size), 1):

@@ -18,10 +18,18 @@ Rows: TypeAlias = Shaped[np.ndarray, "_ ..."] | Shaped[jax.Array, "_ ..."]
 def block(rows: Rows, start: int, size: int, dtype: Any = np.float32) -> Shaped[np.ndarray | jax.Array, "size ..."]:
     """rows[start : start + size] as `dtype`, with zeros after the last."""
     if isinstance(rows, np.ndarray):
-        cut = np.asarray(rows[start : start + size], dtype)
+        with np.errstate(over="ignore"):  # what is no float32 is refused as infinite
+            cut = np.asarray(rows[start : start + size], dtype)
         return cut if len(cut) == size else np.concatenate([cut, np.zeros((size - len(cut), *cut.shape[1:]), dtype)])
-    slab = rows[start : start + size].astype(dtype)
-    return slab if len(slab) == size else jnp.pad(slab, ((0, size - len(slab)), *[(0, 0)] * (slab.ndim - 1)))
+    return _cut(rows, start, size, dtype)
+
+
+@functools.partial(jax.jit, static_argnames=("size", "dtype"))
+def _cut(
+    rows: Shaped[jax.Array, "N ..."], start: int | jax.Array, size: int, dtype: Any
+) -> Shaped[jax.Array, "size ..."]:
+    places = start + jnp.arange(size, dtype=jnp.int32)
+    return jnp.take(rows, places, axis=0, mode="fill", fill_value=0).astype(dtype)
 
 
 def unit(rows: Float[jax.Array, "B D"]) -> Float[jax.Array, "B D"]:
