@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Int32
+from jaxtyping import Bool, Float, Int32
 
 from jaxnets.recognition.blocks.rows import Rows, block, power_of_two, unit
 
@@ -15,19 +15,26 @@ def mean_templates(
 ) -> tuple[Float[jax.Array, "C D"], int | None]:
     """The mean of each identity's unit embeddings, and the first identity whose mean vanishes, if there is one."""
     size = min(_BLOCK, power_of_two(len(rows)))
-    sums = jnp.zeros((identities + 1, rows.shape[1]), jnp.float32)  # the last takes what fills up a block
+    sums = np.zeros((identities + 1, rows.shape[1]), np.float32)  # the last takes what fills up a block
     for start in range(0, len(rows), size):
         codes = np.full(size, identities, np.int32)
         part = labels[start : start + size]
         codes[: len(part)] = part
         sums = _add(sums, block(rows, start, size), codes)
-    counts = np.bincount(labels, minlength=identities).astype(np.float32)
-    means = sums[:identities] / counts[:, None]
-    # Opposite embeddings leave what rounding leaves of them.
-    small = np.asarray(jnp.max(jnp.abs(means), axis=1)) < np.finfo(np.float32).eps
-    return means, int(np.argmax(small)) if small.any() else None
+    means, vanishes = _means(sums, np.bincount(labels, minlength=identities + 1).astype(np.float32))
+    first = int(np.argmax(vanishes))
+    return means[:identities], first if vanishes[first] and first < identities else None
 
 
 @jax.jit
 def _add(sums: Float[jax.Array, "C D"], rows: Float[jax.Array, "B D"], codes: Int32[jax.Array, "B"]) -> jax.Array:
     return sums.at[codes].add(unit(rows))
+
+
+@jax.jit
+def _means(
+    sums: Float[jax.Array, "C D"], counts: Float[jax.Array, "C"]
+) -> tuple[Float[jax.Array, "C D"], Bool[jax.Array, "C"]]:
+    means = sums / jnp.maximum(counts, 1)[:, None]
+    # Opposite embeddings leave what rounding leaves of them.
+    return means, jnp.max(jnp.abs(means), axis=1) < jnp.finfo(jnp.float32).eps

@@ -61,18 +61,25 @@ def test_what_is_wrong_is_said(call, sentence):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("axis_type", [AxisType.Explicit, AxisType.Auto])
-def test_devices_share_the_work(axis_type):
+MEASURES = [
+    (AxisType.Explicit, retrieval, False),
+    (AxisType.Auto, verification, False),
+    (AxisType.Explicit, identification, True),
+]
+
+
+@pytest.mark.parametrize(("axis_type", "measure", "takes_gallery"), MEASURES, ids=["retrieval", "verification", "1:N"])
+def test_devices_share_the_work(axis_type, measure, takes_gallery):
     mesh = jax.make_mesh((2, 2), ("a", "b"), axis_types=(axis_type,) * 2)
     rng = np.random.default_rng(1)
     labels = np.arange(70) % 14
     x = rng.normal(size=(14, 3))[labels] + rng.normal(size=(70, 3))
     spread = jax.device_put(jnp.asarray(x[:68], jnp.float32), NamedSharding(mesh, P(("a", "b"))))
     few = Bootstrap(10)
-    for measure, arguments in ((retrieval, ()), (verification, ()), (identification, (x, labels))):
-        alone = measure(x[:68], labels[:68], *arguments, bootstrap=few)
-        shared = measure(spread, labels[:68], *arguments, bootstrap=few, mesh=mesh)
-        assert shared.figures() == pytest.approx(alone.figures(), abs=1e-6)
-        assert set(shared.intervals) == set(alone.intervals)
-        for name, ends in alone.intervals.items():
-            assert shared.intervals[name] == pytest.approx(ends, abs=1e-6), name
+    gallery = (x, labels) if takes_gallery else ()
+    alone = measure(x[:68], labels[:68], *gallery, bootstrap=few)
+    shared = measure(spread, labels[:68], *gallery, bootstrap=few, mesh=mesh)
+    assert shared.figures() == pytest.approx(alone.figures(), abs=1e-6)
+    assert set(shared.intervals) == set(alone.intervals)
+    for name, ends in alone.intervals.items():
+        assert shared.intervals[name] == pytest.approx(ends, abs=1e-6), name
