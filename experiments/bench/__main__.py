@@ -6,6 +6,8 @@ python -m experiments.bench epoch --variant mynn --data folder:PHOTOGRAPHS
 python -m experiments.bench start
 python -m experiments.bench accuracy --data folder:PHOTOGRAPHS
 python -m experiments.bench head --classes 10000 100000
+python -m experiments.bench search
+python -m experiments.bench pairs
 """
 
 import sys
@@ -18,6 +20,7 @@ from experiments.bench.epoch import EpochCost
 from experiments.bench.harness import Measurement
 from experiments.bench.head import Head
 from experiments.bench.products import Products
+from experiments.bench.search import Pairs, Search
 from experiments.bench.start import Start
 from experiments.bench.step import Inference, Step
 from experiments.run.terminal import main, parse
@@ -30,6 +33,8 @@ Command = (
     | Annotated[Start, tyro.conf.subcommand("start")]
     | Annotated[Accuracy, tyro.conf.subcommand("accuracy")]
     | Annotated[Head, tyro.conf.subcommand("head")]
+    | Annotated[Search, tyro.conf.subcommand("search")]
+    | Annotated[Pairs, tyro.conf.subcommand("pairs")]
 )
 
 
