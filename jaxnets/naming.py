@@ -4,6 +4,7 @@ import difflib
 from collections.abc import Sequence
 
 LONGEST = 300  # characters of a foreign string within a message
+LISTED = 30  # names within a message
 
 
 def quoted(text: object, longest: int = LONGEST) -> str:
@@ -29,6 +30,9 @@ def quoted(text: object, longest: int = LONGEST) -> str:
 
 
 def nearest(name: str, known: Sequence[str]) -> str:
-    """'; did you mean …?' where one of `known` is close to `name`, else '; there is …' with all of them."""
+    """'; did you mean …?' where one of `known` is close to `name`, else '; there is …' with up to 30 of them."""
     close = difflib.get_close_matches(name, known, n=1)
-    return f"; did you mean {close[0]!r}?" if close else f"; there is {', '.join(known)}"
+    if close:
+        return f"; did you mean {close[0]!r}?"
+    more = f" and {len(known) - LISTED} more" if len(known) > LISTED else ""
+    return f"; there is {', '.join(known[:LISTED])}{more}"

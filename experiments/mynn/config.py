@@ -73,9 +73,7 @@ class Config(RunOptions, ClassifierOptions):  # the options of the last come fir
                 f"--averaging is the share of an average that a step keeps: in [0, 1), not {self.averaging}"
             )
         is_stored = self.data.startswith(("folder:", "tfds:"))
-        if self.stream and (not is_stored or self.skip_unreadable or self.devices > 1):
-            raise UserError(
-                "--stream is for --data folder:PATH or tfds:NAME on one device, and not with --skip-unreadable"
-            )
+        if self.stream and (not is_stored or self.devices > 1):
+            raise UserError("--stream is for --data folder:PATH or tfds:NAME on one device")
         if self.pretrained is not None and self.model == "all":
             raise UserError("--pretrained holds the weights of one network: name it with --model, not all")

@@ -33,7 +33,11 @@ def train(config: Config, invocation: Invocation) -> None:
     """Trains the networks that the command line names, one after the other, and compares them."""
     if config.stream:
         dataset: Dataset | Streamed = open_stream(
-            config.data, size=config.size or DEFAULT_SIZE, batch_size=config.batch_size, seed=config.seed
+            config.data,
+            size=config.size or DEFAULT_SIZE,
+            batch_size=config.batch_size,
+            seed=config.seed,
+            skip_unreadable=config.skip_unreadable,
         )
     else:
         dataset = load(config.data, size=config.picture_size, skip_unreadable=config.skip_unreadable)

@@ -8,11 +8,11 @@ from experiments.run.bar import ProgressBar
 from experiments.run.terminal import as_user_error
 from jaxnets import data
 from jaxnets.data import DataError, Dataset, Split
-from jaxnets.data.cache import Progress
 from jaxnets.data.decoded import look_through
 from jaxnets.data.folder import find_class_folders
 from jaxnets.data.streaming import LazyPictures, Stream
 from jaxnets.data.tfds import find_tfds
+from jaxnets.data.threads import Progress
 
 
 def load(name: str, *, size: int | None, skip_unreadable: bool = False) -> Dataset:
@@ -52,7 +52,7 @@ class Streamed:
         return self.key
 
 
-def open_stream(name: str, *, size: int, batch_size: int, seed: int) -> Streamed:
+def open_stream(name: str, *, size: int, batch_size: int, seed: int, skip_unreadable: bool = False) -> Streamed:
     """The data that the command line names, a folder or a set of TensorFlow Datasets, of which nothing is kept.
 
     Its pictures are looked through once, or one that cannot be read would end a training that is well under way.
@@ -60,10 +60,9 @@ def open_stream(name: str, *, size: int, batch_size: int, seed: int) -> Streamed
     scheme, _, rest = name.partition(":")
     with as_user_error(DataError):
         found = find_class_folders(rest) if scheme == "folder" else find_tfds(rest)
-        train, test = found.train, found.test
         with _bar(name, "looking through, once") as show:
-            notes = look_through(train, test, name=name, on_progress=show)
-        stream = Stream(train, size=size, batch_size=batch_size, seed=seed)
-        images = LazyPictures(test, size)
-        split = Split(images, test.labels)  # type: ignore[arg-type]  # indexed on the host alone
-    return Streamed(stream, split, found.classes, name, f"{train.key} {test.key}", notes)
+            seen = look_through(found, name=name, skip_unreadable=skip_unreadable, on_progress=show)
+        stream = Stream(seen.train, size=size, batch_size=batch_size, seed=seed)
+        images = LazyPictures(seen.test, size)
+        split = Split(images, seen.test.labels)  # indexed on the host alone
+    return Streamed(stream, split, seen.classes, name, f"{seen.train.key} {seen.test.key}", seen.notes)

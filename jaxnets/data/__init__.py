@@ -1,14 +1,15 @@
 """Image-classification data: one name in, one `Dataset` out, as uint8."""
 
-import difflib
 import os
+from pathlib import Path
 
-from jaxnets.data.cache import Progress
 from jaxnets.data.dataset import DataError, Dataset, Split
 from jaxnets.data.faces import load_faces
 from jaxnets.data.folder import load_class_folders
 from jaxnets.data.idx import load_folder, load_mnist
 from jaxnets.data.tfds import load_tfds
+from jaxnets.data.threads import Progress
+from jaxnets.naming import nearest, quoted
 
 __all__ = ["DataError", "Dataset", "Progress", "Split", "load"]
 
@@ -21,14 +22,14 @@ def load(
     skip_unreadable: bool = False,
     on_progress: Progress | None = None,
 ) -> Dataset:
-    """The data set of that name.
+    """The data set of that name. Its classes are those that training has pictures of.
 
     Args:
       name: one of
         "mnist": the bundled MNIST;
-        "idx:DIRECTORY": a folder of four IDX files, as those of Fashion-MNIST or KMNIST;
+        "idx:DIRECTORY": a folder of four IDX files, such as those of Fashion-MNIST, KMNIST or EMNIST;
         "folder:PATH": pictures in class folders, PATH/train/CLASS/* and PATH/test/CLASS/*, or PATH/CLASS/*;
-        "faces": faces drawn by this package, in two classes, which says nothing about people;
+        "faces": faces drawn by this package, in two classes, which say nothing about people;
         "tfds:NAME", "tfds:NAME/CONFIG", "tfds:NAME:VERSION": a prepared set of TensorFlow Datasets.
       data_dir: for "tfds:" only, the folder of prepared sets in place of TFDS's own default.
       size: height and width in pixels, for "folder:" and "faces", where None is 224, and "tfds:", where None is the
@@ -44,10 +45,13 @@ def load(
       DataError: if there is no such set, or it is incomplete, corrupt or of another kind, in one sentence.
     """
     scheme, _, rest = name.partition(":")
+    shown = quoted(name)
     if data_dir is not None and scheme != "tfds":
-        raise DataError(f"{name}: data_dir={os.fspath(data_dir)!r} has no meaning here; it is for 'tfds:NAME' alone.")
+        raise DataError(
+            f"{shown}: data_dir={quoted(os.fspath(data_dir))!r} has no meaning here; it is for 'tfds:NAME' alone."
+        )
     if size is not None and scheme in ("mnist", "idx"):
-        raise DataError(f"{name}: size={size} has no meaning here; its images keep the size that they have.")
+        raise DataError(f"{shown}: size={size} has no meaning here; its images keep the size that they have.")
     if name == "mnist":
         return load_mnist()
     if scheme == "idx" and rest:
@@ -61,5 +65,17 @@ def load(
     if scheme == "tfds" and rest:
         return load_tfds(rest, data_dir=data_dir, size=size, skip_unreadable=skip_unreadable, on_progress=on_progress)
     forms = {"mnist": "mnist", "idx": "idx:DIRECTORY", "folder": "folder:PATH", "faces": "faces", "tfds": "tfds:NAME"}
-    nearest = difflib.get_close_matches(scheme, forms, n=1, cutoff=0)[0]
-    raise DataError(f"{name!r}: no such data set; there are {', '.join(forms.values())}, the nearest {forms[nearest]}.")
+    if _is_directory(name):
+        raise DataError(
+            f"{shown}: is a directory; write 'folder:{shown}' if it has pictures in class folders, or 'idx:{shown}' if "
+            "it has the four IDX files of a set like MNIST."
+        )
+    meant = f"; did you mean {forms[scheme]!r}?" if scheme in forms else nearest(scheme, [*forms])
+    raise DataError(f"'{shown}': no such data set (known are {', '.join(forms.values())}){meant}")
+
+
+def _is_directory(name: str) -> bool:
+    try:
+        return Path(name).expanduser().is_dir() and name != ""
+    except (OSError, RuntimeError, ValueError):
+        return False

@@ -3,10 +3,10 @@
 import dataclasses
 import hashlib
 from functools import cached_property
+from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Int32, UInt8
 
 from jaxnets.data.mapped import pieces
 
@@ -27,9 +27,10 @@ class Split:
       labels: [N] int32, an index into `Dataset.classes`.
     """
 
-    # A pytree is rebuilt with tracers for leaves, so the checks are in Dataset, which is no pytree.
-    images: UInt8[Array, "N H W C"]
-    labels: Int32[Array, " N"]
+    # A pytree is rebuilt with anything for leaves, tracers and shapes among them: the checks are in Dataset, which is
+    # no pytree.
+    images: Any
+    labels: Any
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

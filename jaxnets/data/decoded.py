@@ -9,18 +9,22 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int
 
-from jaxnets.data.cache import Decoded, Progress, Seen, decode_once, look_through_once
+from jaxnets.data.cache import Kept, decode_once, look_through_once
+from jaxnets.data.classes import Counted, count_classes
 from jaxnets.data.dataset import DataError, Dataset, Split
-from jaxnets.data.pictures import Encoded, Pictures
+from jaxnets.data.mapped import rows
+from jaxnets.data.pictures import Chosen, Encoded, Pictures, ReadableSplits, Splits
+from jaxnets.data.threads import Progress, Seen
+
+# The option of the library, and of the command line.
+REMEDY = "Remove or replace them, or leave them out by skip_unreadable=True (--skip-unreadable)."
 
 
 def load_pictures(
-    train: Pictures,
-    test: Pictures,
+    found: Splits,
     *,
     size: tuple[int, int],
     own_size: bool = False,
-    classes: tuple[str, ...],
     name: str,
     skip_unreadable: bool = False,
     on_progress: Progress | None = None,
@@ -30,62 +34,97 @@ def load_pictures(
     Memory depends on the number of processors, not on the set, which takes N·H·W·C bytes on the disk.
 
     Args:
-      train: of the same place as `test`.
-      test: the other split.
+      found: two splits of one place.
       size: (H, W) to which the pictures are scaled.
       own_size: refuse those of another size, and scale none.
-      classes: the name of each label.
       name: what the set was asked for by.
-      skip_unreadable: leave out the pictures that cannot be read, rather than refuse the set; `notes` names them.
+      skip_unreadable: leave out the pictures that cannot be read and name them in `notes`, rather than refuse the set.
       on_progress: called with (done, total) while pictures are decoded, and not at all where they are kept already.
 
     Returns:
-      The set; its images are memory-mapped and read-only. Its `notes` name pictures that are there twice, byte for
-      byte, under two classes or in both splits, and those left out.
+      The set; its images are memory-mapped and read-only. Its `notes` add to those of `found` pictures that are there
+      twice, byte for byte, under two classes or in both splits, those left out, and classes without pictures.
 
     Raises:
-      DataError: if pictures cannot be read, after all were tried; if what is decoded cannot be kept; or if they differ
-        in size, given `own_size`.
+      DataError: if pictures cannot be read, after all were tried; if what is decoded cannot be kept; if they differ in
+        size, given `own_size`; or if no test picture is of a class that training has.
     """
-    both = _Both(train, test)
-    decoded = decode_once(both, size, own_size=own_size, accept_unreadable=skip_unreadable, on_progress=on_progress)
-    notes = _notes(name, both, decoded, skip_unreadable)
-    num_train = int(np.searchsorted(_readable(both, decoded), len(train)))
+    both = _Both(found.train, found.test)
+    kept = decode_once(both, size, own_size=own_size, accept_unreadable=skip_unreadable, on_progress=on_progress)
+    images = kept.images
+    assert images is not None
+    chosen = _choose(found, both, kept, name, skip_unreadable)
+    num_train = len(chosen.train_labels)
+    test_images = images[num_train:]
+    if len(chosen.test_labels) < len(test_images):
+        test_images = rows(test_images, chosen.kept)
     return Dataset(
-        train=Split(decoded.images[:num_train], decoded.labels[:num_train]),
-        test=Split(decoded.images[num_train:], decoded.labels[num_train:]),
-        classes=classes,
+        train=Split(images[:num_train], chosen.train_labels),
+        test=Split(test_images, chosen.test_labels),
+        classes=chosen.classes,
         name=name,
-        notes=notes,
+        notes=chosen.notes,
     )
 
 
-def look_through(train: Pictures, test: Pictures, *, name: str, on_progress: Progress | None = None) -> tuple[str, ...]:
-    """The notes that `load_pictures` would give, of pictures that are not kept: before a stream of them begins.
+def look_through(
+    found: Splits, *, name: str, skip_unreadable: bool = False, on_progress: Progress | None = None
+) -> ReadableSplits:
+    """The splits that `load_pictures` would make a set of, still encoded: before a stream of them begins.
 
-    Each is decoded once, by several threads, and let go. Once all could be read, that is remembered beside what
+    Each picture is decoded once, by several threads, and let go. What became of them is remembered beside what
     `load_pictures` keeps, and a later call is quick.
 
+    Args:
+      found: two splits of one place.
+      name: what the set was asked for by.
+      skip_unreadable: leave out the pictures that cannot be read and name them in `notes`, rather than refuse the set.
+      on_progress: called with (done, total) while pictures are looked at, and not at all where they were before.
+
     Raises:
-      DataError: if pictures cannot be read, after all were tried.
+      DataError: if pictures cannot be read, after all were tried, or no test picture is of a class that training has.
     """
-    both = _Both(train, test)
-    return _notes(name, both, look_through_once(both, on_progress=on_progress), skip_unreadable=False)
+    both = _Both(found.train, found.test)
+    kept = look_through_once(both, accept_unreadable=skip_unreadable, on_progress=on_progress)
+    chosen = _choose(found, both, kept, name, skip_unreadable)
+    readable, num_train = _readable(both, kept.seen), len(chosen.train_labels)
+    test = readable[num_train:][chosen.kept] - len(found.train)
+    return ReadableSplits(
+        Chosen(found.train, readable[:num_train], chosen.train_labels),
+        Chosen(found.test, test, chosen.test_labels),
+        chosen.classes,
+        chosen.notes,
+    )
 
 
-def _readable(both: "_Both", found: Decoded | Seen) -> Int[np.ndarray, " R"]:
+def _choose(found: Splits, both: "_Both", kept: Kept, name: str, skip_unreadable: bool) -> Counted:
+    """Those pictures that are readable and of a class to train on; `kept` counts from the first readable test one."""
+    notes = [*([kept.fault] if kept.fault else []), *found.notes, *_notes(name, both, kept.seen, skip_unreadable)]
+    labels = np.array(kept.seen.labels, np.int32)
+    num_train = int(np.searchsorted(_readable(both, kept.seen), len(found.train)))
+    for split, count, left in (
+        ("train", len(found.train), num_train),
+        ("test", len(found.test), len(labels) - num_train),
+    ):
+        if not left:
+            raise DataError(f"{name}, {split} split: not one of its {count} pictures can be read; give it some.")
+    counted = count_classes(labels[:num_train], labels[num_train:], found.classes, name=name)
+    return counted._replace(notes=(*notes, *counted.notes))
+
+
+def _readable(both: "_Both", found: Seen) -> Int[np.ndarray, " R"]:
     return np.delete(np.arange(len(both)), list(found.unreadable))
 
 
-def _notes(name: str, both: "_Both", found: Decoded | Seen, skip_unreadable: bool) -> tuple[str, ...]:
-    label_of = dict(zip(_readable(both, found).tolist(), found.labels.tolist(), strict=True))
+def _notes(name: str, both: "_Both", found: Seen, skip_unreadable: bool) -> tuple[str, ...]:
+    label_of = dict(zip(_readable(both, found).tolist(), found.labels, strict=True))
     notes = list(_repetitions(both, label_of, found.repeated))
     if found.unreadable:
         reasons = list(found.unreadable.values())
         sentence = f"{len(reasons)} of {len(both)} pictures cannot be read: {' '.join(reasons[:5])}"
         sentence += f" And {len(reasons) - 5} more." if len(reasons) > 5 else ""
         if not skip_unreadable:
-            raise DataError(f"{name}: {sentence} Remove or replace them, or let them be skipped.")
+            raise DataError(f"{name}: {sentence} {REMEDY}")
         notes.append(f"Left out, as {sentence}")
     return tuple(notes)
 

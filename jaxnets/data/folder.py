@@ -1,138 +1,190 @@
 """Folders of picture files, one folder a class: PATH/train/CLASS/* with PATH/test/CLASS/*, or PATH/CLASS/* alone."""
 
-import dataclasses
 import hashlib
 import os
-from pathlib import Path
+from collections import Counter
+from pathlib import Path, PurePath
 
 import numpy as np
+from jaxtyping import Int32
 
-from jaxnets.data.cache import Progress
+from jaxnets.data.classes import count_classes
 from jaxnets.data.dataset import DataError, Dataset
 from jaxnets.data.decoded import load_pictures
-from jaxnets.data.pictures import PictureFiles
+from jaxnets.data.decoding import endings
+from jaxnets.data.pictures import PictureFiles, Splits
+from jaxnets.data.place import existing_folder
+from jaxnets.data.threads import Progress
+from jaxnets.naming import quoted
 
 _TEST_FOLDERS = ("test", "val")
 _TEST_SHARE = 10  # one in so many, where the folder has no split of its own
 
 
-@dataclasses.dataclass(frozen=True)
-class ClassFolders:
-    """A train and a test split of picture files, whose labels are indices into `classes`."""
-
-    train: PictureFiles
-    test: PictureFiles
-    classes: tuple[str, ...]
-
-
 def load_class_folders(
     directory: str, *, size: int, skip_unreadable: bool = False, on_progress: Progress | None = None
 ) -> Dataset:
-    """The pictures of such a folder (see `find_class_folders`) as RGB of size×size (see `jaxnets.data.pictures`).
+    """The pictures of such a folder (see `find_class_folders`) as RGB of size×size (see `jaxnets.data.decoding`).
 
     They are decoded once (see `jaxnets.data.decoded.load_pictures`) and then kept, in N·3·size² bytes, which later
-    calls map into memory. A change of any file's name, size or time of modification decodes anew.
+    calls map into memory. A change of any file's name, size or time of modification decodes all of them anew.
 
     Args:
       directory: the folder.
       size: height and width in pixels.
-      skip_unreadable: leave out the files that cannot be read, rather than refuse the set; `notes` names them.
+      skip_unreadable: leave out the files that cannot be read and name them in `notes`, rather than refuse the set.
       on_progress: called with (done, total) while pictures are decoded, and not at all where they are kept already.
 
     Raises:
       DataError: as `find_class_folders` and `load_pictures`.
     """
     if size < 1:
-        raise DataError(f"folder:{directory}: size is {size}; give a height and width of at least 1 pixel.")
-    folders = find_class_folders(directory)
+        raise DataError(f"folder:{quoted(directory)}: size is {size}; give a height and width of at least 1 pixel.")
     return load_pictures(
-        folders.train,
-        folders.test,
+        find_class_folders(directory),
         size=(size, size),
-        classes=folders.classes,
         name=f"folder:{directory}",
         skip_unreadable=skip_unreadable,
         on_progress=on_progress,
     )
 
 
-def find_class_folders(directory: str) -> ClassFolders:
+def find_class_folders(directory: str) -> Splits:
     """The files of a folder of class folders, without opening one.
 
     Either PATH/train/CLASS/* and PATH/test/CLASS/* (PATH/val/CLASS/* where there is no PATH/test), or PATH/CLASS/*, of
-    which a tenth of each class, drawn by a hash of the names, is the test split, the same on every machine. The classes
-    are named by their folders, in alphabetical order. Hidden files and folders are passed over, and so are files beside
-    the class folders.
+    which a tenth of each class, drawn by a hash of the names, is the test split, the same on every machine. A folder
+    named train that holds pictures is a class like those beside it. The classes are named by their folders, in
+    alphabetical order; `notes` names those that only the test split has, which are left out.
+
+    Pictures are told by the endings of their names; `notes` counts the files of other endings, which are left out.
+    Hidden files and folders and files beside the class folders are passed over.
 
     Raises:
-      DataError: if there is no such folder, no second class, a class folder that is empty or holds a folder, or if the
-        classes of the two splits differ.
+      DataError: if there is no such folder, no second class, a class folder without pictures or with a folder in it,
+        or no test picture of a class that training has.
     """
-    root = Path(directory).expanduser()
-    if not root.is_dir():
-        raise DataError(f"{root}: no such directory; give one that holds class folders, as in 'folder:PATH'.")
-    if not (root / "train").is_dir():
-        classes = _by_class(root, root)
-        drawn = {name: _draw(name, files, root) for name, files in classes.items()}
-        rest = {name: [file for file in files if file not in drawn[name]] for name, files in classes.items()}
-        splits = [rest, {name: sorted(files) for name, files in drawn.items()}]
-    else:
-        test = next((name for name in _TEST_FOLDERS if (root / name).is_dir()), None)
-        if test is None:
-            raise DataError(
-                f"{root}: has train but neither {' nor '.join(_TEST_FOLDERS)}; add one, or give {root / 'train'} to "
-                "have a tenth of it taken for testing."
-            )
-        splits = [_by_class(root / split, root) for split in ("train", test)]
-        if list(splits[0]) != list(splits[1]):
-            only = sorted(set(splits[0]) ^ set(splits[1]))
-            raise DataError(
-                f"{root}: the class folders of train and {test} differ in {', '.join(only[:5])}; give both the same."
-            )
-    train_files, test_files = (_files(root, split) for split in splits)
-    return ClassFolders(train_files, test_files, tuple(splits[0]))
+    root = existing_folder(directory, "give one that holds class folders, as in 'folder:PATH'")
+    try:
+        return _find(root, f"folder:{quoted(directory)}")
+    except OSError as error:
+        raise DataError(f"{quoted(error.filename or root)}: cannot be read ({error.strerror or error}).") from error
 
 
 _Listed = tuple[str, int, int]  # name relative to the root, bytes, time of modification in ns
+_ByClass = dict[str, list[_Listed]]
 
 
-def _by_class(folder: Path, root: Path) -> dict[str, list[_Listed]]:
-    classes = sorted(each.name for each in folder.iterdir() if each.is_dir() and not each.name.startswith("."))
+def _find(root: Path, name: str) -> Splits:
+    others: Counter[str] = Counter()  # files that are no pictures, by their endings
+    if _is_split(root):
+        test = next((name for name in _TEST_FOLDERS if (root / name).is_dir()), None)
+        if test is None:
+            raise DataError(
+                f"{quoted(root)}: has train but neither {' nor '.join(_TEST_FOLDERS)}; add one, or give "
+                f"{quoted(root / 'train')} to have a tenth of it taken for testing."
+            )
+        train, tests = (_by_class(root / split, root, others) for split in ("train", test))
+    else:
+        classes = _by_class(root, root, others)
+        drawn = {name: _draw(name, files, root) for name, files in classes.items()}
+        tests = {name: sorted(files) for name, files in drawn.items()}
+        train = {name: [file for file in files if file not in drawn[name]] for name, files in classes.items()}
+    names = sorted(train.keys() | tests.keys())
+    train_files, train_labels = _in_order(train, names)
+    test_files, test_labels = _in_order(tests, names)
+    counted = count_classes(train_labels, test_labels, tuple(names), name=name)
+    kept = [test_files[index] for index in counted.kept.tolist()]
+    notes = counted.notes
+    if others:
+        what = ", ".join(f"{count} {quoted(ending, 20) or 'without one'}" for ending, count in others.most_common(5))
+        what += f" and {len(others) - 5} other endings" if len(others) > 5 else ""
+        notes += (f"Left out, as the endings of their names are of no known picture format: {what}.",)
+    return Splits(
+        _files(root, train_files, counted.train_labels),
+        _files(root, kept, counted.test_labels),
+        counted.classes,
+        notes,
+    )
+
+
+def _is_split(root: Path) -> bool:
+    """Whether PATH/train is a split, and not a class of trains beside others."""
+    train = root / "train"
+    if not train.is_dir():
+        return False
+    has_other_classes = any(_is_class(each) and each.name not in ("train", *_TEST_FOLDERS) for each in root.iterdir())
+    return not has_other_classes or any(_is_class(each) for each in train.iterdir())
+
+
+def _is_class(path: Path) -> bool:
+    return path.is_dir() and not path.name.startswith(".")
+
+
+def _by_class(folder: Path, root: Path, others: Counter[str]) -> _ByClass:
+    classes = sorted(each.name for each in folder.iterdir() if _is_class(each))
     if len(classes) < 2:
         raise DataError(
-            f"{folder}: has {'one folder' if classes else 'no folders'} in it but needs at least two, one for each "
-            "class, with pictures in them."
+            f"{quoted(folder)}: has {'one folder' if classes else 'no folders'} in it but needs at least two, one for "
+            "each class, with pictures in them."
         )
-    return {name: _listed(folder / name, root) for name in classes}
+    return {name: _listed(folder / name, root, others) for name in classes}
 
 
-def _listed(folder: Path, root: Path) -> list[_Listed]:
-    prefix, files = folder.relative_to(root).as_posix(), []
+def _listed(folder: Path, root: Path, others: Counter[str]) -> list[_Listed]:
+    prefix, files, passed_over = folder.relative_to(root).as_posix(), [], 0
     with os.scandir(folder) as entries:
         for entry in entries:
             if entry.name.startswith("."):
                 continue
-            if entry.is_dir():
-                raise DataError(f"{folder}: holds the folder {entry.name}, where only pictures belong; move it away.")
-            facts = entry.stat(follow_symlinks=entry.is_file())  # of a broken link, its own: read, it is refused
+            if _is_folder(entry):
+                raise DataError(
+                    f"{quoted(folder)}: holds the folder {quoted(entry.name)}, where only pictures belong; move it "
+                    "away."
+                )
+            ending = PurePath(entry.name).suffix.lower()
+            if ending not in endings():
+                others[ending] += 1
+                passed_over += 1
+                continue
+            facts = _facts(entry)
             files.append((f"{prefix}/{entry.name}", facts.st_size, facts.st_mtime_ns))
     if not files:
-        raise DataError(f"{folder}: this class folder is empty; put pictures in it or remove it.")
+        what = f"none of its {passed_over} files is a picture by its ending" if passed_over else "it is empty"
+        raise DataError(f"{quoted(folder)}: this class folder has no pictures, as {what}; add some or remove it.")
     return sorted(files)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
+
+
+def _facts(entry: os.DirEntry[str]) -> os.stat_result:
+    try:
+        return entry.stat()
+    except OSError:  # a link that leads nowhere or to itself, which is refused when it is read
+        return entry.stat(follow_symlinks=False)
 
 
 def _draw(name: str, files: list[_Listed], root: Path) -> set[_Listed]:
     if len(files) < 2:
-        raise DataError(f"{root / name}: one picture cannot serve both training and testing; add more.")
+        raise DataError(f"{quoted(root / name)}: one picture cannot serve both training and testing; add more.")
     by_hash = sorted(files, key=lambda file: hashlib.sha256(file[0].encode(errors="surrogateescape")).digest())
     return set(by_hash[: max(1, len(files) // _TEST_SHARE)])
 
 
-def _files(root: Path, by_class: dict[str, list[_Listed]]) -> PictureFiles:
-    digest, names, labels = hashlib.sha256(), [], []
-    for label, files in enumerate(by_class.values()):
-        for file in files:
-            digest.update(repr((label, *file)).encode(errors="surrogateescape"))
-            names.append(file[0])
-            labels.append(label)
-    return PictureFiles(root, tuple(names), np.array(labels, np.int32), digest.hexdigest()[:16])
+def _in_order(by_class: _ByClass, names: list[str]) -> tuple[list[_Listed], Int32[np.ndarray, " N"]]:
+    """The files of all classes, and the place of each one's class in `names`."""
+    files = [file for name in names for file in by_class.get(name, [])]
+    labels = [label for label, name in enumerate(names) for _ in by_class.get(name, [])]
+    return files, np.array(labels, np.int32)
+
+
+def _files(root: Path, files: list[_Listed], labels: Int32[np.ndarray, " N"]) -> PictureFiles:
+    digest = hashlib.sha256()
+    for label, file in zip(labels.tolist(), files, strict=True):
+        digest.update(repr((label, *file)).encode(errors="surrogateescape"))
+    return PictureFiles(root, tuple(file[0] for file in files), labels, digest.hexdigest()[:16])

@@ -1,28 +1,34 @@
 """Arrays that stay in a file and are mapped into memory, read without filling it.
 
-What is read of a mapped file counts as this process's memory until the system wants it back, and a set that is read
-through would seem to take all there is. So those who read many rows give the pages back as they go on.
+The pages of a mapped file that were read count as this process's memory until the system wants them back, so that a
+set that is read through would seem to fill the memory. Functions that read many rows give the pages back as they go on.
 """
 
+import math
 import mmap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int, Shaped
+from jaxtyping import Int, Shaped, UInt8
 
 _PIECE_BYTES = 1 << 24
 
 
-def open_mapped(path: Path) -> Shaped[np.ndarray, "..."]:
-    """The array of an .npy file, read-only.
+def map_images(path: Path, shape: tuple[int, int, int, int]) -> UInt8[np.ndarray, "N H W C"]:
+    """The array of this shape in a file of its bytes and nothing else, read-only.
 
     Raises:
-      OSError, EOFError, ValueError: where it is not there, or not whole.
+      OSError: where it cannot be read.
+      ValueError: where the file is of another length.
     """
-    array: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
-    return array
+    length = path.stat().st_size
+    if length != math.prod(shape):
+        raise ValueError(f"{path.name} has {length} bytes and not {math.prod(shape)}")
+    if not length:  # nothing can be mapped
+        return np.empty(shape, np.uint8)
+    return np.memmap(path, np.uint8, mode="r", shape=shape)
 
 
 def rows(array: Any, indices: Int[np.ndarray, " M"]) -> Any:

@@ -1,13 +1,15 @@
 """Labelled pictures that are still encoded, wherever they are stored."""
 
 import dataclasses
+import hashlib
 import os
 import warnings
+from functools import cached_property
 from pathlib import Path
 from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Int32
+from jaxtyping import Int, Int32
 
 from jaxnets.data.dataset import DataError
 from jaxnets.data.decoding import opened
@@ -93,6 +95,66 @@ class PictureFiles:
           DataError: as `read_file`.
         """
         return Encoded(read_file(self.root / self.names[index]), int(self.labels[index]))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Chosen:
+    """Some of other pictures, with labels of their own.
+
+    Attributes:
+      pictures: those that they are chosen from.
+      indices: [N] which of them they are.
+      labels: [N] int32.
+    """
+
+    pictures: Pictures
+    indices: Int[np.ndarray, " N"]
+    labels: Int32[np.ndarray, " N"]
+
+    @property
+    def place(self) -> Path:
+        return self.pictures.place
+
+    @cached_property
+    def key(self) -> str:
+        digest = hashlib.sha256(self.pictures.key.encode())
+        for numbers in (self.indices, self.labels):
+            digest.update(numbers.astype("<i8").tobytes())
+        return digest.hexdigest()[:16]
+
+    @property
+    def channels(self) -> int:
+        return self.pictures.channels
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def name(self, index: int) -> str:
+        return self.pictures.name(int(self.indices[index]))
+
+    def where(self, index: int) -> str:
+        return self.pictures.where(int(self.indices[index]))
+
+    def __getitem__(self, index: int) -> Encoded:
+        return Encoded(self.pictures[int(self.indices[index])].content, int(self.labels[index]))
+
+
+class Splits(NamedTuple):
+    """A train and a test split of encoded pictures, whose labels are indices into `classes`; `notes` are about them."""
+
+    train: Pictures
+    test: Pictures
+    classes: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+
+
+class ReadableSplits(NamedTuple):
+    """The same of pictures that were looked through."""
+
+    train: Chosen
+    test: Chosen
+    classes: tuple[str, ...]
+    notes: tuple[str, ...]
 
 
 def read_file(path: Path) -> bytes:

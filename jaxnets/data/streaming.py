@@ -13,13 +13,14 @@ from jaxtyping import Int, UInt8
 from jaxnets.data.dataset import DataError, Split
 from jaxnets.data.decoding import decode
 from jaxnets.data.pictures import Pictures
+from jaxnets.naming import quoted
 
 
 class StreamState(TypedDict):
-    """Where a stream stopped, of plain numbers and strings, as JSON keeps them.
+    """Where a stream stopped, as plain numbers and strings that JSON keeps.
 
-    `position` counts the pictures passed since the first epoch's first; `order` tells streams apart whose pictures or
-    seeds differ, for which the position would mean others.
+    `position` counts the pictures passed since the first one of the first epoch. `order` differs between streams of
+    other pictures or seeds, in which the position would mean another picture.
     """
 
     position: int
@@ -48,7 +49,7 @@ class LazyPictures:
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             return np.stack([*pool.map(self._decode, np.asarray(index).tolist())])
 
-    def _decode(self, index: int) -> UInt8[np.ndarray, "H W 3"]:
+    def _decode(self, index: int) -> UInt8[np.ndarray, "H W C"]:
         return decode(self.pictures[index].content, self.shape[1:], where=self.pictures.where(index))
 
 
@@ -65,35 +66,26 @@ class Stream:
             saved = stream.state()  # the next batch starts right after this one
 
     Args:
-      pictures: from `jaxnets.data.folder.find_class_folders` or `jaxnets.data.tfds.find_tfds`.
+      pictures: from `jaxnets.data.folder.find_class_folders` or `jaxnets.data.tfds.find_tfds`; passed through
+        `jaxnets.data.decoded.look_through`, they are known to be readable before the first batch.
       size: height and width in pixels; pictures are scaled as `jaxnets.data.decoding.decode` says.
       batch_size: pictures in a batch, at least 1.
       seed: 0 or above; None does not shuffle.
-      skip_unreadable: pass over pictures that cannot be read, and keep the sentences about them in `unreadable`, rather
-        than raise DataError where one is met.
 
     Raises:
-      DataError: if there are no pictures, or `size` or `batch_size` is below 1.
+      DataError: if there are no pictures, or `size` or `batch_size` is below 1; and, when batches are taken, where a
+        picture cannot be read.
     """
 
-    def __init__(
-        self,
-        pictures: Pictures,
-        *,
-        size: int,
-        batch_size: int,
-        seed: int | None = None,
-        skip_unreadable: bool = False,
-    ) -> None:
+    def __init__(self, pictures: Pictures, *, size: int, batch_size: int, seed: int | None = None) -> None:
         import grain  # slow to import, and no other set needs it
 
         if not len(pictures) or size < 1 or batch_size < 1:
             raise DataError(
-                f"{pictures.place}: {len(pictures)} pictures, size {size} and batch size {batch_size} make no batch; "
-                "each must be at least 1."
+                f"{quoted(pictures.place)}: {len(pictures)} pictures, size {size} and batch size {batch_size} make no "
+                "batch; each must be at least 1."
             )
-        self.unreadable: dict[str, str] = {}
-        self._pictures, self._batch_size, self._skip = pictures, batch_size, skip_unreadable
+        self._pictures, self._batch_size = pictures, batch_size
         self._image_shape = (size, size, pictures.channels)
         self._order = hashlib.sha256(f"{pictures.key} {seed}".encode()).hexdigest()[:16]
         indices = grain.MapDataset.source(range(len(pictures)))
@@ -119,35 +111,32 @@ class Stream:
         while self._position() < end:
             images = np.empty((min(self._batch_size, end - self._position()), *self._image_shape), np.uint8)
             labels = np.empty(len(images), np.int32)
-            filled = 0
-            while filled < len(images) and self._position() < end:
-                index, outcome = next(self._iterator)
-                if not isinstance(outcome, str):
-                    images[filled], labels[filled] = outcome
-                    filled += 1
-                elif self._skip:
-                    self.unreadable[self._pictures.name(index)] = outcome
-                else:
-                    raise DataError(f"{outcome} Remove or replace it, or let such pictures be skipped.")
-            if filled:
-                yield Split(images[:filled], labels[:filled])
+            for row in range(len(images)):
+                outcome = next(self._iterator)
+                if isinstance(outcome, str):
+                    raise DataError(f"{outcome} Remove or replace it, or leave it out by skip_unreadable.")
+                images[row], labels[row] = outcome
+            yield Split(images, labels)
 
     def state(self) -> StreamState:
-        """Where the batch after the last one begins; cheap, and to be taken between any two batches."""
+        """Where the batch after the last one begins; cheap, and may be asked between any two batches."""
         return {"position": self._position(), "order": self._order}
 
     def restore(self, state: StreamState) -> None:
         """Goes to where a stream of the same pictures and seed was; the batch size may differ. Takes the next `for`.
 
         Raises:
-          DataError: if the state is of other pictures or another seed.
+          DataError: if the state is of other pictures or another seed, or is none.
         """
-        if state["order"] != self._order:
+        if state.get("order") != self._order:
             raise DataError(
-                f"{self._pictures.place}: the pictures or the seed differ from those of the state to be restored; give "
-                "back the same, or begin anew."
+                f"{quoted(self._pictures.place)}: the pictures or the seed differ from those of the state to be "
+                "restored; give back the same, or begin anew."
             )
-        self._iterator.set_state({"next_index": state["position"]})
+        position = state.get("position")
+        if type(position) is not int or position < 0:
+            raise DataError(f"the state to be restored has the position {quoted(position, 40)}; give one of `state()`.")
+        self._iterator.set_state({"next_index": position})
 
     def close(self) -> None:
         """Ends the threads; the stream gives no more batches."""
@@ -156,9 +145,9 @@ class Stream:
     def _position(self) -> int:
         return int(self._iterator.get_state()["next_index"])
 
-    def _decode(self, index: int) -> tuple[int, tuple[UInt8[np.ndarray, "H W C"], int] | str]:
+    def _decode(self, index: int) -> tuple[UInt8[np.ndarray, "H W C"], int] | str:
         try:
             content, label = self._pictures[index]
-            return index, (decode(content, self._image_shape, where=self._pictures.where(index)), label)
+            return decode(content, self._image_shape, where=self._pictures.where(index)), label
         except DataError as error:  # said by the thread that iterates, when it gets here
-            return index, str(error)
+            return str(error)

@@ -6,26 +6,25 @@ where TensorFlow is, by TFDS's own command: `tfds build NAME --file_format=array
 
 import contextlib
 import dataclasses
-import difflib
 import hashlib
 import logging
 import os
 import re
-import textwrap
 from collections.abc import Iterator
-from functools import cached_property, reduce
+from functools import reduce
 from operator import getitem
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from jaxtyping import Int32
 
-from jaxnets.data.cache import Progress
 from jaxnets.data.dataset import DataError, Dataset
 from jaxnets.data.decoded import load_pictures
 from jaxnets.data.decoding import decode
-from jaxnets.data.pictures import Encoded
+from jaxnets.data.pictures import Encoded, Splits
+from jaxnets.data.tfds_features import check_features
+from jaxnets.data.threads import Progress
+from jaxnets.naming import nearest, quoted
 
 # tensorflow_datasets is imported inside the functions: it is slow to import, and MNIST does without it.
 
@@ -51,8 +50,8 @@ def load_tfds(
     Args:
       name: as TFDS spells it, NAME, NAME/CONFIG or either with :VERSION after it; a set of one's own too.
       data_dir: the folder of prepared sets; by default the environment's TFDS_DATA_DIR, or ~/tensorflow_datasets.
-      size: the height and width to bring all images to, bilinearly and antialiased, whatever their ratio was; None
-        keeps the size they have, which must be one.
+      size: the height and width in pixels to which all images are scaled (see `jaxnets.data.decoding.decode`); None
+        keeps the size that they have, which must be the same for all.
       skip_unreadable: leave out the examples that cannot be read, rather than refuse the set; `notes` names them.
       on_progress: called with (done, total) while pictures are decoded, and not at all where they are kept already.
 
@@ -60,7 +59,7 @@ def load_tfds(
       DataError: as `find_tfds` and `load_pictures`.
     """
     if size is not None and size < 1:
-        raise DataError(f"tfds:{name}: size is {size}; give a height and width of at least 1 pixel.")
+        raise DataError(f"tfds:{quoted(name)}: size is {size}; give a height and width of at least 1 pixel.")
     found = find_tfds(name, data_dir=data_dir)
     if size is None:
         first = decode(found.train[0].content, (None, None, found.train.channels), where=found.train.where(0))
@@ -68,11 +67,9 @@ def load_tfds(
     else:
         height, width = size, size
     return load_pictures(
-        found.train,
-        found.test,
+        found,
         size=(height, width),
         own_size=size is None,
-        classes=found.classes,
         name=f"tfds:{name}",
         skip_unreadable=skip_unreadable,
         on_progress=on_progress,
@@ -90,10 +87,6 @@ class Examples:
     place: Path
     key: str
     title: str  # of the set and the split
-
-    @cached_property
-    def labels(self) -> Int32[np.ndarray, " N"]:
-        return np.array([self[index].label for index in range(len(self))], np.int32)
 
     def __len__(self) -> int:
         return len(self.source)
@@ -120,31 +113,37 @@ class Examples:
         return Encoded(example["image"], label)
 
 
-class FoundSplits(NamedTuple):
-    """A train and a test split whose labels are indices into `classes`."""
-
-    train: Examples
-    test: Examples
-    classes: tuple[str, ...]
-
-
-def find_tfds(name: str, *, data_dir: str | os.PathLike[str] | None = None) -> FoundSplits:
+def find_tfds(name: str, *, data_dir: str | os.PathLike[str] | None = None) -> Splits:
     """The features `image` and `label` of the splits `train` and `test` (`validation` where there is no test) of a set.
 
-    The classes are those of the label. The label of celeb_a is its attribute `Male`. Nothing is decoded yet.
+    The classes are those of the label. The label of celeb_a is its attribute `Male`. Nothing is decoded yet, and
+    nothing is downloaded or imported that the set names.
 
     Raises:
-      DataError: if the set is unknown, not prepared, or prepared as TFRecord; or if it lacks a split or a feature.
+      DataError: if the set is unknown, not prepared, or prepared as TFRecord; if it lacks a split or a feature; or if
+        its description is damaged or names Python modules other than TFDS's own.
     """
+    where = f"tfds:{quoted(name, 100)}"
     # TFDS reads the variable once, when it is imported; read here, it may be set at any time before.
-    builder = _prepared_builder(name, data_dir or os.environ.get("TFDS_DATA_DIR"))
-    label_path, classes = _label_and_classes(builder, f"tfds:{name}")
-    channels = _channels(builder.info.features, f"tfds:{name}")
+    builder = _prepared_builder(name, data_dir or os.environ.get("TFDS_DATA_DIR"), where)
+    try:
+        return _find(builder, where)
+    except DataError:
+        raise
+    except Exception as error:  # a damaged description: TFDS has no type of its own for it
+        raise DataError(
+            f"{where}: TensorFlow Datasets cannot read {quoted(builder.data_dir)} ({_brief(error)}); prepare it anew."
+        ) from error
+
+
+def _find(builder: Any, where: str) -> Splits:
+    label_path, classes = _label_and_classes(builder, where)
+    channels = _channels(builder.info.features, where)
     splits = builder.info.splits
     test = "test" if "test" in splits else "validation"
     if "train" not in splits or test not in splits:
         raise DataError(
-            f"tfds:{name}: has the splits {', '.join(splits) or '(none)'} but needs train and one of test and "
+            f"{where}: has the splits {quoted(', '.join(splits)) or '(none)'} but needs train and one of test and "
             "validation; choose a set or configuration with both."
         )
     train, test_examples = (
@@ -155,46 +154,67 @@ def find_tfds(name: str, *, data_dir: str | os.PathLike[str] | None = None) -> F
             channels=channels,
             place=Path(builder.data_dir),
             key=_key(builder, split),
-            title=f"tfds:{name}, {split} split",
+            title=f"{where}, {split} split",
         )
         for split in ("train", test)
     )
-    return FoundSplits(train, test_examples, classes)
+    return Splits(train, test_examples, classes)
 
 
-def _prepared_builder(name: str, data_dir: str | os.PathLike[str] | None) -> Any:
+def _prepared_builder(name: str, data_dir: str | os.PathLike[str] | None, where: str) -> Any:
     import tensorflow_datasets as tfds
 
     place = os.path.expanduser(data_dir or "~/tensorflow_datasets")
+    _check_before_tfds(name, place if data_dir else None, where)
     try:
         # Without a folder TFDS also searches those that the program gave to `tfds.core.add_data_dir`.
         builder = tfds.builder(name, data_dir=place if data_dir else None)
     except tfds.core.DatasetNotFoundError:
-        candidates = {folder.name for folder in Path(place).glob("*/")}
-        candidates.update(tfds.list_builders(with_community_datasets=False))
-        nearest = difflib.get_close_matches(re.split("[/:]", name)[0], sorted(candidates), n=1, cutoff=0)[0]
+        prepared = {folder.name for folder in Path(place).glob("*/")}
+        known = sorted(prepared.union(tfds.list_builders(with_community_datasets=False)))
         raise DataError(
-            f"tfds:{name}: no such set is prepared in {place} or known to TensorFlow Datasets, the nearest is "
-            f"tfds:{nearest}; correct the name, or name another folder by data_dir= or TFDS_DATA_DIR."
+            f"{where}: no such set is prepared in {quoted(place)} or known to TensorFlow Datasets"
+            f"{nearest(re.split('[/:]', name)[0], known)} Or name another folder by data_dir= or TFDS_DATA_DIR."
         ) from None
-    except Exception as error:  # a bad spelling, version, configuration or argument: each has its own type in TFDS
-        raise DataError(f"tfds:{name}: TensorFlow Datasets refuses it ({_brief(error)}); correct the name.") from error
-    build = f"`tfds build {name} --file_format=array_record"
+    except Exception as error:  # a bad version, configuration or description: each has its own type in TFDS
+        raise DataError(f"{where}: TensorFlow Datasets refuses it ({_brief(error)}); correct the name.") from error
+    build = f"`tfds build {quoted(name, 100)} --file_format=array_record"
     with _warnings_of_tfds_off():  # of a set that is not there, which is said here
         is_prepared = builder.is_prepared()
     if not is_prepared:
         raise DataError(
-            f"tfds:{name}: not prepared in {place}; run {build}` on a machine with internet and TensorFlow, copy its "
-            "~/tensorflow_datasets here, and name that folder by data_dir= or TFDS_DATA_DIR."
+            f"{where}: not prepared in {quoted(place)}; run {build}` on a machine with internet and TensorFlow, copy "
+            "its ~/tensorflow_datasets here, and name that folder by data_dir= or TFDS_DATA_DIR."
         )
     formats = builder.info.available_file_formats()
     if not formats & tfds.core.FileFormat.with_random_access():
         raise DataError(
-            f"tfds:{name}: prepared as {' and '.join(each.value for each in formats)} in {builder.data_dir}, without "
-            f"random access; run {build} --data_dir=ANOTHER` where TensorFlow is, and name that folder by data_dir= "
-            "or TFDS_DATA_DIR."
+            f"{where}: prepared as {' and '.join(each.value for each in formats)} in {quoted(builder.data_dir)}, "
+            f"without random access; run {build} --data_dir=ANOTHER` where TensorFlow is, and name that folder by "
+            "data_dir= or TFDS_DATA_DIR."
         )
     return builder
+
+
+def _check_before_tfds(name: str, place: str | None, where: str) -> None:
+    """Refuses a name for which TFDS would download, look elsewhere, or import what the set tells it to."""
+    from tensorflow_datasets.core import naming
+    from tensorflow_datasets.core.utils import file_utils
+
+    try:
+        parsed, options = naming.parse_builder_name_kwargs(name)
+    except ValueError as error:
+        raise DataError(f"{where}: TensorFlow Datasets refuses it ({_brief(error)}); correct the name.") from error
+    config = str(options.get("config") or "")
+    if parsed.namespace or options.keys() - {"config", "version"} or "=" in name or set(config) == {"."}:
+        raise DataError(
+            f"{where}: is not of the form NAME, NAME/CONFIG or NAME:VERSION; sets of other repositories (as "
+            "huggingface:NAME) are not downloaded."
+        )
+    for folder in file_utils.list_data_dirs(given_data_dir=place):
+        for pattern in ("*/features.json", "*/*/features.json"):  # by version, or by configuration and version
+            for file in sorted(Path(folder, parsed.name).glob(pattern)):
+                check_features(file)
 
 
 @contextlib.contextmanager
@@ -255,4 +275,4 @@ def _key(builder: Any, split: str) -> str:
 
 
 def _brief(error: Exception) -> str:
-    return textwrap.shorten(str(error) or type(error).__name__, 250, placeholder=" …").rstrip(" .:")
+    return quoted(" ".join((str(error) or type(error).__name__).split()), 250).rstrip(" .:")

@@ -81,21 +81,31 @@ def test_shapes_on_a_device_are_checked_too():
 @pytest.mark.parametrize(
     ("name", "nearest"),
     [
-        ("minst", "mnist"),
-        ("fashion_mnist", "mnist"),
-        ("tdfs:mnist", "tfds:NAME"),
-        ("tfds:", "tfds:NAME"),
-        ("idx", "idx:DIRECTORY"),
-        ("mnist:", "mnist"),
-        ("folders:photos", "folder:PATH"),
-        ("faces:", "faces"),
-        ("face", "faces"),
-        ("", "mnist|idx:DIRECTORY|folder:PATH|faces|tfds:NAME"),
+        ("minst", "did you mean 'mnist'"),
+        ("fashion-mnst", "there is mnist, idx, folder, faces, tfds"),
+        ("tdfs:mnist", "did you mean 'tfds'"),
+        ("tfds:", "did you mean 'tfds:NAME'"),
+        ("idx", "did you mean 'idx:DIRECTORY'"),
+        ("mnist:", "did you mean 'mnist'"),
+        ("folders:photos", "did you mean 'folder'"),
+        ("face", "did you mean 'faces'"),
+        ("", "there is mnist, idx, folder, faces, tfds"),
+        ("two\nlines\x1b[2J" + "x" * 5000, "there is mnist"),
+        ("~nosuchuser", "there is mnist"),
     ],
 )
 def test_an_unknown_name_lists_what_there_is_and_the_nearest(name, nearest):
-    with pytest.raises(DataError, match=f"there are mnist, .*, tfds:NAME, the nearest ({nearest})"):
+    known = r"\(known are mnist, idx:DIRECTORY, folder:PATH, faces, tfds:NAME\)"
+    with pytest.raises(DataError, match=f"no such data set {known}; {nearest}") as refusal:
         load(name)
+    assert len(str(refusal.value)) < 600 and str(refusal.value).isprintable()
+
+
+def test_a_directory_alone_is_told_how_to_be_named(tmp_path):
+    with pytest.raises(
+        DataError, match=f"{tmp_path}: is a directory; write 'folder:{tmp_path}' if .* 'idx:{tmp_path}'"
+    ):
+        load(str(tmp_path))
 
 
 @pytest.mark.parametrize("name", ["mnist", "idx:somewhere", "folder:somewhere", "faces"])

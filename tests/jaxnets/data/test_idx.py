@@ -1,5 +1,6 @@
 import gzip
 import importlib.resources
+import os
 import struct
 
 import jax
@@ -72,6 +73,77 @@ def test_the_home_directory_may_be_written_as_a_tilde(tmp_path, monkeypatch):
     assert len(load(f"idx:~/{tmp_path.name}").train.labels) == 5
 
 
+def write_set(folder, train_labels, test_labels, names=("train", "t10k")):
+    for part, labels in zip(names, (train_labels, test_labels), strict=True):
+        images = np.resize(IMAGES, (len(labels), 4, 3))
+        (folder / f"{part}-images-idx3-ubyte").write_bytes(idx_bytes(images))
+        (folder / f"{part}-labels-idx1-ubyte").write_bytes(idx_bytes(np.uint8(labels)))
+    return f"idx:{folder}"
+
+
+def test_classes_are_those_that_training_has(tmp_path):
+    """Labels 0 and 3 nobody has, and 5 the test split alone."""
+    dataset = load(write_set(tmp_path, [4, 1, 2, 1, 7], [5, 7, 4, 5]))
+    assert dataset.classes == ("1", "2", "4", "7")
+    np.testing.assert_array_equal(dataset.train.labels, np.int32([2, 0, 1, 0, 3]), strict=True)
+    np.testing.assert_array_equal(dataset.test.labels, np.int32([3, 2]), strict=True)
+    np.testing.assert_array_equal(dataset.test.images[..., 0], np.resize(IMAGES, (4, 4, 3))[1:3])
+    assert dataset.notes == (
+        "Left out, as training has no picture of them: the classes 0, 3, 5, 6, with 2 test pictures of them.",
+        "The test split has no picture of the classes 1, 2.",
+    )
+
+
+def test_a_test_split_of_other_classes_alone_is_refused(tmp_path):
+    with pytest.raises(DataError, match=r"none of its 2 pictures is of a class .* train split has \(0, 1\)"):
+        load(write_set(tmp_path, [0, 1], [2, 3]))
+
+
+@pytest.mark.parametrize("place", ["", "/emnist-letters"])
+def test_emnist_under_its_own_names_upright_and_with_its_letters_alone(tmp_path, place):
+    labels = [*range(1, 27)]
+    write_set(tmp_path, labels, labels[:3], ("emnist-letters-train", "emnist-letters-test"))
+    if place:
+        write_set(tmp_path, [0, 1], [0, 1], ("emnist-digits-train", "emnist-digits-test"))
+        with pytest.raises(
+            DataError, match=f"emnist-digits, emnist-letters; say of which, as in 'idx:{tmp_path}/emnist-"
+        ):
+            load(f"idx:{tmp_path}")
+    dataset = load(f"idx:{tmp_path}{place}")
+    assert dataset.classes == tuple(map(str, labels)) and dataset.test.labels.tolist() == [0, 1, 2]
+    stored = np.resize(IMAGES, (26, 4, 3))
+    assert dataset.train.images.shape == (26, 3, 4, 1)
+    for image, one in zip(dataset.train.images[..., 0], stored, strict=True):
+        np.testing.assert_array_equal(image, one.T)
+    assert dataset.notes[0] == "Left out, as training has no picture of them: the classes 0."
+
+
+def test_an_archive_that_would_fill_the_memory_is_not_unpacked(tmp_path):
+    """Two megabytes, of zeros that their header does not count, or that it does."""
+    file = write_folder(tmp_path, compress=True) / "train-images-idx3-ubyte.gz"
+    zeros = gzip.compress(bytes(2**24), 1, mtime=0) * 128  # members of one archive: 2 GiB
+    for sizes, message in (
+        ((5, 4, 3), "has more than the 76 bytes"),
+        ((2**11, 2**10, 2**10), "claims 2,147,483,664 b"),
+    ):
+        file.write_bytes(gzip.compress(struct.pack(">4B3I", 0, 0, 8, 3, *sizes), mtime=0) + zeros)
+        with pytest.raises(DataError, match=f"{file}: {message}"):
+            load(f"idx:{tmp_path}")
+
+
+@pytest.mark.parametrize("sizes", [(2**32 - 1,) * 3, (0, 2**32 - 1, 2**32 - 1), (2**16, 2**16, 2**32 - 1)])
+def test_sizes_beyond_all_memory_are_refused(sizes):
+    with pytest.raises(DataError, match=r"x: (truncated|claims an array of 0 ×)"):
+        parse_idx(struct.pack(">4B3I", 0, 0, 8, 3, *sizes), rank=3, where="x")
+
+
+def test_a_pipe_is_no_file(tmp_path):
+    (write_folder(tmp_path) / "t10k-labels-idx1-ubyte").unlink()
+    os.mkfifo(tmp_path / "t10k-labels-idx1-ubyte")
+    with pytest.raises(DataError, match=r"t10k-labels-idx1-ubyte: no such file"):
+        load(f"idx:{tmp_path}")
+
+
 def test_an_array_of_bytes_written_by_hand():
     content = bytes([0, 0, 8, 3, 0, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0, 3, 10, 20, 30, 40, 50, 60])
     np.testing.assert_array_equal(parse_idx(content, rank=3, where="hand"), np.uint8([[[10, 20, 30], [40, 50, 60]]]))
@@ -87,7 +159,7 @@ REFUSED = [
     ("train-images-idx3-ubyte", WHOLE[:2], "truncated, 2 bytes of at least 16"),
     ("train-images-idx3-ubyte", WHOLE[:15], "truncated, 15 bytes of at least 16"),
     ("train-images-idx3-ubyte", WHOLE[:-1], "truncated, 75 bytes of at least 76"),
-    ("t10k-images-idx3-ubyte", WHOLE + b"\0\0", "2 bytes too many"),
+    ("t10k-images-idx3-ubyte", WHOLE + b"\0\0", "has more than the 76 bytes that it claims"),
     ("train-labels-idx1-ubyte", idx_bytes(LABELS[:4]), "4 labels for the 5 images of train-images-idx3-ubyte"),
 ]
 
@@ -110,7 +182,7 @@ FLIPPED[len(FLIPPED) // 2] ^= 0xFF
 def test_a_broken_gzip_archive_is_refused_by_its_name(tmp_path, content):
     file = write_folder(tmp_path, compress=True) / "train-images-idx3-ubyte.gz"
     file.write_bytes(content)
-    with pytest.raises(DataError, match=f"{file}: (not a whole gzip archive|truncated)"):
+    with pytest.raises(DataError, match=f"{file}: (not a whole gzip archive|truncated|has more than)"):
         load(f"idx:{tmp_path}")
 
 

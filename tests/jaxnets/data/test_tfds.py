@@ -14,18 +14,14 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from jaxnets.data import DataError, cache, load
+from jaxnets.data import DataError, load, threads
 from jaxnets.data.streaming import LazyPictures, Stream
 from jaxnets.data.tfds import find_tfds
+from jaxnets.naming import quoted
 
 RNG = np.random.default_rng(0)
 GREY = RNG.integers(0, 256, (6, 5, 4, 1), np.uint8)
 RGB = RNG.integers(0, 256, (6, 5, 4, 3), np.uint8)
-
-
-@pytest.fixture(autouse=True)
-def cache_home(tmp_path_factory, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
 
 
 def encode(image, kind="PNG", **options):
@@ -68,6 +64,11 @@ def prepare(folder, splits, *, features=None, name="shapes", image_shape=(None, 
     return folder
 
 
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    return prepare(tmp_path_factory.mktemp("prepared"), {"train": examples(RGB), "test": examples(RGB)})
+
+
 def in_order(split, images):
     """The split's images and labels in the order of `images`: TFDS shuffles what it prepares."""
     order = [next(i for i, stored in enumerate(split.images) if np.array_equal(stored, image)) for image in images]
@@ -96,8 +97,26 @@ def test_a_version_may_be_named_and_the_folder_come_from_the_environment(tmp_pat
 
 def test_a_set_that_tfds_itself_defines(tmp_path):
     features = {"image": tfds.features.Image(shape=(5, 4, 1)), "label": tfds.features.ClassLabel(num_classes=10)}
-    prepare(tmp_path, {"train": examples(GREY), "test": examples(GREY)}, features=features, name="mnist")
-    assert load("tfds:mnist", data_dir=tmp_path).classes == tuple("0123456789")
+    rows = [{"image": encode(image), "label": 9 - index} for index, image in enumerate(GREY)]
+    prepare(tmp_path, {"train": rows, "test": rows[:3]}, features=features, name="mnist")
+    assert find_tfds("mnist", data_dir=tmp_path).classes == tuple("0123456789")
+    dataset = load("tfds:mnist", data_dir=tmp_path)
+    assert dataset.classes == tuple("456789"), "those that there are examples of"
+    np.testing.assert_array_equal(in_order(dataset.train, GREY)[1], np.int32([5, 4, 3, 2, 1, 0]), strict=True)
+    assert dataset.notes[-2:] == (
+        "Left out, as training has no picture of them: the classes 0, 1, 2, 3.",
+        "The test split has no picture of the classes 4, 5, 6.",
+    )
+
+
+def test_a_label_that_equals_the_number_of_classes_is_refused(tmp_path):
+    features = {"image": tfds.features.Image(shape=(5, 4, 3)), "label": tfds.features.ClassLabel(num_classes=4)}
+    rows = [{"image": encode(RGB[0]), "label": 3}]
+    prepare(tmp_path, {"train": rows, "test": rows}, features=features)
+    described = next(tmp_path.rglob("features.json"))
+    described.write_text(described.read_text().replace('"numClasses": "4"', '"numClasses": "3"'))
+    with pytest.raises(DataError, match="train split: example 0 has the label 3, outside 0 to 2"):
+        load("tfds:shapes", data_dir=tmp_path)
 
 
 def test_validation_stands_in_for_a_missing_test_split_only(tmp_path):
@@ -195,7 +214,7 @@ def test_pictures_are_decoded_once_and_mapped_from_then_on(tmp_path, monkeypatch
     first = load("tfds:shapes", data_dir=tmp_path, size=6, on_progress=lambda *done: seen.append(done))
     assert seen == [(done, 8) for done in range(1, 9)]
     own = load("tfds:shapes", data_dir=tmp_path)
-    monkeypatch.setattr(cache, "decode", None)  # decoded again, it would be called
+    monkeypatch.setattr(threads, "decode", None)  # decoded again, it would be called
     second = load("tfds:shapes", data_dir=tmp_path, size=6, on_progress=lambda *done: seen.append(done))
     assert len(seen) == 8 and second.fingerprint() == first.fingerprint()
     assert isinstance(second.train.images.base, np.memmap) and own.train.images.shape == (6, 5, 4, 3)
@@ -230,7 +249,7 @@ def test_a_set_streams_with_the_pixels_and_labels_that_it_loads_with(tmp_path):
     np.testing.assert_array_equal(np.concatenate([batch.images for batch in batches]), whole.train.images)
     np.testing.assert_array_equal(np.concatenate([batch.labels for batch in batches]), whole.train.labels)
     np.testing.assert_array_equal(LazyPictures(found.test, 7)[np.arange(2)], whole.test.images)
-    np.testing.assert_array_equal(found.test.labels, whole.test.labels, strict=True)
+    np.testing.assert_array_equal([found.test[i].label for i in range(2)], whole.test.labels)
     assert found.classes == whole.classes
 
 
@@ -282,11 +301,11 @@ def test_a_known_set_that_is_not_prepared_says_how_to_prepare_it(tmp_path, caplo
 
 
 def test_an_unknown_name_gives_the_nearest_known_or_prepared(tmp_path):
-    with pytest.raises(DataError, match=r"tfds:cifar01: no such set .* the nearest is tfds:cifar10;"):
+    with pytest.raises(DataError, match=r"tfds:cifar01: no such set .*; did you mean 'cifar10'\?"):
         load("tfds:cifar01", data_dir=tmp_path)
     prepare(tmp_path, {"train": examples(RGB), "test": examples(RGB)})
     for name in ("shape", "shapes:9.9.9", "shapes/config"):
-        with pytest.raises(DataError, match="the nearest is tfds:shapes;"):
+        with pytest.raises(DataError, match=r"did you mean 'shapes'\?"):
             load(f"tfds:{name}", data_dir=tmp_path)
 
 
@@ -296,12 +315,57 @@ def test_an_unknown_name_gives_the_nearest_known_or_prepared(tmp_path):
         ("mnist:9.9.9", "only: 3.0.1"),
         ("mnist/large", "BuilderConfig large not found"),
         ("my set", "Parsing builder name"),
+        ("two\nlines\x1b[2J", "Parsing builder name"),
     ],
 )
 def test_a_name_that_tfds_refuses_is_passed_on_in_one_sentence(tmp_path, name, message):
-    with pytest.raises(DataError, match=f"tfds:{name}: TensorFlow Datasets refuses it .*{message}") as refusal:
+    with pytest.raises(DataError, match=f"TensorFlow Datasets refuses it .*{message}") as refusal:
         load(f"tfds:{name}", data_dir=tmp_path)
-    assert "\n" not in str(refusal.value)
+    assert str(refusal.value).startswith(f"tfds:{quoted(name)}: ") and str(refusal.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    "name", ["huggingface:mnist", "kaggle:pets/cats", "shapes/data_dir=elsewhere", "shapes/config=..", "shapes/.."]
+)
+def test_nothing_is_fetched_and_no_other_place_is_looked_at(tmp_path, monkeypatch, name):
+    monkeypatch.setattr(tfds, "builder", None)  # called, it would import a downloader
+    with pytest.raises(DataError, match=r"is not of the form NAME, NAME/CONFIG or NAME:VERSION; .* not downloaded"):
+        load(f"tfds:{name}", data_dir=tmp_path)
+
+
+@pytest.mark.parametrize("way", ["pythonClassName", "python_class_name", "type", "within a string"])
+@pytest.mark.parametrize("of_tfds", [False, True])
+def test_no_module_that_a_set_names_is_imported(tmp_path, monkeypatch, way, of_tfds):
+    """Neither one that lies in the set's folder nor one that is installed."""
+    prepare(tmp_path, {"train": examples(RGB), "test": examples(RGB)})
+    (tmp_path / "feature_of_mine.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    monkeypatch.syspath_prepend(tmp_path)
+    module = "tensorflow_datasets.scripts.cli.build" if of_tfds else "feature_of_mine"
+    sys.modules.pop(module, None)
+    described = next(tmp_path.rglob("features.json"))
+    features = json.loads(described.read_text())
+    image = features["featuresDict"]["features"]["image"]
+    if way == "within a string":
+        image["jsonFeature"] = {"json": json.dumps({"feature": {"type": f"{module}.Feature", "content": "{}"}})}
+    else:
+        del image["pythonClassName"]
+        image[way] = f"{module}.Feature"
+    described.write_text(json.dumps(features))
+    with pytest.raises(DataError, match=rf"features.json: names the Python class {module}\.Feature, whose "):
+        load("tfds:shapes", data_dir=tmp_path)
+    assert module not in sys.modules and not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("file", ["features.json", "dataset_info.json"])
+@pytest.mark.parametrize(
+    "content", [b"", b"[]", b"{", b"[" * 10**5, b"\xff\xfe", b'{"splits": 7}', b'{"type": "a.b"}', b"7"]
+)
+def test_a_damaged_description_is_refused_in_one_sentence(tmp_path, prepared, file, content):
+    shutil.copytree(prepared, tmp_path, dirs_exist_ok=True)
+    next(tmp_path.rglob(file)).write_bytes(content)
+    with pytest.raises(DataError, match=r"^(tfds:shapes|.*features\.json): ") as refusal:
+        load("tfds:shapes", data_dir=tmp_path)
+    assert str(refusal.value).isprintable() and len(str(refusal.value)) < 1000
 
 
 @pytest.mark.parametrize(

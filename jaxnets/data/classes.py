@@ -1,0 +1,79 @@
+"""The classes of a set: those that training has pictures of, whatever its labels or folders promise."""
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Int, Int32, Integer
+
+from jaxnets.data.dataset import DataError
+from jaxnets.naming import quoted
+
+_NAMED = 10  # classes in a sentence, at most
+
+
+class Counted(NamedTuple):
+    """Labels that count only classes with a picture to train on.
+
+    Attributes:
+      classes: the name of each.
+      train_labels: [N] int32, an index into `classes`.
+      test_labels: [K] int32, the same of those test pictures that are kept.
+      kept: [K] which test pictures those are; the others are of classes that training has no picture of.
+      notes: a sentence for each thing that was left out or is missing.
+    """
+
+    classes: tuple[str, ...]
+    train_labels: Int32[np.ndarray, " N"]
+    test_labels: Int32[np.ndarray, " K"]
+    kept: Int[np.ndarray, " K"]
+    notes: tuple[str, ...]
+
+
+def count_classes(
+    train_labels: Integer[np.ndarray, " N"],
+    test_labels: Integer[np.ndarray, " M"],
+    classes: tuple[str, ...],
+    *,
+    name: str,
+) -> Counted:
+    """Numbers the classes anew, without those that training has no picture of.
+
+    A class that nobody has would get a direction of its own, take part in every loss and angle between classes, and
+    change the scale that suits their number.
+
+    Args:
+      train_labels: indices into `classes`, at least one.
+      test_labels: the same.
+      classes: the name of each label.
+      name: of the set, for the message.
+
+    Raises:
+      DataError: if no test picture is of a class that training has.
+    """
+    present, counts = np.unique(train_labels), np.bincount(test_labels, minlength=len(classes))
+    renumbered = np.full(len(classes), -1, np.int32)
+    renumbered[present] = np.arange(len(present), dtype=np.int32)
+    new_test_labels = renumbered[test_labels]
+    kept = np.flatnonzero(new_test_labels >= 0)
+    names = tuple(classes[label] for label in present.tolist())
+    notes = []
+    unseen = np.flatnonzero(renumbered < 0).tolist()
+    if unseen:
+        those = _listed([classes[label] for label in unseen])
+        dropped = len(test_labels) - len(kept)
+        with_them = f", with {dropped} test pictures of them" if dropped else ""
+        notes.append(f"Left out, as training has no picture of them: the classes {those}{with_them}.")
+        if not len(kept):
+            raise DataError(
+                f"{name}, test split: none of its {len(test_labels)} pictures is of a class that the train split has "
+                f"({_listed(names)}); give both splits the same classes."
+            )
+    untested = [classes[label] for label in present.tolist() if not counts[label]]
+    if untested:
+        notes.append(f"The test split has no picture of the classes {_listed(untested)}.")
+    return Counted(names, renumbered[train_labels], new_test_labels[kept], kept, tuple(notes))
+
+
+def _listed(names: list[str] | tuple[str, ...]) -> str:
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(quoted(name, 40) for name in names[:_NAMED]) + more
