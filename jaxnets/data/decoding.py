@@ -115,7 +115,7 @@ def opened(file: io.BufferedIOBase, where: str) -> Iterator[Image.Image]:
     except DataError:
         raise
     except UnidentifiedImageError as error:
-        raise DataError(f"{where} is no picture in a known format ({', '.join(FORMATS)}).") from error
+        raise DataError(f"{where} is no picture in any known format.") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning, MemoryError) as error:
         raise DataError(f"{where} claims more pixels than fit into the memory; make it smaller.") from error
     except Exception as error:  # each format's decoder has its own for a damaged file

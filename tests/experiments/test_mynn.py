@@ -20,7 +20,7 @@ from experiments.run import terminal
 from experiments.run.folder import Folder
 from experiments.run.pictures import open_stream
 from jaxnets import create, evaluate, load, parallel
-from jaxnets.data import cache
+from jaxnets.data import threads
 from jaxnets.epochs import train_epoch_by_stream
 from jaxnets.torch_weights import from_torch, save
 
@@ -221,8 +221,11 @@ def test_a_picture_that_cannot_be_read_keeps_a_stream_from_training(pictures, tm
     argv = ["--data", f"folder:{root}", "--stream", "--size", SIZE, "--batch-size", 8, "--out", tmp_path / "out"]
     code, error = said(capsys, argv)
     assert code == 2 and error.count("\n") == 1
-    assert "1 of 40 pictures cannot be read" in error and "is no picture in " in error
+    assert "1 of 40 pictures cannot be read" in error and "is no picture in any known format." in error
+    assert "leave them out by skip_unreadable=True (--skip-unreadable)" in error
     assert not (tmp_path / "out").exists()
+    command(config(root, tmp_path / "out", epochs=1, steps_per_epoch=2, stream=True, skip_unreadable=True))
+    assert "note: Left out, as 1 of 40 pictures cannot be read" in capsys.readouterr().out
 
 
 def test_pictures_are_looked_through_before_they_are_streamed(pictures, tmp_path, capsys, monkeypatch):
@@ -233,7 +236,7 @@ def test_pictures_are_looked_through_before_they_are_streamed(pictures, tmp_path
     (twice := next((root / "test" / "dark").iterdir())).write_bytes((root / "train" / "dark" / "3.png").read_bytes())
     streamed = config(root, tmp_path, stream=True)
     notes = [stream_of(streamed).notes]
-    monkeypatch.setattr(cache, "_decoded", None)
+    monkeypatch.setattr(threads, "decode", None)  # looked through again, it would be called
     notes.append(stream_of(streamed).notes)
     assert notes[0] == notes[1]
     assert f"in both splits, byte for byte: train/dark/3.png is test/dark/{twice.name}" in notes[0][0]

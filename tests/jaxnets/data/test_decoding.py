@@ -98,7 +98,7 @@ PNG = encode(np.random.default_rng(0).integers(0, 256, (50, 50, 3), np.uint8))
     ("content", "message"),
     [
         (b"", "a/b.png is empty: it holds no picture."),
-        (b"seven", r"a/b.png is no picture in a known format \(AVIF, BMP, .*, WEBP\)\."),
+        (b"seven", "a/b.png is no picture in any known format."),
         (PNG[:20], "a/b.png is "),
         (PNG[: len(PNG) // 2], r"a/b.png is damaged, or not all of it is there \(.*\)\."),
         (
@@ -133,7 +133,7 @@ def test_postscript_starts_no_program(tmp_path, monkeypatch, name):
     program = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n%%EOF\n"
     with Image.open(io.BytesIO(program)) as known_to_pillow:
         assert known_to_pillow.format == "EPS"
-    with pytest.raises(DataError, match="is no picture in a known format"):
+    with pytest.raises(DataError, match="is no picture in any known format"):
         decode(program, (9, 9, 3), where=name)
     assert not (tmp_path / "ran").exists()
 
