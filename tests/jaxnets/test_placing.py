@@ -9,7 +9,7 @@ import pytest
 
 from jaxnets import ArcFace, MarginHead, create_train_state, evaluate, parallel, sgd
 from jaxnets.data import Dataset, Split
-from jaxnets.data.mapped import open_mapped, pieces, rows
+from jaxnets.data.mapped import map_images, pieces, rows
 from jaxnets.epochs import EpochPlan, train_epoch_by_call
 from jaxnets.models.conv_stack import Backbone, ConvStack
 
@@ -20,9 +20,9 @@ N = 40
 def mapped(tmp_path_factory):
     """Forty images of noise in a file."""
     rng = np.random.default_rng(0)
-    path = tmp_path_factory.mktemp("mapped") / "images.npy"
-    np.save(path, rng.integers(0, 256, (N, 12, 12, 1), np.uint8))
-    return Split(open_mapped(path), rng.integers(0, 10, N).astype(np.int32))
+    path = tmp_path_factory.mktemp("mapped") / "images"
+    rng.integers(0, 256, (N, 12, 12, 1), np.uint8).tofile(path)
+    return Split(map_images(path, (N, 12, 12, 1)), rng.integers(0, 10, N).astype(np.int32))
 
 
 @pytest.fixture(scope="module")
@@ -96,9 +96,9 @@ def test_room_on_a_cpu_and_on_an_accelerator():
 @pytest.mark.parametrize("start", [0, 3], ids=["whole", "slice"])
 def test_rows_and_pieces_of_a_mapped_array_are_its_content(tmp_path, monkeypatch, start):
     monkeypatch.setattr("jaxnets.data.mapped._PIECE_BYTES", 100)
-    array = np.random.default_rng(0).integers(0, 256, (23, 5, 7), np.uint8)
-    np.save(tmp_path / "array.npy", array)
-    mapped = open_mapped(tmp_path / "array.npy")[start:]
+    array = np.random.default_rng(0).integers(0, 256, (23, 5, 7, 1), np.uint8)
+    array.tofile(tmp_path / "array")
+    mapped = map_images(tmp_path / "array", array.shape)[start:]
     np.testing.assert_array_equal(np.concatenate([*pieces(mapped)]), array[start:])
     assert [len(piece) for piece in pieces(mapped)][:2] == [2, 2]
     picked = rows(mapped, np.array([4, 0, 4]))
