@@ -9,7 +9,7 @@ from experiments.run.terminal import UserError, as_user_error
 from jaxnets import margins
 from jaxnets.losses import adacos_scale
 
-DEFAULT_M = {"arcface": 0.3}  # picked by experiment: see the README
+DEFAULT_M = {"arcface": 0.3}  # picked by experiment: see experiments/results/README.md
 
 
 def build_margin(options: MarginOptions) -> Any:

@@ -1,67 +1,83 @@
-"""The README's figures are those of the committed results, and results are made as the tables expect."""
+"""The pages show the committed results, and results are gathered from runs as the tables expect."""
 
 import json
 import re
 
 import pytest
 
-from experiments import tables
 from experiments.run.terminal import UserError
+from experiments.tables.cells import RESULTS
+from experiments.tables.collect import collect
+from experiments.tables.pages import PAGES, README, TABLES, with_tables
+from experiments.tables.runs import default_run_table
+from experiments.tables.speed import accuracy_table
+
+ENVIRONMENT = {"cpu": "a CPU", "cpu_cores": 2, "python": "3.11", "jax": "0.10.2"}
 
 
-def test_the_readme_shows_what_was_measured():
-    readme = tables.README.read_text()
-    assert tables.with_tables(readme) == readme
-    for name in tables.TABLES:
-        found = re.search(rf"<!-- {name} -->\n(.*?)<!-- end -->", readme, re.DOTALL)
-        assert found and found[1].strip() and (tables.RESULTS / f"{name}.json").exists(), name
+def test_the_pages_show_what_was_measured():
+    texts = [page.read_text() for page in PAGES]
+    assert [with_tables(text) for text in texts] == texts
+    for name, (result, _) in TABLES.items():
+        blocks = [
+            block for text in texts for block in re.findall(rf"<!-- {name} -->\n(.*?)<!-- end -->", text, re.DOTALL)
+        ]
+        assert len(blocks) == 1 and blocks[0].strip() and (RESULTS / f"{result}.json").exists(), name
+
+
+def test_the_readme_is_a_first_page():
+    assert len(README.read_text().splitlines()) <= 150
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page}: {target}"
 
 
 def test_each_result_says_how_it_was_made():
-    for file in tables.RESULTS.glob("*.json"):
+    for file in RESULTS.glob("*.json"):
         record = json.loads(file.read_text())
         assert record["command"] and record["environment"]["jax"] and record["environment"]["cpu"], file.name
 
 
 def finished_run(folder, seed, **changes):
-    folder.mkdir()
-    config = {"seed": seed, "margin": {"name": "arcface"}} | changes
-    environment = {"cpu": "a CPU", "cpu_cores": 2, "python": "3.11", "jax": "0.10.2"}
-    record = {"config": config, "environment": environment, "command": "python -m experiments.arcloss"}
+    """Two epochs of v1_2_3 on MNIST; `verdict` and `overlap` are the last epoch's."""
+    verdict, overlap = changes.pop("verdict", "separated"), changes.pop("overlap", 0.02)
+    folder.mkdir(parents=True)
+    config = {"variant": "v1_2_3", "seed": seed, "data": "mnist", "scale": 3.1, "classes": [*"0123456789"]}
+    config |= {"margin": {"name": "arcface", "m": 0.3}} | changes
+    record = {"config": config, "environment": ENVIRONMENT, "command": "python -m experiments.arcloss"}
     (folder / "config.json").write_text(json.dumps(record))
     lines = [
         {
             "epoch": epoch,
             "test_accuracy": accuracy,
             "train_accuracy": 0.9,
-            "verdict": "separated",
-            "seconds": 40.0,
-            "separability": {"smallest_gap_degrees": 30.4, "largest_gap_degrees": 40.0},
+            "verdict": verdict,
+            "separability": {"smallest_gap_degrees": 30.4, "largest_gap_degrees": 40.0, "overlap": overlap},
         }
         for epoch, accuracy in ((1, 0.9), (2, 0.96 + seed / 100))
     ]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (folder / "summary.json").write_text(json.dumps({"verdict": verdict, "epochs": 2}))
     return folder
 
 
 def test_runs_are_collected_into_a_table(tmp_path):
     runs = [finished_run(tmp_path / str(seed), seed) for seed in (0, 1)]
-    text = tables.default_run_table(tables.collect(runs))
+    text = default_run_table(collect(runs))
     assert "| 0 | 90.00 | 96.00 | 30°–40° | separated |" in text
     assert "n = 2; the last 96.50 ± 0.71 %" in text and "a CPU, 2 cores, Python 3.11, JAX 0.10.2" in text
     with pytest.raises(UserError, match="differ in more than their seed"):
-        tables.collect([*runs, finished_run(tmp_path / "other", 2, margin={"name": "cosface"})])
+        collect([*runs, finished_run(tmp_path / "other", 2, margin={"name": "cosface"})])
 
 
 def test_accuracies_of_several_seeds_are_averaged_for_each_epoch():
-    environment = {"cpu": "a CPU", "cpu_cores": 2, "python": "3.11", "jax": "0.10.2", "torch": "2.13"}
     rows = [
         {"seed": seed, "epoch": epoch}
         | {name: {"test_accuracy": accuracy + seed / 100, "train_loss": 1 / epoch} for name in ("jaxnets", "torch")}
         for seed in (0, 1)
         for epoch, accuracy in ((1, 0.9), (2, 0.96))
     ]
-    result = {"command": "python -m experiments.bench accuracy", "environment": environment, "rows": rows}
-    assert "| 2 | 96.50 ± 0.71 | 96.50 ± 0.71 | 0.5000 | 0.5000 |" in tables.accuracy_table(result)
-    one = tables.accuracy_table(result | {"rows": rows[:2]})
+    result = {"command": "python -m experiments.bench accuracy", "environment": ENVIRONMENT, "rows": rows}
+    assert "| 2 | 96.50 ± 0.71 | 96.50 ± 0.71 | 0.5000 | 0.5000 |" in accuracy_table(result)
+    one = accuracy_table(result | {"rows": rows[:2]})
     assert "| 1 | 90.00 | 90.00 | 1.0000 | 1.0000 |" in one and "seeds" not in one

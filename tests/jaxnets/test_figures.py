@@ -81,6 +81,7 @@ def test_scatter_draws_each_point_in_its_class_colour_and_each_ray_with_its_name
     assert colours == {tuple(np.round(colour, 6)) for colour in figures.class_colours(10)}
     rays = [np.array(line.get_xydata()[1]) for line in marked(axes, "ray")]
     directions = [ray / np.linalg.norm(ray) for ray in rays]
+    assert min(map(np.linalg.norm, rays)) > np.linalg.norm(embeddings, axis=1).max(), "rays end beyond the points"
     np.testing.assert_allclose(directions, class_weights, atol=1e-6)
     names = marked(axes, "name")
     assert [name.get_text() for name in names] == DIGITS
@@ -117,6 +118,8 @@ def test_no_point_lies_where_names_are():
 def test_the_radius_sets_the_limits_and_is_one_for_nothing():
     axes = figures.scatter(*petals(), classes=DIGITS, radius=80).axes[0]
     assert axes.get_xlim() == axes.get_ylim() == pytest.approx((-80 * EDGE, 80 * EDGE))
+    norms = np.array([[1.0, 0]] * 100 + [[1.05, 0]])
+    assert figures.scatter_radius(norms) == 1.05, "the largest, which is no outlier"
     assert figures.scatter_radius(np.zeros((3, 2))) == figures.scatter_radius(np.full((3, 2), np.nan)) == 1
 
 
@@ -137,6 +140,8 @@ def test_densities_count_the_points_and_peak_where_they_lie():
     np.testing.assert_allclose(density.sum(axis=1), [30, 12], rtol=1e-6)
     assert density.argmax(axis=1).tolist() == [180, 719]
     np.testing.assert_allclose(density[1, 0], density[1, 718], rtol=1e-6)  # smoothed across the seam
+    # A normal of 1.5°, three bins, has a peak of 1/(3·√(2π)), and at three bins from it e^(−½) of that.
+    np.testing.assert_allclose(density[0, [180, 183]], 30 / 3 / np.sqrt(2 * np.pi) * np.exp([0, -0.5]), rtol=1e-3)
 
 
 @pytest.mark.parametrize("spoil", ["nan", "huge", "zero", "coinciding", "none"])
@@ -235,6 +240,7 @@ def test_sheet_is_four_wide_and_says_both_verdicts(count, shape):
     figure = figures.sheet(panels(count), classes=DIGITS, title="all")
     boxes = [axes.get_position() for axes in figure.axes]
     assert len(boxes) == count
+    assert all(len(axes.collections[0].get_offsets()) == 300 for axes in figure.axes), "all points of so few"
     assert (len({round(box.y0, 6) for box in boxes}), len({round(box.x0, 6) for box in boxes})) == shape
     texts = [text.get_text() for text in figure.texts]
     for words in ("overlapping", "author: clearly separated", "90.00 %"):

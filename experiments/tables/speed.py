@@ -1,0 +1,100 @@
+"""Tables of speed and memory, of the results of `python -m experiments.bench`."""
+
+import statistics
+from typing import Any
+
+from experiments.tables.cells import CALLED, duration, head, made_by, mean, row
+
+
+def step_table(result: dict[str, Any]) -> str:
+    contenders = [name for name in result["rows"][0] if name != "name"]
+    peers = [name for name in contenders if name != "jaxnets"]
+    columns = [
+        "of",
+        *(CALLED[name] for name in contenders),
+        *(f"× {CALLED[name]}'s rate" for name in peers),
+        "compilation",
+        *(f"memory, {CALLED[name]}" for name in contenders if name != "torch.compile"),
+    ]
+    rows = head(columns)
+    for each in result["rows"]:
+        seconds = {name: each[name]["median_seconds"] for name in contenders}
+        cells = [
+            each["name"],
+            *(duration(seconds[name]) for name in contenders),
+            *(f"{seconds[name] / seconds['jaxnets']:.2f}" for name in peers),
+            f"{each['jaxnets']['compile_seconds']:.1f} s",
+            *(f"{each[name]['peak_bytes'] / 2**20:.0f} MiB" for name in contenders if name != "torch.compile"),
+        ]
+        rows.append(row(cells))
+    rows += ["", f"Contenders in turns, medians. {made_by(result)}"]
+    return "\n".join(rows)
+
+
+def rates_table(result: dict[str, Any]) -> str:
+    rates = {
+        each["name"]: each["torch"]["median_seconds"] / each["jaxnets"]["median_seconds"] for each in result["rows"]
+    }
+    listed = ", ".join(f"{name} {rate:.2f}" for name, rate in rates.items())
+    return f"With JAX {result['environment']['jax']}, as multiples of PyTorch's rate: {listed}. {made_by(result)}"
+
+
+def products_table(result: dict[str, Any]) -> str:
+    products, step = result["products_seconds"], result["step_seconds"]
+    gflop = sum(each["gflop"] for each in result["products"])
+    return (
+        f"The matrix products of a step of {result['name']}, {gflop:.1f} GFLOP, are {products / step:.0%} of it when "
+        f"each is timed alone: {duration(products)} of {duration(step)}. {made_by(result)}"
+    )
+
+
+def start_table(result: dict[str, Any]) -> str:
+    none, kept = (each["median_seconds"] for each in result["rows"])
+    return (
+        f"From the command to its first training step: {none:.1f} s, and {kept:.1f} s from the second time on. "
+        f"{made_by(result)}"
+    )
+
+
+def epoch_table(result: dict[str, Any]) -> str:
+    ratios = {each["way"]: each["ratio"] for each in result["rows"]}
+    return (
+        f"An epoch costs {ratios['train_epoch']:.3f} times the sum of its steps; as one jitted scan, "
+        f"{ratios['one scan']:.3f} times. {made_by(result)}"
+    )
+
+
+def epoch_of_pictures_table(result: dict[str, Any]) -> str:
+    ratios = ", ".join(f"{each['way']} {each['ratio']:.3f}" for each in result["rows"][1:])
+    return f"An epoch of Mynn on pictures, as a multiple of its steps alone: {ratios}. {made_by(result)}"
+
+
+def head_table(result: dict[str, Any]) -> str:
+    columns = ("classes", "rows", "full logits", "chunked", "× the rate")
+    rows = head([*columns, "temporary, full logits", "temporary, chunked"])
+    for each in result["rows"]:
+        full, chunked = each["reference"], each["chunked"]
+        cells = [
+            f"{each['classes']:,}",
+            f"{each['batch']:,}",
+            *(duration(contender["both_seconds"]) for contender in (full, chunked)),
+            f"{full['both_seconds'] / chunked['both_seconds']:.2f}",
+            *(f"{contender['temporary_bytes'] / 2**20:.0f} MiB" for contender in (full, chunked)),
+        ]
+        rows.append(row(cells))
+    rows += ["", f"Value and both gradients, each in a process of its own, medians. {made_by(result)}"]
+    return "\n".join(rows)
+
+
+def accuracy_table(result: dict[str, Any]) -> str:
+    rows = head(("after epoch", "jaxnets", "PyTorch", "loss, jaxnets", "loss, PyTorch"))
+    for epoch in sorted({each["epoch"] for each in result["rows"]}):
+        seeds = [each for each in result["rows"] if each["epoch"] == epoch]
+        accuracies, losses = (
+            [[each[name][measure] for each in seeds] for name in ("jaxnets", "torch")]
+            for measure in ("test_accuracy", "train_loss")
+        )
+        rows.append(row([str(epoch), *map(mean, accuracies), *(f"{statistics.mean(values):.4f}" for values in losses)]))
+    many = f", means of n = {len(seeds)} seeds with their standard deviation" if len(seeds) > 1 else ""
+    rows += ["", f"Test accuracy in %, and the epoch's mean training loss{many}. {made_by(result)}"]
+    return "\n".join(rows)

@@ -1,0 +1,140 @@
+"""The ArcLoss study's statements are answered by rules, from runs that are gathered as they end."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from experiments.arcloss.variants import VARIANTS
+from experiments.run.terminal import UserError
+from experiments.tables import study, study_runs
+from experiments.tables.claims import (
+    CHANGES,
+    ENDINGS,
+    Change,
+    Ending,
+    answer_change,
+    answer_ending,
+    permutation_p,
+    smallest_p,
+)
+from tests.experiments.test_tables import finished_run
+
+
+def test_every_variant_has_a_rule_and_every_change_is_between_variants():
+    assert set(ENDINGS) == set(VARIANTS)
+    assert {name for change in CHANGES for name in (change.before, change.after)} <= set(VARIANTS)
+    # The rule is that of the study's words.
+    assert {name for name, ending in ENDINGS.items() if ending.separated} == {
+        name for name, variant in VARIANTS.items() if "clearly separated" in variant.verdict
+    }
+
+
+@pytest.mark.parametrize(
+    ("separated", "verdicts", "answer", "reason"),
+    [
+        (True, [], "open", "0 runs of 3"),
+        (True, ["separated"] * 2, "open", "2 runs of 3"),
+        (True, ["separated"] * 3, "confirmed", "all 3 runs end separated"),
+        (True, ["overlapping"] * 3, "refuted", "all 3 runs end overlapping"),
+        (False, ["overlapping", "collapsed", "overlapping"], "confirmed", "all 3 runs end collapsed or overlapping"),
+        (False, ["separated"] * 4, "refuted", "all 4 runs end separated"),
+        (False, ["separated", "overlapping", "overlapping"], "open", "1 of 3 runs end separated"),
+    ],
+)
+def test_runs_that_agree_answer(separated, verdicts, answer, reason):
+    assert answer_ending(Ending(separated=separated), verdicts) == (answer, reason)
+
+
+def test_a_statement_beyond_these_runs_stays_open():
+    assert answer_ending(Ending(separated=False, seeds=1, untested="too short"), ["separated"]) == ("open", "too short")
+
+
+def test_p_counts_the_divisions_that_are_as_extreme():
+    # Of 5 + 5 numbers in two heaps 1 of 252 divisions has this difference, and its mirror image.
+    assert permutation_p([1, 2, 3, 4, 5], [6, 7, 8, 9, 10]) == pytest.approx(2 / 252)
+    assert smallest_p(5, 5) == pytest.approx(2 / 252) and smallest_p(3, 3) == pytest.approx(0.1)
+    # {1, 3} against {2, 4}: of the six sums 3, 4, 5, 5, 6, 7 of two, 3 and 4 are as small.
+    assert permutation_p([1, 3], [2, 4]) == pytest.approx(2 * 2 / 6)
+    assert permutation_p([1, 1, 1], [1, 1, 1]) == 1
+
+
+def test_a_change_is_answered_by_a_test_that_can_answer():
+    better = Change("a number", "before", "after", better=True, seeds=(5, 5))
+    low, high = [0.01, 0.02, 0.03, 0.04, 0.05], [0.2, 0.3, 0.4, 0.5, 0.6]
+    assert answer_change(better, high, low) == ("confirmed", "less overlap after it, p = 0.0079")
+    assert answer_change(better, low, high) == ("refuted", "more overlap after it, p = 0.0079")
+    worse = dataclasses.replace(better, better=False)
+    assert answer_change(worse, low, high).verdict == "confirmed"
+    assert answer_change(better, low, low) == ("open", "p = 1")
+    assert answer_change(better, high[:4], low) == ("open", "4 and 5 runs of 5 and 5")
+    three = dataclasses.replace(better, seeds=(3, 3))
+    assert answer_change(three, high[:3], low[:3]) == (
+        "open",
+        "p = 0.1; so few runs cannot give less than 0.1",
+    )
+    one = dataclasses.replace(better, seeds=(1, 1))
+    assert answer_change(one, high[:1], low[:1]) == ("open", "a test takes two runs of each or more")
+
+
+@pytest.fixture
+def out(tmp_path, monkeypatch):
+    """A study's --out: two finished runs, one that still trains, one that diverged in its second epoch."""
+    monkeypatch.setattr(study_runs, "PUBLISHED", dataclasses.replace(study.PUBLISHED, epochs=2))
+    monkeypatch.setattr(study, "PUBLISHED", dataclasses.replace(study.PUBLISHED, epochs=2))
+    folder = tmp_path / "runs"
+    noise = np.random.default_rng(0)
+    for seed, overlap in ((0, 0.01), (1, 0.03), (2, 0.5)):
+        place = finished_run(folder / "arcloss" / "v1_2_3" / f"seed{seed}", seed, overlap=overlap)
+        (place / "epochs").mkdir()
+        arrays = {"embeddings": noise.normal(size=(10_000, 2)), "class_weights": noise.normal(size=(10, 2))}
+        np.savez(place / "epochs" / "0002.npz", **arrays)
+    (folder / "arcloss" / "v1_2_3" / "seed2" / "summary.json").unlink()
+    place = finished_run(folder / "arcloss" / "v2" / "seed0", 0, variant="v2", margin={"name": "tutorial", "m": 0.5})
+    (place / "summary.json").write_text(json.dumps({"verdict": "diverged", "epoch": 2, "step": 7}))
+    return folder
+
+
+def test_finished_runs_are_added_as_they_end(tmp_path, out):
+    results = tmp_path / "results"
+    said = study_runs.add_to_study(results, [out])
+    assert said.startswith("3 finished runs") and said.endswith("1 left out that still train")
+    result = json.loads((results / "study.json").read_text())
+    table = study.variants_table(result)
+    # 96 and 97 %: mean 96.5, deviation 1/√2; overlaps of 1 and 3 %.
+    assert "| v1_2_3 | 96.50 ± 0.71 | 96.50 ± 0.71 | 30° | 2.00 | 2 separated |" in table
+    assert "**open**: 2 runs of 3 |" in table and "| v0 | – | – | – | – | – |" in table
+    (diverged,) = (run for run in result["runs"] if run["variant"] == "v2")
+    assert diverged["verdict"] == "diverged" and diverged["test_accuracy"] == [0.9]
+    with Image.open(results / "study.png") as image:
+        assert image.width == 330  # one picture: the other variant has another loss
+
+    place = out / "arcloss" / "v1_2_3" / "seed2"
+    (place / "summary.json").write_text(json.dumps({"verdict": "separated", "epochs": 2}))
+    study_runs.add_to_study(results, [out])
+    result = json.loads((results / "study.json").read_text())
+    assert [run["seed"] for run in result["runs"] if run["variant"] == "v1_2_3"] == [0, 1, 2]
+    assert "3 separated | good: clearly separated, converges fast | **confirmed**" in study.variants_table(result)
+    changes = study.changes_table(result)
+    # 1, 3 and 50 %: mean 18, deviation √(2·(17² + 15² + 32²)/4) = 27.7
+    assert (
+        "(v1_2_2 → v1_2_3) | arcface | – | 18.00 ± 27.73 | better separated | **open**: 0 and 3 runs of 5 and 5"
+        in changes
+    )
+
+
+def test_a_folder_without_runs_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"no runs in .*nothing"):
+        study_runs.add_to_study(tmp_path, [tmp_path / "nothing"])
+
+
+def test_fashion_is_told_by_its_folder():
+    run = {"variant": "v1_2_3", "seed": 0, "verdict": "separated", "epochs": 10, "test_accuracy": [0.8] * 10}
+    run |= {"smallest_gap_degrees": 30.0, "overlap": 0.1, "environment": {"cpu": "a", "cpu_cores": 2}, "command": "c"}
+    run["environment"] |= {"python": "3.12", "jax": "0.12"}
+    run["config"] = {"data": "idx:/data/fashion-mnist", "margin": {"name": "arcface", "m": 0.3}}
+    assert "open, 0 runs of 3" in study.fashion_table({"runs": []})
+    assert "n = 1: test accuracy 80.00 %" in study.fashion_table({"runs": [run]})
+    assert "| v1_2_3 | – |" in study.variants_table({"runs": [run | {"commit": None}]})
