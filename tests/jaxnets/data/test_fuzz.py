@@ -8,6 +8,7 @@ import io
 import itertools
 import math
 import random
+import shutil
 import struct
 import zlib
 
@@ -169,3 +170,25 @@ def test_a_damaged_cache_gives_the_set_that_it_was_made_of(cases, pets, cache_ho
         dataset = load(name, size=8)
         assert dataset.fingerprint() == first and len(dataset.notes) == 1 and clear(dataset.notes[0]), case
         assert load(name, size=8).notes == (), case
+
+
+@pytest.mark.parametrize(
+    "cases", [QUICK[:60], pytest.param(SLOW[:2000], marks=pytest.mark.slow)], ids=["quick", "slow"]
+)
+def test_a_damaged_prepared_set(cases, shapes, prepared, tmp_path):
+    shutil.copytree(prepared, tmp_path, dirs_exist_ok=True)
+    whole = {file: file.read_bytes() for file in sorted(tmp_path.rglob("*")) if file.is_file()}
+    expected = load("tfds:shapes", data_dir=prepared)
+    for number, case in enumerate(cases):
+        file = [*whole][number % len(whole)]
+        file.write_bytes(damaged(random.Random(case), whole[file], [*whole.values()]))
+        try:
+            dataset = load("tfds:shapes", data_dir=tmp_path)
+        except DataError as error:
+            assert clear(error), (case, error)
+        else:
+            for split, other in ((dataset.train, expected.train), (dataset.test, expected.test)):
+                np.testing.assert_array_equal(split.images, other.images)
+                np.testing.assert_array_equal(split.labels, other.labels)
+            assert dataset.classes == expected.classes or file.name == "label.labels.txt", case
+        file.write_bytes(whole[file])
