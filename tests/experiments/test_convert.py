@@ -68,12 +68,12 @@ def test_a_runs_states_with_their_heads(which, index, steps, run, tmp_path, caps
     convert.command(Config(folder, out, which=which))
     same(from_torch("v0", out), states[index])
     assert read(out)["head.weight"].shape == (2, 7)
-    first, second = capsys.readouterr().out.splitlines()
+    first, fits, second = capsys.readouterr().out.splitlines()
     assert first == (
         f"{out}: v0 from the {which} state of {folder}, after {steps} steps; 33 arrays, 405,623 parameters, "
         f"{out.stat().st_size:,} bytes"
     )
-    assert "head.weight" in second
+    assert fits == "they fit Net(BACKBONES['v0'], outputs=2) of experiments/torch_peer.py" and "head.weight" in second
 
 
 def test_a_run_of_two_devices_on_a_machine_with_one(tmp_path):
@@ -153,8 +153,10 @@ def test_bad_input_gets_one_sentence_and_exit_code_2(weights, tmp_path, capsys):
 
 def test_pth_without_pytorch(weights, tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
-    code, error = said(capsys, [weights, tmp_path / "out.pth", "--model", "v0"])
-    assert code == 2 and "out.pth can only be written with PyTorch" in error and error.count("\n") == 1
+    with pytest.raises(SystemExit) as stop:
+        terminal.main(lambda: convert.command(Config(weights, tmp_path / "out.pth", model="v0")))
+    error = capsys.readouterr().err
+    assert stop.value.code == 2 and "out.pth can only be written with PyTorch" in error and error.count("\n") == 1
 
 
 def test_networks_without_a_head_say_nothing_of_one(tmp_path, capsys):
@@ -162,7 +164,7 @@ def test_networks_without_a_head_say_nothing_of_one(tmp_path, capsys):
     variables = jax.tree.map(lambda leaf: np.ones(leaf.shape, leaf.dtype), variables)
     save(tmp_path / "mynn.safetensors", "mynn", variables)
     convert.command(Config(tmp_path / "mynn.safetensors", tmp_path / "again.safetensors", model="mynn"))
-    assert len(capsys.readouterr().out.splitlines()) == 1
+    assert capsys.readouterr().out.splitlines()[1:] == ["they fit Mynn(outputs=2) of experiments/torch_peer.py"]
 
 
 def test_help_comes_without_jax():
