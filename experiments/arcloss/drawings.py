@@ -172,11 +172,20 @@ def draw_variants(path: Path, folders: Mapping[Variant, Path], dataset: Dataset)
 
 
 def closing_words(directory: Path, summary: Line) -> str:
+    """How the run ended, with advice where its directions have collapsed, and where to look."""
     last, last_picture = summary["last"], f"epoch_{summary['epochs']:04d}.png"
+    numbers = last["separability"]
+    advice = (
+        f"only {numbers['directions_in_use']} of {counted(numbers['num_classes'], 'direction')} are in use: "
+        "try a smaller --s or --m\n"
+        if summary["verdict"] == "collapsed"
+        else ""
+    )
     return (
         f"{summary['verdict']}: test accuracy {last['test_accuracy']:.4f} after {counted(summary['epochs'], 'epoch')} "
         f"(best {summary['best']['test_accuracy']:.4f} after {summary['best']['epoch']}), "
         f"gaps between classes {_gaps(last, 1)}\n"
+        f"{advice}"
         f"look into it: {directory / 'index.html'}\n"
         f"see {directory / 'scatter.gif'}, {directory / 'scatter' / last_picture} and beside them"
     )
