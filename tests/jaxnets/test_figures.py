@@ -270,6 +270,6 @@ def test_animation_holds_its_last_frame_and_keeps_white_and_colours():
 
 def test_animation_refuses_nothing_and_unequal_sizes():
     with pytest.raises(ValueError, match="one frame or more"):
-        figures.animate([])
+        figures.animate(iter([]))
     with pytest.raises(ValueError, match="differ in size"):
         figures.animate([np.zeros((4, 4, 3), np.uint8), np.zeros((4, 5, 3), np.uint8)])
