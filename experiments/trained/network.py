@@ -12,7 +12,7 @@ from flax import linen as nn
 
 from experiments.run.options import Inputs
 from experiments.run.progress import variables_of
-from experiments.run.records import read_json
+from experiments.run.stored import check_network, read_begun
 from experiments.run.terminal import UserError, as_user_error, counted
 from jaxnets import checkpoint, export, models, torch_weights
 from jaxnets.export import Program
@@ -102,13 +102,12 @@ def state_of_run(
     Raises:
       UserError: for a folder that is no run's, or another network's, or has none of these checkpoints.
     """
-    try:
-        recorded = read_json(folder / "config.json")["config"]
-        name, *_ = recorded["variant"], recorded["image_shape"], recorded["classes"]
-    except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{folder} is no run's folder: a config.json that says its variant and classes is not there"
-        ) from error
+    file = folder / "config.json"
+    if not file.is_file():
+        raise UserError(f"{quoted(folder)} is no run's folder: it has no config.json")
+    recorded = read_begun(file)["config"]
+    check_network(recorded, file, models.NAMES)
+    name = recorded["variant"]
     if model not in (None, name):
         raise UserError(f"{folder} is a run of {name}, not of {model}: leave --model to weights files")
     for kind in kinds:

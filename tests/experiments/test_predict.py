@@ -331,7 +331,7 @@ def spoilt(run, tmp_path, content):
     [
         (lambda run, tmp: ["/nowhere/seed0"], "error: /nowhere/seed0: there is no such run's folder or weights file\n"),
         (lambda run, tmp: [run.parent], "seed0's parent"),
-        (lambda run, tmp: spoilt(run, tmp, "{"), "is no run's folder"),
+        (lambda run, tmp: spoilt(run, tmp, "{"), "config.json is damaged ("),
         (
             lambda run, tmp: spoilt(run, tmp, '{"config": {"epochs": 3}}'),
             "a config.json that says its variant and classes",

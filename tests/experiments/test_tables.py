@@ -5,6 +5,7 @@ import re
 
 import pytest
 
+from experiments.run.stored import NUMBERS
 from experiments.run.terminal import UserError
 from experiments.tables.cells import RESULTS
 from experiments.tables.collect import collect, compare
@@ -48,16 +49,16 @@ def finished_run(folder, seed, **changes):
     (folder / "config.json").write_text(json.dumps(record))
     lines = [
         {
+            **dict.fromkeys(NUMBERS, 0.9),
             "epoch": epoch,
             "test_accuracy": accuracy,
-            "train_accuracy": 0.9,
             "verdict": verdict,
             "separability": {"smallest_gap_degrees": 30.4, "largest_gap_degrees": 40.0, "overlap": overlap},
         }
         for epoch, accuracy in ((1, 0.9), (2, 0.96 + seed / 100))
     ]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    (folder / "summary.json").write_text(json.dumps({"verdict": verdict, "epochs": 2}))
+    (folder / "summary.json").write_text(json.dumps({"verdict": verdict, "epochs": 2, "last": lines[-1]}))
     return folder
 
 
