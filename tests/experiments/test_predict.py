@@ -334,7 +334,7 @@ def spoilt(run, tmp_path, content):
         (lambda run, tmp: spoilt(run, tmp, "{"), "config.json is damaged ("),
         (
             lambda run, tmp: spoilt(run, tmp, '{"config": {"epochs": 3}}'),
-            "a config.json that says its variant and classes",
+            "config.json is damaged (its variant is no network's name)",
         ),
         (lambda run, tmp: [run, "--model", "v1"], "is a run of v0, not of v1: leave --model to weights files"),
         (lambda run, tmp: [run, "--top", "0"], "error: --top must be 1 or more, not 0\n"),
