@@ -28,6 +28,8 @@ class Config:
     """the file to write: .safetensors, or .pth where PyTorch is installed"""
     model: OptionalStr = None
     """the network that the weights are of; a run's folder says so itself"""
+    key: OptionalStr = None
+    """of a file that holds several state dicts the one to take: model_ema, say, or ema.shadow"""
     which: Annotated[str, tyro.conf.arg(metavar=choice(CHECKPOINTS))] = CHECKPOINTS[0]
     """of a run's folder: its best state, by test accuracy, or its last"""
 
@@ -44,13 +46,15 @@ def command(config: Config) -> None:
     recorded: dict[str, Any] = {}
     with as_user_error(ValueError), as_user_error(ImportError):
         if config.source.is_dir():
+            if config.key is not None:
+                raise UserError(f"--key is for files: {config.source} is a run's folder")
             recorded, origin, variables = state_of_run(config.source, config.model, (config.which,))
             name = recorded["variant"]
         else:
             if config.model is None:
                 raise UserError(f"--model must say of which network {config.source} holds the weights")
             name, origin = config.model, str(config.source)
-            variables = torch_weights.from_torch(name, config.source)
+            variables = torch_weights.from_torch(name, config.source, key=config.key)
         torch_weights.save(config.target, name, variables)
     parameters = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
     print(
@@ -61,9 +65,7 @@ def command(config: Config) -> None:
     if recorded.get("inputs") == "imagenet":
         print("they expect images less ImageNet's mean, divided by its standard deviation, as torchvision's weights do")
     if variables.get("head"):
-        print(
-            "with the class weights of the margin head, as head.weight: leave it out of the network's load_state_dict"
-        )
+        print("with the class weights of the margin head, as head.weight, which load_state_dict is not to be given")
 
 
 if __name__ == "__main__":
