@@ -1,5 +1,6 @@
 """Whole epochs over a set that lives on the device as uint8, or on the host where it does not fit, and evaluation."""
 
+import math
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
@@ -14,14 +15,19 @@ from jaxtyping import Array, Float, Int
 from jaxnets.data import Split
 from jaxnets.data.mapped import rows
 from jaxnets.data.streaming import Stream
+from jaxnets.domains import check_count
+from jaxnets.labels import as_labels
+from jaxnets.labels import check as check_labels
 from jaxnets.train import Outputs, TrainState, eval_step, train_step
-from kernels.platform import quick_compilation
+from kernels.platform import jit_with, quick_compilation
 
 
 class Totals(NamedTuple):
-    """Sums over the steps of an epoch so far, and the loss of each.
+    """Sums over the steps of an epoch so far, and the mean loss of each.
 
-    `bad_step` is the first whose loss was not finite, or −1; `taken` counts them, and `losses` beyond are zeros.
+    `examples` counts the rows that are not labelled −1, over which `loss` is the sum and `correct` the number of right
+    predictions. `bad_step` is the first step whose loss was not finite, or −1; `taken` counts the steps, and beyond it
+    `losses` are zeros.
     """
 
     loss: Float[Array, ""]
@@ -46,19 +52,18 @@ def epoch_order(key: Array, epoch: int | Int[Array, ""], num_examples: int) -> I
 
 
 def take_batch(
-    state: TrainState, totals: Totals, batch: Split, axis_name: str | None = None, batch_size: int | None = None
+    state: TrainState, totals: Totals, batch: Split, axis_name: str | None = None
 ) -> tuple[TrainState, Totals]:
-    """`train_step`, summed up. With `axis_name`, `batch` is this device's share of one of `batch_size`."""
-    examples = batch.labels.shape[0] if batch_size is None else batch_size
+    """`train_step`, summed up. With `axis_name`, `batch` is this device's share."""
     new_state, metrics = train_step(state, batch, axis_name)
-    is_bad = ~jnp.isfinite(metrics["loss"])
+    loss, examples = metrics["loss"].astype(totals.loss.dtype), metrics["examples"].astype(totals.loss.dtype)
     new_totals = Totals(
-        totals.loss + metrics["loss"].astype(totals.loss.dtype) * examples,
-        totals.correct + jnp.round(metrics["accuracy"] * examples).astype(jnp.int32),
-        totals.examples + examples,
-        jnp.where((totals.bad_step < 0) & is_bad, state.step, totals.bad_step),
+        totals.loss + loss * examples,
+        totals.correct + jnp.round(metrics["accuracy"].astype(totals.loss.dtype) * examples).astype(jnp.int32),
+        totals.examples + metrics["examples"],
+        jnp.where((totals.bad_step < 0) & ~jnp.isfinite(loss), state.step, totals.bad_step),
         totals.taken + 1,
-        totals.losses.at[totals.taken].set(metrics["loss"].astype(totals.losses.dtype)),
+        totals.losses.at[totals.taken].set(loss.astype(totals.losses.dtype)),
     )
     return new_state, new_totals
 
@@ -85,7 +90,7 @@ def take_steps(
     def one(carry: tuple[TrainState, Totals], i: Int[Array, ""]) -> tuple[tuple[TrainState, Totals], None]:
         indices = jax.lax.dynamic_slice(order, (start + i * batch_size + offset,), (share,))
         batch = Split(jnp.take(split.images, indices, axis=0), jnp.take(split.labels, indices, axis=0))
-        return take_batch(*carry, batch, axis_name, batch_size), None
+        return take_batch(*carry, batch, axis_name), None
 
     if steps == 1:
         return one((state, totals), jnp.zeros((), jnp.int32))[0]
@@ -95,9 +100,12 @@ def take_steps(
 @cache
 def _jitted(steps: Callable[..., Any], *static: str) -> Callable[..., Any]:
     """Made on first use, since the platform decides how it is compiled."""
-    return jax.jit(
-        steps, static_argnames=static, donate_argnames=("state", "totals"), compiler_options=quick_compilation()
-    )
+    return jit_with(quick_compilation(), steps, static_argnames=static, donate_argnames=("state", "totals"))
+
+
+def _zero_beside(state: TrainState, steps: int) -> Totals:
+    """`Totals.zero` on the devices of the state: placed elsewhere, they would come back there, and be traced twice."""
+    return jax.jit(Totals.zero, static_argnums=0, out_shardings=state.step.sharding)(steps)
 
 
 class EpochPlan(NamedTuple):
@@ -109,7 +117,15 @@ class EpochPlan(NamedTuple):
 
     @classmethod
     def of(cls, num_examples: int, batch_size: int, steps: int | None = None) -> "EpochPlan":
-        """All of the examples, a short last batch kept; or the first `steps` batches of each epoch's order."""
+        """All of the examples, a short last batch kept; or the first `steps` batches of each epoch's order.
+
+        Raises:
+          ValueError: for a count below 1.
+        """
+        check_count("num_examples", num_examples)
+        check_count("batch_size", batch_size)
+        if steps is not None:
+            check_count("steps", steps)
         in_all = -(-num_examples // batch_size)
         steps = in_all if steps is None else min(steps, in_all)
         return cls(batch_size, steps, min(batch_size, num_examples - (steps - 1) * batch_size))
@@ -159,7 +175,7 @@ def train_epoch_by_call(
     `state` is given up: its buffers are reused. `take` stands in for the jitted `take_steps` (see `jaxnets.parallel`).
     """
     take = take or _jitted(take_steps, "batch_size", "steps", "axis_name")
-    totals = Totals.zero(plan.steps) if totals is None else totals
+    totals = _zero_beside(state, plan.steps) if totals is None else totals
     order = epoch_order(state.key, epoch, split.labels.shape[0])
     on_host = isinstance(split.images, np.ndarray)
     calls = epoch_calls(plan, done, 1 if on_host else steps_per_call())
@@ -193,7 +209,7 @@ def train_epoch_by_stream(
     state: TrainState, stream: Stream, plan: EpochPlan, epoch: int, *, done: int = 0, totals: Totals | None = None
 ) -> Iterator[tuple[TrainState, Totals, int]]:
     """As `train_epoch_by_call`, of pictures that are decoded as they are needed, in the stream's own order."""
-    totals = Totals.zero(plan.steps) if totals is None else totals
+    totals = _zero_beside(state, plan.steps) if totals is None else totals
     stream.restore({**stream.state(), "position": epoch * len(stream) + done * plan.batch_size})
     for taken, batch in zip(range(done + 1, plan.steps + 1), stream, strict=False):
         state, totals = _jitted(take_batch)(state, totals, batch)
@@ -220,15 +236,19 @@ def train_epoch(
 
 
 def mean_metrics(totals: Totals) -> dict[str, float]:
-    examples = int(totals.examples)
+    """The means over the rows that count; NaN where none does."""
+    examples = int(totals.examples) or math.nan
     return {"loss": float(totals.loss) / examples, "accuracy": int(totals.correct) / examples}
 
 
 class Evaluation(NamedTuple):
-    """Host arrays over a whole set [N], and their means; accuracy is margin-free."""
+    """Host arrays over a whole set [N], and their means over the rows that are not labelled −1.
 
-    embeddings: np.ndarray
-    predictions: np.ndarray
+    `accuracy` is margin-free. Where no row counts, both means are NaN.
+    """
+
+    embeddings: Float[np.ndarray, "N D"]
+    predictions: Int[np.ndarray, "N"]
     loss: float
     accuracy: float
 
@@ -237,16 +257,27 @@ _eval_step = jax.jit(eval_step)
 
 
 def evaluate(state: TrainState, split: Split, batch_size: int = 1000) -> Evaluation:
-    """The network in inference over a whole set, in batches of one size, so that it compiles once."""
-    num_examples = split.labels.shape[0]
-    batch_size = min(batch_size, num_examples)
+    """The network in inference over a whole set, in batches of one size, so that it compiles once.
+
+    Raises:
+      ValueError: for no labels, or one that is neither a class of the head nor −1; and for an empty set.
+    """
+    check_count("batch_size", batch_size)
+    labels = np.asarray(as_labels(split.labels))
+    if not len(labels):
+        raise ValueError("there is nothing to evaluate: the set has no images")
+    batch_size = min(batch_size, len(labels))
     outputs: list[Outputs] = []
-    for start in range(0, num_examples, batch_size):
-        indices = np.minimum(np.arange(start, start + batch_size, dtype=np.int32), num_examples - 1)
-        outputs.append(_eval_step(state, Split(rows(split.images, indices), rows(split.labels, indices))))
+    for start in range(0, len(labels), batch_size):
+        indices = np.minimum(np.arange(start, start + batch_size, dtype=np.int32), len(labels) - 1)
+        outputs.append(_eval_step(state, Split(rows(split.images, indices), labels[indices])))
         jax.block_until_ready(outputs[-2:-1])  # or all batches would be under way at once, with their activations
     embeddings, losses, predictions = (
-        np.concatenate([np.asarray(batch[field]) for batch in outputs])[:num_examples] for field in range(3)
+        np.concatenate([np.asarray(batch[field]) for batch in outputs])[: len(labels)] for field in range(3)
     )
-    accuracy = float(np.mean(predictions == np.asarray(split.labels)))
-    return Evaluation(embeddings, predictions, float(losses.mean(dtype=np.float64)), accuracy)
+    check_labels(labels, state.head.count_classes(embeddings.shape[1]))
+    counts = labels != -1
+    if not counts.any():
+        return Evaluation(embeddings, predictions, math.nan, math.nan)
+    loss = float(losses[counts].mean(dtype=np.float64))
+    return Evaluation(embeddings, predictions, loss, float(np.mean((predictions == labels)[counts])))

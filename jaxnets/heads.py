@@ -1,11 +1,16 @@
 """What stands between a network's outputs and its loss, with parameters of its own."""
 
 import dataclasses
+from typing import get_args
 
 import jax
+import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
+from jaxnets.domains import Number, check, check_count
+from jaxnets.inputs import Labels
+from jaxnets.labels import as_labels, marked
 from jaxnets.losses import cosines, margin_softmax_loss
 from jaxnets.margins import AdaptiveMargin, Margin, Statistics
 from kernels.margin_softmax import MarginGrad
@@ -18,15 +23,26 @@ class MarginHead:
     Predictions are free of the margin: with it, accuracy would read near zero while the classes are already apart.
     With `num_subcenters` above 1 a class has as many vectors, and is as near as the nearest. AdaFace and CurricularFace
     have statistics, which training updates; for all other margins they are empty. `min_norm` keeps short embeddings
-    from steep gradients: worth having where there are few outputs (see `jaxnets.losses.limit_turning`).
+    from steep gradients: worth having where there are few outputs (see `jaxnets.losses.limit_gradient`).
     """
 
     num_classes: int
     margin: Margin | AdaptiveMargin
-    scale: float
+    scale: Number
     num_subcenters: int = 1
     margin_grad: MarginGrad = "exact"
-    min_norm: float = 0.0
+    min_norm: Number = 0.0
+
+    def __post_init__(self) -> None:
+        check_count("num_classes", self.num_classes)
+        check_count("num_subcenters", self.num_subcenters)
+        check("scale", self.scale, "(0, ∞)")
+        check("min_norm", self.min_norm, "[0, ∞)")
+        if self.margin_grad not in get_args(MarginGrad):
+            raise ValueError(f"margin_grad is exact or straight_through, not {self.margin_grad!r}")
+
+    def count_classes(self, num_outputs: int) -> int:
+        return self.num_classes
 
     def init(self, key: Array, num_outputs: int) -> dict[str, Array]:
         """Class weights [C, D], or [C, K, D], from the standard normal, as `torch.randn` gives them."""
@@ -41,16 +57,16 @@ class MarginHead:
         stats: Statistics,
         params: dict[str, Array],
         embeddings: Float[Array, "N D"],
-        labels: Int[Array, "N"],
+        labels: Labels,
         axis_name: str | None = None,
     ) -> Statistics:
         """The statistics after a batch of training; with `axis_name`, after the whole batch over that mapped axis."""
         if not isinstance(self.margin, AdaptiveMargin):
             return stats
-        return self.margin.update(stats, embeddings, params["class_weights"], labels, axis_name)
+        return self.margin.update(stats, embeddings, params["class_weights"], as_labels(labels), axis_name)
 
     def loss(
-        self, stats: Statistics, params: dict[str, Array], embeddings: Float[Array, "N D"], labels: Int[Array, "N"]
+        self, stats: Statistics, params: dict[str, Array], embeddings: Float[Array, "N D"], labels: Labels
     ) -> Float[Array, "N"]:
         margin = self.margin.at(stats, embeddings) if isinstance(self.margin, AdaptiveMargin) else self.margin
         return margin_softmax_loss(
@@ -71,6 +87,9 @@ class MarginHead:
 class ScoresHead:
     """For networks whose outputs are scores already: softmax cross-entropy, no parameters, no statistics."""
 
+    def count_classes(self, num_outputs: int) -> int:
+        return num_outputs
+
     def init(self, key: Array, num_outputs: int) -> dict[str, Array]:
         return {}
 
@@ -82,15 +101,20 @@ class ScoresHead:
         stats: Statistics,
         params: dict[str, Array],
         scores: Float[Array, "N C"],
-        labels: Int[Array, "N"],
+        labels: Labels,
         axis_name: str | None = None,
     ) -> Statistics:
         return stats
 
     def loss(
-        self, stats: Statistics, params: dict[str, Array], scores: Float[Array, "N C"], labels: Int[Array, "N"]
+        self, stats: Statistics, params: dict[str, Array], scores: Float[Array, "N C"], labels: Labels
     ) -> Float[Array, "N"]:
-        return optax.softmax_cross_entropy_with_integer_labels(scores, labels)
+        """Cross-entropy [N]; 0 without a gradient for label −1, NaN for any other that is no class."""
+        num_classes = scores.shape[1]
+        labels = as_labels(labels)
+        kept = jnp.where((labels == -1)[:, None], 0, scores)  # a row of label −1 may hold anything
+        losses = optax.softmax_cross_entropy_with_integer_labels(kept, labels.clip(0, num_classes - 1))
+        return marked(losses, labels, num_classes)
 
     def predict(self, params: dict[str, Array], scores: Float[Array, "N C"]) -> Int[Array, "N"]:
         return scores.argmax(axis=1)

@@ -5,12 +5,18 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 import kernels.margin_softmax as kernel
+from jaxnets.domains import Number, check, check_count
+from jaxnets.inputs import ClassWeights, Labels, Vectors
+from jaxnets.labels import as_labels, is_class
+from jaxnets.labels import check as check_labels
 from jaxnets.margins import AdaptiveMargin, Curriculum, Margin, Statistics, Tutorial
 from kernels.margin_softmax import geometry
 from kernels.margin_softmax.geometry import directions
+from kernels.precision import wide
 
 
 def adacos_scale(num_classes: int) -> float:
@@ -21,71 +27,81 @@ def adacos_scale(num_classes: int) -> float:
     Raises:
       ValueError: for fewer than three classes, where it is zero or undefined.
     """
+    check_count("num_classes", num_classes)
     if num_classes < 3:
         raise ValueError(f"the AdaCos scale √2·ln(C − 1) needs three classes or more, not {num_classes}: state a scale")
     return math.sqrt(2) * math.log(num_classes - 1)
 
 
-def cosines(
-    embeddings: Float[Array, "N D"], class_weights: Float[Array, "C D"] | Float[Array, "C K D"]
-) -> Float[Array, "N C"]:
+def cosines(embeddings: Vectors, class_weights: ClassWeights) -> Float[Array, "N C"]:
     """cos θ between each embedding and each class, free of any margin: what predictions are read from.
 
     Of a class with K sub-centres it is the cosine to the nearest. In float32 at least, as the loss computes them.
     """
-    dtype = geometry.wide(embeddings.dtype, class_weights.dtype)
-    return geometry.cosines(directions(embeddings.astype(dtype)), directions(class_weights.astype(dtype)))
+    x, w = jnp.asarray(embeddings), jnp.asarray(class_weights)
+    dtype = wide(x.dtype, w.dtype)
+    return geometry.cosines(directions(x.astype(dtype)), directions(w.astype(dtype)))
 
 
-def dominant_centers(
-    embeddings: Float[Array, "N D"], class_weights: Float[Array, "C K D"], labels: Int[Array, "N"]
-) -> Float[Array, "C D"]:
+def dominant_centers(embeddings: Vectors, class_weights: ClassWeights, labels: Labels) -> Float[Array, "C D"]:
     """Of each class the sub-centre that is nearest to most of its embeddings; the first where there are none.
-
-    An embedding of label −1 counts for no class.
 
     The others gather what is noisy or unusual, and may be dropped after training: Deng et al., Sub-center ArcFace:
     Boosting Face Recognition by Large-scale Noisy Web Faces, 2020.
+
+    Args:
+      embeddings: [N, D], of any length.
+      class_weights: [C, K, D], K sub-centres a class.
+      labels: [N], integers in [0, C). A row of label −1 counts for no class, whatever it holds.
+
+    Raises:
+      ValueError: for any other label; where labels are traced, the result is NaN instead.
     """
-    num_classes, num_centers, _ = class_weights.shape
-    dtype = geometry.wide(embeddings.dtype, class_weights.dtype)
-    own = directions(jnp.take(class_weights, labels, axis=0, mode="clip").astype(dtype))
-    x = directions(embeddings.astype(dtype))
-    nearest = jnp.einsum("nd,nkd->nk", x, own, precision=jax.lax.Precision.HIGHEST).argmax(axis=1)
-    counted = jnp.where(labels < 0, num_classes, labels)
-    votes = jnp.zeros((num_classes, num_centers), jnp.int32).at[counted, nearest].add(1, mode="drop")
-    return jnp.take_along_axis(class_weights, votes.argmax(axis=1)[:, None, None], axis=1)[:, 0]
+    x, w, labels = jnp.asarray(embeddings), jnp.asarray(class_weights), as_labels(labels)
+    num_classes, num_centers, _ = w.shape
+    check_labels(labels, num_classes)
+    dtype = wide(x.dtype, w.dtype)
+    own = directions(jnp.take(w, labels, axis=0, mode="clip").astype(dtype))
+    to_each = jnp.einsum("nd,nkd->nk", directions(x.astype(dtype)), own, precision=jax.lax.Precision.HIGHEST)
+    # A negative index would count from the end: rows that do not count vote for a class beyond the last.
+    voted = jnp.where(is_class(labels, num_classes), labels, num_classes)
+    votes = jnp.zeros((num_classes, num_centers), jnp.int32).at[voted, to_each.argmax(axis=1)].add(1, mode="drop")
+    centers = jnp.take_along_axis(w, votes.argmax(axis=1)[:, None, None], axis=1)[:, 0]
+    is_error = (voted == num_classes) & (labels != -1)
+    return jnp.where(is_error.any(), np.nan, centers)
 
 
-def limit_turning(embeddings: Float[Array, "N D"], min_norm: float) -> Float[Array, "N D"]:
+def limit_gradient(embeddings: Float[Array, "N D"], min_norm: Number) -> Float[Array, "N D"]:
     """The same embeddings, whose gradient is that of embeddings no shorter than `min_norm`.
 
     A loss of directions has a gradient that goes as 1/‖x‖. Where D is small, embeddings come near the origin: in the
     plane P(‖x‖ < r) goes as r², so that the gradient's variance is infinite, and now and then one example throws all
-    weights. Here that of x is multiplied by ‖x‖/min_norm if this is below one; 0 changes nothing.
+    weights. Here the gradient in x is multiplied by ‖x‖/min_norm where this is below one; 0 changes nothing.
 
     Raises:
       ValueError: for a `min_norm` that is negative or not finite.
     """
-    if not (0 <= min_norm < math.inf):
-        raise ValueError(f"min_norm must be a finite number of 0 or more, not {min_norm}")
-    if not min_norm:
+    check("min_norm", min_norm, "[0, ∞)")
+    if not isinstance(min_norm, jax.Array) and min_norm == 0:
         return embeddings
     x = jax.lax.stop_gradient(embeddings)
-    wide = geometry.wide(x.dtype)
-    share = jnp.minimum(1, jnp.linalg.norm(x.astype(wide), axis=1, keepdims=True) / min_norm)
+    lengths = jnp.linalg.norm(x.astype(wide(x.dtype)), axis=1, keepdims=True)
+    least = jnp.asarray(min_norm, lengths.dtype)
+    # A row of label −1 may hold NaN: its share is one, so that its gradient stays zero.
+    is_short = lengths < least
+    share = jnp.where(is_short, lengths / jnp.where(is_short, least, 1), 1)
     return x + share.astype(x.dtype) * (embeddings - x)
 
 
 def margin_softmax_loss(
-    embeddings: Float[Array, "N D"],
-    class_weights: Float[Array, "C D"] | Float[Array, "C K D"],
-    labels: Int[Array, "N"],
+    embeddings: Vectors,
+    class_weights: ClassWeights,
+    labels: Labels,
     *,
     margin: Margin,
-    scale: float,
+    scale: Number,
     margin_grad: kernel.MarginGrad = "exact",
-    min_norm: float = 0.0,
+    min_norm: Number = 0.0,
     implementation: kernel.Implementation | None = None,
 ) -> Float[Array, "N"]:
     """The loss of ArcFace and its family: softmax cross-entropy over scaled cosines, with a margin on the target.
@@ -93,9 +109,11 @@ def margin_softmax_loss(
     Pure, jittable and differentiable in embeddings and class weights; the gradient is exact and finite everywhere, at
     θ = 0 and θ = π too. bfloat16 inputs are widened to float32, and so is the loss.
 
+    >>> from jaxnets import NormFace
     >>> x, w = jnp.array([[3.0, 0.0]]), jnp.array([[1.0, 0.0], [0.0, 1.0]])  # parallel to the first class
-    >>> margin_softmax_loss(x, w, jnp.array([0]), margin=NormFace(), scale=1.0)  # log(1 + e⁰/e¹)
-    Array([0.31326166], dtype=float32)
+    >>> loss = margin_softmax_loss(x, w, [0], margin=NormFace(), scale=1.0)
+    >>> f"{loss[0]:.4f}"  # log(1 + e⁰/e¹)
+    '0.3133'
 
     Args:
       embeddings: [N, D], of any length.
@@ -107,7 +125,7 @@ def margin_softmax_loss(
       scale: s. `adacos_scale(C)` is a good one where nothing is known.
       margin_grad: "straight_through" takes dψ/dcos θ for 1, as insightface's arcface_torch does: the loss is the
         same, and its gradient that of a loss without margin but for the probabilities, in which the margin counts.
-      min_norm: embeddings shorter than this get the gradient of one so long (see `limit_turning`); 0 leaves it exact.
+      min_norm: embeddings shorter than this get the gradient of one so long (see `limit_gradient`); 0 leaves it exact.
       implementation: of the kernel; a name is used or refused, None chooses.
 
     Raises:
@@ -117,9 +135,9 @@ def margin_softmax_loss(
     if isinstance(margin, AdaptiveMargin):
         raise ValueError(f"{margin} has statistics: give its .at(statistics, embeddings), see jaxnets.margins.adaptive")
     return kernel.margin_softmax(
-        limit_turning(embeddings, min_norm),
-        class_weights,
-        labels,
+        limit_gradient(jnp.asarray(embeddings), min_norm),
+        jnp.asarray(class_weights),
+        as_labels(labels),
         margin_grad=margin_grad,
         implementation=implementation,
         **_of_margin(margin, scale),
@@ -133,10 +151,10 @@ def sharded_margin_softmax_loss(
     *,
     axis_name: kernel.Axes,
     margin: Margin | AdaptiveMargin,
-    scale: float,
+    scale: Number,
     statistics: Statistics | None = None,
     margin_grad: kernel.MarginGrad = "exact",
-    min_norm: float = 0.0,
+    min_norm: Number = 0.0,
     num_classes: int | None = None,
     sample: float | None = None,
     key: Array | None = None,
@@ -187,7 +205,7 @@ def sharded_margin_softmax_loss(
       ValueError: as `margin_softmax_loss`; for class weights that are not split over the axis, labels split otherwise
         than embeddings, a `num_classes` or `sample` out of range, a sample without key, a margin without statistics.
     """
-    embeddings, labels = kernel.gather_rows(limit_turning(embeddings, min_norm), labels, axis_name)
+    embeddings, labels = kernel.gather_rows(limit_gradient(embeddings, min_norm), labels, axis_name)
     if isinstance(margin, AdaptiveMargin):
         if statistics is None:
             raise ValueError(f"{margin} has statistics: give them, see jaxnets.margins.sharded_update")
@@ -206,8 +224,9 @@ def sharded_margin_softmax_loss(
     )
 
 
-def _of_margin(margin: Margin, scale: float) -> dict[str, Any]:
-    """As the kernel takes them: the scale that is in force, and a curriculum's hard negatives."""
+def _of_margin(margin: Margin, scale: Number) -> dict[str, Any]:
+    """The kernel's arguments: the scale that is in force, and a curriculum's hard negatives."""
+    check("scale", scale, "(0, ∞)")
     return {
         "margin": margin,
         "scale": scale / margin.divisor if isinstance(margin, Tutorial) else scale,

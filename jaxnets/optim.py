@@ -1,25 +1,52 @@
 """Optimisers exactly as PyTorch defines them, on optax; and its StepLR.
 
-Each is an `optax.GradientTransformation` whose `learning_rate` is a number or a function of the step.
+Each is an `optax.GradientTransformation` whose `learning_rate` is a number or a function of the step. Equal arguments
+give the same object: so states of equal recipes share their compiled steps and can be stacked for `jax.vmap`. Of
+optax's own optimisers, each call gives another: make one and use it in all states.
 """
 
+import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, ParamSpec, TypeAlias, TypeVar
 
 import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
+from jaxnets.domains import Number, check, check_count
+
 Schedule: TypeAlias = Callable[[int | Int[Array, ""]], Float[Array, ""]]
 
+P = ParamSpec("P")
+R = TypeVar("R")
 
-def sgd(learning_rate: float | Schedule, momentum: float = 0.0) -> optax.GradientTransformation:
-    """`torch.optim.SGD`: buffer ← momentum·buffer + gradient; parameter ← parameter − learning_rate·buffer."""
-    return optax.chain(
-        optax.trace(momentum) if momentum else optax.identity(),
-        optax.scale_by_learning_rate(learning_rate),
-    )
+
+def _same_of_same(make: Callable[P, R]) -> Callable[P, R]:
+    """Keeps what was made, by its arguments; those without a hash, such as arrays, make a new one each time."""
+    kept: Callable[P, R] = functools.cache(make)  # type: ignore[assignment]  # its stub takes hashable arguments alone
+
+    @functools.wraps(make)
+    def made(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            hash((args, *kwargs.items()))
+        except TypeError:
+            return make(*args, **kwargs)
+        return kept(*args, **kwargs)
+
+    return made
+
+
+@_same_of_same
+def sgd(learning_rate: Number | Schedule, momentum: Number = 0.0) -> optax.GradientTransformation:
+    """`torch.optim.SGD`: buffer ← momentum·buffer + gradient; parameter ← parameter − learning_rate·buffer.
+
+    Raises:
+      ValueError: for a learning rate that is negative or not finite, or a momentum outside of [0, 1).
+    """
+    _check_rate(learning_rate)
+    check("momentum", momentum, "[0, 1)")
+    return optax.sgd(learning_rate, momentum=None if _is_zero(momentum) else momentum)
 
 
 class AdamState(NamedTuple):
@@ -30,14 +57,22 @@ class AdamState(NamedTuple):
     second: Any
 
 
+@_same_of_same
 def adam(
-    learning_rate: float | Schedule = 1e-3, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8
+    learning_rate: Number | Schedule = 1e-3, b1: Number = 0.9, b2: Number = 0.999, eps: Number = 1e-8
 ) -> optax.GradientTransformation:
     """`torch.optim.Adam`: parameter ← parameter − learning_rate·(first / c1) / (√second / √c2 + eps).
 
     c1 = 1 − b1^t and c2 = 1 − b2^t correct the moments for their start at zero. `optax.scale_by_adam` means the same
     but rounds elsewhere, and does not pass strict dtype promotion.
+
+    Raises:
+      ValueError: for a learning rate that is negative or not finite, b1 or b2 outside of [0, 1), or a negative eps.
     """
+    _check_rate(learning_rate)
+    check("b1", b1, "[0, 1)")
+    check("b2", b2, "[0, 1)")
+    check("eps", eps, "[0, ∞)")
 
     def init(params: Any) -> AdamState:
         zeros = jax.tree.map(jnp.zeros_like, params)
@@ -57,11 +92,30 @@ def adam(
     return optax.chain(optax.GradientTransformation(init, update), optax.scale_by_learning_rate(learning_rate))
 
 
-def step_lr(learning_rate: float, *, steps_per_epoch: int, step_size: int, gamma: float) -> Schedule:
-    """`torch.optim.lr_scheduler.StepLR`, stepped once an epoch: learning_rate·gamma^⌊epoch / step_size⌋."""
+@_same_of_same
+def step_lr(learning_rate: Number, *, steps_per_epoch: int, step_size: int, gamma: Number) -> Schedule:
+    """`torch.optim.lr_scheduler.StepLR`, stepped once an epoch: learning_rate·gamma^⌊epoch / step_size⌋.
 
-    def schedule(step: int | Int[Array, ""]) -> Float[Array, ""]:
-        decays = jnp.asarray(step // (steps_per_epoch * step_size), jnp.result_type(float))
-        return learning_rate * jnp.power(gamma, decays)
+    Raises:
+      ValueError: for a learning rate that is negative or not finite, a gamma that is not above 0, or counts below 1.
+    """
+    _check_rate(learning_rate)
+    check_count("steps_per_epoch", steps_per_epoch)
+    check_count("step_size", step_size)
+    check("gamma", gamma, "(0, ∞)")
+    return optax.exponential_decay(learning_rate, steps_per_epoch * step_size, gamma, staircase=True)
 
-    return schedule
+
+@_same_of_same
+def by_group(net: optax.GradientTransformation, head: optax.GradientTransformation) -> optax.GradientTransformation:
+    """One optimiser for parameters {"net": …, "head": …}, each group with its own."""
+    return optax.partition({"net": net, "head": head}, {"net": "net", "head": "head"})
+
+
+def _is_zero(number: Number) -> bool:
+    return not isinstance(number, jax.Array) and number == 0
+
+
+def _check_rate(learning_rate: Number | Schedule) -> None:
+    if not callable(learning_rate):
+        check("learning_rate", learning_rate, "[0, ∞)")

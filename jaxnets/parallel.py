@@ -6,13 +6,15 @@ from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
+from jaxtyping import Array
 
 from jaxnets.data import Dataset
 from jaxnets.epochs import take_steps
-from kernels.platform import quick_compilation
+from kernels.platform import jit_with, quick_compilation
 
 AXIS = "data"
 _ROOM_ON_CPU = 2**30  # bytes; a CPU's memory is the host's, where a set that is mapped already needs no copy
@@ -33,8 +35,21 @@ def data_mesh(num_devices: int | None = None) -> Mesh:
 
 
 def replicate(tree: Any, mesh: Mesh) -> Any:
-    """A copy of every array on each device of the mesh."""
-    return jax.device_put(tree, NamedSharding(mesh, P()))
+    """A copy of every array on each device of the mesh, which may span several processes.
+
+    Each of these gives the same arrays: on its own devices, on the host, or replicated already.
+    """
+    everywhere = NamedSharding(mesh, P())
+    if everywhere.is_fully_addressable:
+        return jax.device_put(tree, everywhere)
+
+    def copied(leaf: Any) -> Array:
+        if jnp.issubdtype(jnp.asarray(leaf).dtype, jax.dtypes.prng_key):
+            return jax.random.wrap_key_data(copied(jax.random.key_data(leaf)), impl=leaf.dtype)
+        data = np.asarray(leaf, jax.dtypes.canonicalize_dtype(np.asarray(leaf).dtype))
+        return jax.make_array_from_callback(data.shape, everywhere, lambda index: data[index])
+
+    return jax.tree.map(copied, tree)
 
 
 def room_for_data(mesh: Mesh) -> int:
@@ -61,7 +76,7 @@ def sharded_step(step: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
     """
     local = partial(step, axis_name=AXIS)
     sharded = jax.shard_map(local, mesh=mesh, in_specs=(P(), P(AXIS)), out_specs=(P(), P()))
-    return jax.jit(sharded, compiler_options=quick_compilation())
+    return jit_with(quick_compilation(), sharded)
 
 
 def sharded_take_steps(mesh: Mesh) -> Callable[..., Any]:
@@ -71,12 +86,9 @@ def sharded_take_steps(mesh: Mesh) -> Callable[..., Any]:
     numbers, no faster.
     """
 
-    options = quick_compilation()
-
-    @partial(jax.jit, static_argnames=("batch_size", "steps"), donate_argnums=(0, 1), compiler_options=options)
     def take(state: Any, totals: Any, split: Any, order: Any, start: Any, *, batch_size: int, steps: int) -> Any:
         axis_name = AXIS if batch_size % mesh.size == 0 else None
         local = partial(take_steps, batch_size=batch_size, steps=steps, axis_name=axis_name)
         return jax.shard_map(local, mesh=mesh, in_specs=P(), out_specs=P())(state, totals, split, order, start)
 
-    return take
+    return jit_with(quick_compilation(), take, static_argnames=("batch_size", "steps"), donate_argnums=(0, 1))

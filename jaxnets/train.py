@@ -5,8 +5,7 @@ A step is `(state, batch) -> (state, metrics)`: pure, so that it can be jitted, 
 """
 
 from collections.abc import Callable
-from functools import partial
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -17,14 +16,20 @@ from flax import struct
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from jaxnets.data import Split
+from jaxnets.domains import check
+from jaxnets.labels import as_labels, count_of
+from jaxnets.optim import by_group
+from kernels.platform import jit_with
 
 Params: TypeAlias = dict[str, Any]
 Augment: TypeAlias = Callable[[Array, UInt8[Array, "N H W C"]], UInt8[Array, "N H W C"]]  # of keys [N] and images
 
 
+@runtime_checkable
 class Head(Protocol):
     """See `jaxnets.heads`. A head without statistics of its own has {} for them."""
 
+    def count_classes(self, num_outputs: int) -> int: ...
     def init(self, key: Array, num_outputs: int) -> Params: ...
     def init_stats(self) -> Params: ...
     def update_stats(
@@ -54,8 +59,8 @@ class TrainState(struct.PyTreeNode):
     batch_stats: Params
     head_stats: Params
     opt_state: optax.OptState
-    step: Int[Array, ""]
-    key: Array
+    step: Any  # Int[Array, ""], and a key; as leaves of a pytree they may be stacked or abstract too
+    key: Any
     averages: Params
     model: nn.Module = struct.field(pytree_node=False)
     head: Head = struct.field(pytree_node=False)
@@ -82,17 +87,15 @@ def create_train_state(
 ) -> TrainState:
     """A fresh state. `images` [N, H, W, C] gives the shape alone; the same key gives the same state, bit for bit.
 
+    It can be traced: under `jax.eval_shape`, `jax.jit`, and `jax.vmap` over keys.
+
     Raises:
       ValueError: for an `averaging` outside of [0, 1).
     """
-    if averaging is not None and not 0 <= averaging < 1:
-        raise ValueError(f"averaging is the share of an average that a step keeps: in [0, 1), not {averaging}")
-    optimizer = optax.partition({"net": net_optimizer, "head": head_optimizer}, {"net": "net", "head": "head"})
+    if averaging is not None:
+        check("averaging, the share of an average that a step keeps,", averaging, "[0, 1)")
+    optimizer = by_group(net_optimizer, head_optimizer)
 
-    # Optimising the random numbers' code would take seconds on a CPU, and it runs once.
-    quick = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
-
-    @partial(jax.jit, compiler_options=quick)
     def init(key: Array) -> tuple[Params, Params, Params, optax.OptState, Array]:
         net_key, head_key, state_key = jax.random.split(key, 3)
         example = jnp.zeros((1, *images.shape[1:]), jnp.float32)
@@ -100,7 +103,9 @@ def create_train_state(
         params = {"net": variables["params"], "head": head.init(head_key, outputs.shape[1])}
         return params, variables.get("batch_stats", {}), head.init_stats(), optimizer.init(params), state_key
 
-    params, batch_stats, head_stats, opt_state, state_key = init(key)
+    # Optimising the random numbers' code would take seconds on a CPU, and it runs once.
+    quick = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
+    params, batch_stats, head_stats, opt_state, state_key = jit_with(quick, init)(key)
     step = jnp.zeros((), jnp.int32)
     # Copies: a step may be given the state's buffers to reuse, and no buffer twice.
     averages = {} if averaging is None else jax.tree.map(jnp.copy, {"params": params, "batch_stats": batch_stats})
@@ -126,20 +131,33 @@ def as_floats(images: Array, params: Params) -> Float[Array, "N H W C"]:
     return images.astype(dtype) / 255
 
 
-def train_step(state: TrainState, batch: Split, axis_name: str | None = None) -> tuple[TrainState, dict[str, Array]]:
-    """One optimiser step on a batch of uint8 images; metrics are the batch's mean loss and margin-free accuracy.
+def train_step(
+    state: TrainState, batch: Split, axis_name: str | None = None
+) -> tuple[TrainState, dict[str, Float[Array, ""] | Int[Array, ""]]]:
+    """One optimiser step on a batch of uint8 images.
+
+    Metrics are the batch's mean `loss` and margin-free `accuracy` over the rows that count, those of another label than
+    −1, and how many these are, `examples`. A batch without any has a loss of 0. A label that is no class makes the loss
+    NaN.
 
     With `axis_name`, `batch` is this device's share: BatchNorm's and the head's statistics, gradients and metrics are
     averaged over that mapped axis, so that the step equals the one on the whole batch. Shares must be of equal size.
     """
     _, step_key = jax.random.split(state.key)
     dropout_key, augment_key = jax.random.split(jax.random.fold_in(step_key, state.step))
-    params, images, labels = state.params, jnp.asarray(batch.images), jnp.asarray(batch.labels)
+    params, images, labels = state.params, jnp.asarray(batch.images), as_labels(batch.labels)
     if state.augment is not None:
         images = state.augment(_keys_of_share(augment_key, images.shape[0], axis_name), images)
+    examples, devices = count_of(labels), 1
     if axis_name is not None:
         dropout_key = jax.random.fold_in(dropout_key, jax.lax.axis_index(axis_name))
         params = jax.lax.pcast(params, axis_name, to="varying")  # so that gradients are this device's own
+        examples, devices = jax.lax.psum(examples, axis_name), jax.lax.axis_size(axis_name)
+
+    def mean_of_share(values: Float[Array, "N"]) -> Float[Array, ""]:
+        """Whose mean over the devices is the mean over the whole batch."""
+        # By a product, as XLA compiles a division by a constant: where all rows count, the bits are those of `mean`.
+        return values.sum() * (devices / jnp.maximum(examples, 1).astype(values.dtype))
 
     def mean_loss(params: Params) -> tuple[Array, tuple[Array, Params, Params]]:
         outputs, updated = state.model.apply(
@@ -152,11 +170,11 @@ def train_step(state: TrainState, batch: Split, axis_name: str | None = None) ->
         )
         head_stats = state.head.update_stats(state.head_stats, params["head"], outputs, labels, axis_name)
         losses = state.head.loss(head_stats, params["head"], outputs, labels)
-        return losses.mean(), (outputs, updated.get("batch_stats", {}), head_stats)
+        return mean_of_share(losses), (outputs, updated.get("batch_stats", {}), head_stats)
 
     (loss, (outputs, batch_stats, head_stats)), grads = jax.value_and_grad(mean_loss, has_aux=True)(params)
-    correct = state.head.predict(params["head"], outputs) == labels
-    metrics = {"loss": loss, "accuracy": correct.mean(dtype=loss.dtype)}
+    is_correct = (state.head.predict(params["head"], outputs) == labels).astype(loss.dtype)
+    metrics = {"loss": loss, "accuracy": mean_of_share(is_correct)}
     if axis_name is not None:
         grads, batch_stats, metrics = jax.lax.pmean((grads, batch_stats, metrics), axis_name)
     updates, opt_state = state.optimizer.update(grads, state.opt_state, state.params)
@@ -170,7 +188,7 @@ def train_step(state: TrainState, batch: Split, axis_name: str | None = None) ->
             opt_state=opt_state,
             step=state.step + 1,
         ),
-        metrics,
+        {**metrics, "examples": examples},
     )
 
 
@@ -183,6 +201,7 @@ def averaged(state: TrainState, new: Params) -> Params:
         return {}
     t = state.step.astype(jnp.float32)
     keeps = jnp.minimum(state.averaging, (1 + t) / (10 + t))
+    # `optax.incremental_update` rounds otherwise, and refuses parameters of another dtype under strict promotion.
     return jax.tree.map(lambda a, n: a + (1 - keeps).astype(a.dtype) * (n - a), state.averages, new)
 
 
@@ -204,7 +223,7 @@ class Outputs(NamedTuple):
 
 def eval_step(state: TrainState, batch: Split) -> Outputs:
     """The network and the head in inference, by their running statistics; the loss has its margin, predictions not."""
-    images, labels = jnp.asarray(batch.images), jnp.asarray(batch.labels)
+    images, labels = jnp.asarray(batch.images), as_labels(batch.labels)
     params, batch_stats = state.for_inference()
     outputs = state.model.apply(
         {"params": params["net"], "batch_stats": batch_stats}, as_floats(images, params), train=False

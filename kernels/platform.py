@@ -2,10 +2,15 @@
 
 import contextlib
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
+from typing import Any, ParamSpec, TypeVar
 
 import jax
+import jax.numpy as jnp
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 _portable = ContextVar("portable", default=False)
 
@@ -42,6 +47,24 @@ def quick_compilation() -> dict[str, bool | int] | None:
     if jax.default_backend() != "cpu":
         return None
     return {name: value for name, value in _QUICK.items() if _is_known(name, value)}
+
+
+def jit_with(compiler_options: dict[str, bool | int] | None, function: Callable[P, R], **how: Any) -> Callable[P, R]:
+    """`jax.jit(function, compiler_options=…, **how)`, without the options where it is part of another program.
+
+    JAX refuses them there: under `jit`, `vmap`, `eval_shape` and the like, the outermost program's options hold.
+    """
+    whole, part = jax.jit(function, compiler_options=compiler_options, **how), jax.jit(function, **how)
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        # A constant is traced too where everything is.
+        leaves = (*jax.tree.leaves((args, kwargs)), jnp.zeros(()))
+        is_part = any(isinstance(leaf, jax.core.Tracer) for leaf in leaves)
+        made: R = (part if is_part else whole)(*args, **kwargs)
+        return made
+
+    return call
 
 
 def _is_known(name: str, value: bool | int) -> bool:

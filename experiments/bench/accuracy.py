@@ -37,9 +37,9 @@ class Accuracy(Measurement):
     steps_per_epoch: OptionalInt = None
     """stop each epoch after so many batches"""
     seed: int = 0
-    """the first seed"""
+    """the first of the seeds"""
     seeds: int = 1
-    """number of seeds, trained one after the other"""
+    """how many, one after the other"""
 
     def run(self) -> dict[str, Any]:
         check_name(self.variant)
@@ -106,7 +106,7 @@ class _Jaxnets:
 
 
 class _PyTorch:
-    """The same weights, order of examples and recipe, in PyTorch."""
+    """The same weights, order of examples and recipe."""
 
     def __init__(self, experiment: "Experiment") -> None:
         import jax

@@ -12,22 +12,24 @@ As in the authors' codes, a batch counts in the statistics that its own loss is 
 through them. Evaluation leaves `update` out. `jaxnets.MarginHead` does all this, with `TrainState.head_stats`.
 """
 
-import dataclasses
 import math
 from typing import Protocol, TypeAlias, runtime_checkable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
+from jaxnets.domains import check
+from jaxnets.inputs import ClassWeights, Labels, Vectors
+from jaxnets.labels import as_labels, count_of, is_class, marked
 from jaxnets.margins.fixed import ArcFace, Margin
+from jaxnets.margins.value import Numbers, like, value
 from kernels.margin_softmax import Axes, HardNegatives, gather_rows, own_labels
 from kernels.margin_softmax.geometry import directions, target_cos_sin
 from kernels.varying import varying_axes
 
 Statistics: TypeAlias = dict[str, Array]
-
-ClassWeights: TypeAlias = Float[Array, "C D"] | Float[Array, "C K D"]
 
 
 @runtime_checkable
@@ -40,18 +42,19 @@ class AdaptiveMargin(Protocol):
     def update(
         self,
         statistics: Statistics,
-        embeddings: Float[Array, "N D"],
+        embeddings: Vectors,
         class_weights: ClassWeights,
-        labels: Int[Array, "N"],
+        labels: Labels,
         axis_name: Axes | None = None,
     ) -> Statistics:
         """The statistics after one more batch.
 
-        With `axis_name` these are of the whole batch over that mapped axis, or those, and the same on each device. Rows
-        labelled −1 do not count; a batch of no others changes nothing.
+        With `axis_name` they are of the whole batch over that mapped axis, or axes, and the same on each device. Rows
+        labelled −1 do not count, whatever they hold; a batch of no others changes nothing. Other labels that are no
+        class make the statistics NaN.
         """
 
-    def at(self, statistics: Statistics, embeddings: Float[Array, "N D"]) -> Margin:
+    def at(self, statistics: Statistics, embeddings: Vectors) -> Margin:
         """The margin of these embeddings, as `margin_softmax_loss` takes it."""
 
 
@@ -72,13 +75,16 @@ def sharded_update(
     Raises:
       ValueError: as `sharded_margin_softmax_loss`.
     """
-    embeddings, labels = gather_rows(jax.lax.stop_gradient(embeddings), labels, axis_name)
+    embeddings, labels = gather_rows(jax.lax.stop_gradient(embeddings), as_labels(labels), axis_name)
     own = own_labels(labels, class_weights, axis_name, num_classes)
+    names, num_here = (axis_name,) if isinstance(axis_name, str) else tuple(axis_name), class_weights.shape[0]
+    is_none = ~is_class(labels, num_classes or num_here * jax.lax.axis_size(names)) & (labels != -1)
+    own = jnp.where(is_none, num_here, own)  # no class of this device's either
     everywhere = tuple(varying_axes(embeddings) | varying_axes(own))
     return margin.update(statistics, embeddings, class_weights, own, everywhere)
 
 
-@dataclasses.dataclass(frozen=True)
+@value
 class AdaFace:
     """ψ_i = cos(θ + g_angle) − g_add with g_angle = −m·ẑ_i and g_add = m·ẑ_i + m: the margin follows the length.
 
@@ -94,9 +100,14 @@ class AdaFace:
     embedding within 2.6° of a class gets no gradient from it. Here θ is exact, and no cosine is clipped.
     """
 
-    m: float = 0.4
-    h: float = 0.333
-    t_alpha: float = 0.01
+    m: Numbers = 0.4
+    h: Numbers = 0.333
+    t_alpha: Numbers = 0.01
+
+    def __post_init__(self) -> None:
+        check("AdaFace's m", self.m, "[0, π/2]", unit="radians")
+        check("AdaFace's h", self.h, "[0, ∞)")
+        check("AdaFace's t_alpha", self.t_alpha, "(0, 1]")
 
     def init(self) -> Statistics:
         return {"mean": jnp.full((), 20, jnp.float32), "std": jnp.full((), 100, jnp.float32)}
@@ -104,31 +115,34 @@ class AdaFace:
     def update(
         self,
         statistics: Statistics,
-        embeddings: Float[Array, "N D"],
+        embeddings: Vectors,
         class_weights: ClassWeights,
-        labels: Int[Array, "N"],
+        labels: Labels,
         axis_name: Axes | None = None,
     ) -> Statistics:
-        lengths = _lengths(embeddings, statistics["mean"].dtype)
-        mean, count = _mean(lengths, labels, axis_name)
-        variance, _ = _mean((lengths - mean) ** 2, labels, axis_name)
+        labels = as_labels(labels)
+        lengths, num_classes = _lengths(embeddings, statistics["mean"].dtype), np.shape(class_weights)[0]
+        mean, count = _mean(lengths, labels, num_classes, axis_name)
+        variance, _ = _mean((lengths - mean) ** 2, labels, num_classes, axis_name)
         of_batch = {"mean": mean, "std": jnp.sqrt(variance * count / jnp.maximum(count - 1, 1))}
         return _moved(statistics, of_batch, self.t_alpha, count)
 
-    def at(self, statistics: Statistics, embeddings: Float[Array, "N D"]) -> Margin:
+    def at(self, statistics: Statistics, embeddings: Vectors) -> Margin:
         mean, std = statistics["mean"], statistics["std"]
         lengths = _lengths(embeddings, mean.dtype)
-        quality = jnp.clip(self.h * (lengths - mean) / (std + 1e-3), -1, 1)
+        quality = jnp.clip(like(self.h, lengths) * (lengths - mean) / (std + 1e-3), -1, 1)
+        # A row of label −1 may hold NaN, and must not reach any gradient; of other rows the cosine is NaN already.
+        quality = jnp.where(jnp.isnan(lengths), 0, quality)
 
         def margin(cos_theta: Float[Array, "N"], sin_theta: Float[Array, "N"]) -> Float[Array, "N"]:
-            z = quality.astype(cos_theta.dtype)
-            with_margin = jnp.arctan2(sin_theta, cos_theta) - self.m * z
-            return jnp.cos(jnp.clip(with_margin, 1e-3, math.pi - 1e-3)) - (self.m * z + self.m)
+            z, m = quality.astype(cos_theta.dtype), like(self.m, cos_theta)
+            with_margin = jnp.arctan2(sin_theta, cos_theta) - m * z
+            return jnp.cos(jnp.clip(with_margin, 1e-3, math.pi - 1e-3)) - (m * z + m)
 
         return margin
 
 
-@dataclasses.dataclass(frozen=True)
+@value
 class CurricularFace:
     """ArcFace's ψ; and a negative nearer than the target with its margin, c > cos(θ + m), counts as c·(t + c).
 
@@ -140,7 +154,10 @@ class CurricularFace:
     has its own, t + 2c; and past π − m the target's ψ is the classic one, while hard is still what exceeds cos(θ + m).
     """
 
-    m: float = 0.5
+    m: Numbers = 0.5
+
+    def __post_init__(self) -> None:
+        check("CurricularFace's m", self.m, "[0, π/2]", unit="radians")
 
     def init(self) -> Statistics:
         return {"t": jnp.zeros((), jnp.float32)}
@@ -148,26 +165,26 @@ class CurricularFace:
     def update(
         self,
         statistics: Statistics,
-        embeddings: Float[Array, "N D"],
+        embeddings: Vectors,
         class_weights: ClassWeights,
-        labels: Int[Array, "N"],
+        labels: Labels,
         axis_name: Axes | None = None,
     ) -> Statistics:
-        dtype = statistics["t"].dtype
-        x, w = (jax.lax.stop_gradient(vectors).astype(dtype) for vectors in (embeddings, class_weights))
+        labels, dtype = as_labels(labels), statistics["t"].dtype
+        x, w = (jax.lax.stop_gradient(jnp.asarray(vectors)).astype(dtype) for vectors in (embeddings, class_weights))
         cos_theta, _ = target_cos_sin(directions(x), directions(w), labels)
-        mean, count = _mean(cos_theta, labels, axis_name)
+        mean, count = _mean(cos_theta, labels, w.shape[0], axis_name)
         return _moved(statistics, {"t": mean}, 0.01, count)
 
-    def at(self, statistics: Statistics, embeddings: Float[Array, "N D"]) -> Margin:
+    def at(self, statistics: Statistics, embeddings: Vectors) -> Margin:
         return Curriculum(self.m, statistics["t"])
 
 
-@dataclasses.dataclass(frozen=True)
+@value
 class Curriculum:
     """CurricularFace at one moment: what it makes of the target, and of hard negatives."""
 
-    m: float
+    m: Numbers
     t: Float[Array, ""]
 
     def __call__(self, cos_theta: Float[Array, "N"], sin_theta: Float[Array, "N"]) -> Float[Array, "N"]:
@@ -178,23 +195,23 @@ class Curriculum:
         return HardNegatives(self.t, threshold=ArcFace(self.m, beyond="rising"))
 
 
-def _lengths(embeddings: Float[Array, "N D"], dtype: jnp.dtype) -> Float[Array, "N"]:
-    lengths = jnp.linalg.norm(jax.lax.stop_gradient(embeddings).astype(dtype), axis=1)
+def _lengths(embeddings: Vectors, dtype: jnp.dtype) -> Float[Array, "N"]:
+    lengths = jnp.linalg.norm(jax.lax.stop_gradient(jnp.asarray(embeddings)).astype(dtype), axis=1)
     return jnp.clip(lengths, 1e-3, 100)
 
 
 def _mean(
-    values: Float[Array, "N"], labels: Int[Array, "N"], axis_name: Axes | None
+    values: Float[Array, "N"], labels: Int[Array, "N"], num_classes: int, axis_name: Axes | None
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """The mean over the rows that have a class, on all devices of the axis, and how many they are."""
-    has_class = labels >= 0
-    sums = jnp.where(has_class, values, 0).sum(), has_class.sum(dtype=values.dtype)
+    """The mean over the rows that are not labelled −1, on all devices of the axis, and how many they are."""
+    sums = marked(values, labels, num_classes).sum(), count_of(labels).astype(values.dtype)
     total, count = sums if axis_name is None else jax.lax.psum(sums, axis_name)
     return total / jnp.maximum(count, 1), count
 
 
-def _moved(before: Statistics, of_batch: Statistics, share: float, count: Float[Array, ""]) -> Statistics:
-    return {
-        name: jnp.where(count > 0, share * of_batch[name] + (1 - share) * value, value)
-        for name, value in before.items()
-    }
+def _moved(before: Statistics, of_batch: Statistics, share: Numbers, count: Float[Array, ""]) -> Statistics:
+    def moved(old: Array, new: Array) -> Array:
+        part = like(share, old)
+        return jnp.where(count > 0, part * new + (1 - part) * old, old)
+
+    return {name: moved(old, of_batch[name]) for name, old in before.items()}

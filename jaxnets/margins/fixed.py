@@ -1,17 +1,20 @@
 """Margins that are the same for every example and at any time: functions of the target's angle alone."""
 
-import dataclasses
-import math
 from collections.abc import Callable
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, get_args
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jaxnets.domains import check
+from jaxnets.margins.value import Numbers, cos_sin_of, like, value
+from jaxnets.naming import nearest
+
+Beyond: TypeAlias = Literal["classic", "smooth", "rising"]
 Margin: TypeAlias = Callable[[Float[Array, "N"], Float[Array, "N"]], Float[Array, "N"]]
 
 
-@dataclasses.dataclass(frozen=True)
+@value
 class NormFace:
     """ψ = cos θ: a softmax over cosines, with no margin.
 
@@ -22,20 +25,23 @@ class NormFace:
         return cos_theta
 
 
-@dataclasses.dataclass(frozen=True)
+@value
 class CosFace:
     """ψ = cos θ − m.
 
     Wang et al., CosFace: Large Margin Cosine Loss for Deep Face Recognition, 2018, arXiv:1801.09414, eq. 4.
     """
 
-    m: float = 0.35
+    m: Numbers = 0.35
+
+    def __post_init__(self) -> None:
+        check("CosFace's m", self.m, "[0, 2]")
 
     def __call__(self, cos_theta: Float[Array, "N"], sin_theta: Float[Array, "N"]) -> Float[Array, "N"]:
-        return cos_theta - self.m
+        return cos_theta - like(self.m, cos_theta)
 
 
-@dataclasses.dataclass(frozen=True)
+@value
 class ArcFace:
     """ψ = cos(θ + m), with m in radians.
 
@@ -50,19 +56,24 @@ class ArcFace:
       wrong way there; theirs does not, for it is `margin_grad="straight_through"`: give both to match that code.
     """
 
-    m: float = 0.5
-    beyond: Literal["classic", "smooth", "rising"] = "classic"
+    m: Numbers = 0.5
+    beyond: Beyond = "classic"
+
+    def __post_init__(self) -> None:
+        check("ArcFace's m", self.m, "[0, π/2]", unit="radians")
+        if self.beyond not in get_args(Beyond):
+            raise ValueError(f"ArcFace has no beyond={self.beyond!r}{nearest(str(self.beyond), get_args(Beyond))}")
 
     def __call__(self, cos_theta: Float[Array, "N"], sin_theta: Float[Array, "N"]) -> Float[Array, "N"]:
-        cos_m, sin_m = math.cos(self.m), math.sin(self.m)
+        cos_m, sin_m = cos_sin_of(self.m, cos_theta)
         with_margin = cos_theta * cos_m - sin_theta * sin_m
         if self.beyond == "rising":
             return with_margin
-        past = cos_theta - self.m * sin_m if self.beyond == "classic" else -2 - with_margin
+        past = cos_theta - like(self.m, cos_theta) * sin_m if self.beyond == "classic" else -2 - with_margin
         return jnp.where(cos_theta > -cos_m, with_margin, past)
 
 
-@dataclasses.dataclass(frozen=True)
+@value
 class SphereFace:
     """ψ = (−1)^k·cos(m·θ) − 2k with k = ⌊m·θ/π⌋: the angle multiplied by m, made monotonic.
 
@@ -70,13 +81,16 @@ class SphereFace:
     embeddings and class weights normalised, as its successors have it.
     """
 
-    m: float = 1.7
+    m: Numbers = 1.7
+
+    def __post_init__(self) -> None:
+        check("SphereFace's m", self.m, "[1, ∞)")
 
     def __call__(self, cos_theta: Float[Array, "N"], sin_theta: Float[Array, "N"]) -> Float[Array, "N"]:
         return Combined(m1=self.m)(cos_theta, sin_theta)
 
 
-@dataclasses.dataclass(frozen=True)
+@value
 class Combined:
     """ψ = (−1)^k·cos φ − 2k − m3 with φ = m1·θ + m2 and k = ⌊φ/π⌋.
 
@@ -84,17 +98,23 @@ class Combined:
     (1, m, 0) is `ArcFace(m, beyond="smooth")`, (1, 0, m) is `CosFace(m)`, (m, 0, 0) is `SphereFace(m)`.
     """
 
-    m1: float = 1.0
-    m2: float = 0.0
-    m3: float = 0.0
+    m1: Numbers = 1.0
+    m2: Numbers = 0.0
+    m3: Numbers = 0.0
+
+    def __post_init__(self) -> None:
+        check("Combined's m1", self.m1, "[1, ∞)")
+        check("Combined's m2", self.m2, "[0, π/2]", unit="radians")
+        check("Combined's m3", self.m3, "[0, 2]")
 
     def __call__(self, cos_theta: Float[Array, "N"], sin_theta: Float[Array, "N"]) -> Float[Array, "N"]:
-        phi = self.m1 * jnp.arctan2(sin_theta, cos_theta) + self.m2
+        m1, m2, m3 = (like(number, cos_theta) for number in (self.m1, self.m2, self.m3))
+        phi = m1 * jnp.arctan2(sin_theta, cos_theta) + m2
         k = jnp.floor(phi / jnp.pi)
-        return (1 - 2 * jnp.mod(k, 2)) * jnp.cos(phi) - 2 * k - self.m3
+        return (1 - 2 * jnp.mod(k, 2)) * jnp.cos(phi) - 2 * k - m3
 
 
-@dataclasses.dataclass(frozen=True)
+@value
 class Tutorial:
     """The form that many write-ups of ArcFace compute: every cosine is divided by ten before `acos`, and stays so.
 
@@ -104,10 +124,16 @@ class Tutorial:
     loss; here ψ = divisor·cos(θ' + m) is on the scale of the undivided cosines.
     """
 
-    m: float = 0.5
-    divisor: float = 10.0
+    m: Numbers = 0.5
+    divisor: Numbers = 10.0
+
+    def __post_init__(self) -> None:
+        check("Tutorial's m", self.m, "[0, π/2]", unit="radians")
+        check("Tutorial's divisor", self.divisor, "(1, ∞)")
 
     def __call__(self, cos_theta: Float[Array, "N"], sin_theta: Float[Array, "N"]) -> Float[Array, "N"]:
-        cos_small = cos_theta / self.divisor
+        cos_m, sin_m = cos_sin_of(self.m, cos_theta)
+        divisor = like(self.divisor, cos_theta)
+        cos_small = cos_theta / divisor
         sin_small = jnp.sqrt(1 - cos_small**2)
-        return self.divisor * (cos_small * math.cos(self.m) - sin_small * math.sin(self.m))
+        return divisor * (cos_small * cos_m - sin_small * sin_m)

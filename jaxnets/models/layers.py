@@ -23,6 +23,7 @@ from kernels.grouped_conv2d import grouped_conv2d
 from kernels.max_pool import max_pool
 from kernels.norm_act_pool import norm_act_pool, norm_act_pool_inference
 from kernels.platform import is_cpu
+from kernels.precision import wide
 
 Initializer = Callable[..., Array]
 Norm: TypeAlias = Callable[..., nn.Module]
@@ -44,11 +45,7 @@ def flatten(x: Float[Array, "..."], layout: Layout) -> Float[Array, "N F"]:
 
 def widened(x: Float[Array, "..."]) -> Float[Array, "..."]:
     """x in the dtype that sums over it are made in: float32, or float64 if x is that."""
-    return x.astype(_accumulator(x))
-
-
-def _accumulator(x: Array) -> Any:
-    return jnp.float64 if x.dtype == jnp.float64 else jnp.float32
+    return x.astype(wide(x.dtype))
 
 
 def uniform_fan_in(fan_in: int) -> Initializer:
@@ -77,7 +74,7 @@ class Linear(nn.Module):
         default = uniform_fan_in(x.shape[1])
         kernel = self.param("kernel", self.kernel_init or default, (x.shape[1], self.features))
         bias = self.param("bias", nn.initializers.zeros if self.kernel_init else default, (self.features,))
-        y = jnp.matmul(x, kernel.astype(x.dtype), preferred_element_type=_accumulator(x))
+        y = jnp.matmul(x, kernel.astype(x.dtype), preferred_element_type=wide(x.dtype))
         return (y + bias.astype(y.dtype)[None, :]).astype(x.dtype)
 
 

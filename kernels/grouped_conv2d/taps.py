@@ -8,7 +8,6 @@ output's gradient for the filters'.
 import dataclasses
 import functools
 import itertools
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +15,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from kernels.grouped_conv2d import reference
+from kernels.precision import wide
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +32,7 @@ def grouped_conv2d(
     static = _Static(groups, stride, padding)
     if w.shape[2:] != (1, groups):
         return _grouped(static, x, w)
-    shifted, dtype = _shifted(static, x, w), _accumulator(x)
+    shifted, dtype = _shifted(static, x, w), wide(x.dtype)
     weights = w.reshape(-1, 1, 1, 1, groups).astype(dtype)
     y: Array = sum(pixels.astype(dtype) * tap for pixels, tap in zip(shifted, weights, strict=True))  # type: ignore
     return y.astype(x.dtype)
@@ -57,7 +57,7 @@ def _backward(static: _Static, residuals: tuple[Array, Array], dy: Array) -> tup
             pixels.reshape(-1, static.groups, w.shape[2]),
             by_group,
             precision=lax.Precision.HIGHEST,
-            preferred_element_type=_accumulator(x),
+            preferred_element_type=wide(x.dtype),
         )
         for pixels in _shifted(static, x, w)
     ]
@@ -77,7 +77,3 @@ def _shifted(static: _Static, x: Array, w: Array) -> list[Float[Array, "N H_out 
         lax.slice(x, (0, row, column, 0), (batch, row + reach[0], column + reach[1], channels), (1, stride, stride, 1))
         for row, column in itertools.product(range(w.shape[0]), range(w.shape[1]))
     ]
-
-
-def _accumulator(x: Array) -> Any:
-    return jnp.float64 if x.dtype == jnp.float64 else jnp.float32

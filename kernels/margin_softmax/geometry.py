@@ -1,17 +1,12 @@
 """Directions, and the angles between them, computed where √(1 − cos²θ) cannot be."""
 
-from typing import Any
-
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
+from kernels.precision import wide as wide
+
 SHORTEST = 1e-12  # the length below which a vector has no direction; PyTorch's `normalize` has the same
-
-
-def wide(*dtypes: Any) -> Any:
-    """What is computed in, for inputs of these dtypes: float64 if one of them is, else float32."""
-    return jnp.float64 if jnp.float64 in dtypes else jnp.float32
 
 
 def directions(vectors: Float[Array, "*batch D"]) -> Float[Array, "*batch D"]:

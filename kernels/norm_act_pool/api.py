@@ -8,6 +8,7 @@ from jaxtyping import Array, Float
 
 from kernels.norm_act_pool import fused, reference
 from kernels.platform import is_cpu
+from kernels.precision import wide
 from kernels.varying import vary_alike
 
 Implementation: TypeAlias = Literal["reference", "fused"]
@@ -108,5 +109,5 @@ def _check(x: Array, slope: Array | None, *, pool: bool, layout: str, **of_chann
 
 
 def _widened(x: Array, *arrays: Array | None) -> list[Any]:
-    dtype = x.dtype if x.dtype == jnp.float64 else jnp.float32
+    dtype = wide(x.dtype)
     return [None if array is None else jnp.asarray(array, dtype) for array in arrays]

@@ -77,5 +77,5 @@ def test_the_state_can_be_given_up_to_a_step():
 
 @pytest.mark.parametrize("averaging", [1.0, -0.1])
 def test_a_share_that_is_none_is_refused(averaging):
-    with pytest.raises(ValueError, match=r"in \[0, 1\), not"):
+    with pytest.raises(ValueError, match=r"averaging, .* must be in \[0, 1\), not"):
         new_state(averaging)

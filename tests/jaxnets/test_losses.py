@@ -68,9 +68,51 @@ def test_cosines_are_float32_at_least():
 
 
 def test_embeddings_of_no_class_vote_for_none():
-    embeddings = jnp.array([[0.0, 1.0]] * 3)
+    """Taken for an index, −1 would be class 1; and nearest of class 0's, the first that there is, is the second."""
+    embeddings = jnp.array([[0.0, -1.0], [0.0, -1.0], [math.nan, math.inf]])
     got = dominant_centers(embeddings, SUBCENTERS, jnp.array([-1, -1, -1]))
     np.testing.assert_array_equal(got, SUBCENTERS[:, 0])
+
+
+def test_labels_that_are_no_class_are_refused_where_they_are_known():
+    x = jnp.ones((2, 2))
+    for label in (2, -2, 2**40):
+        with pytest.raises(ValueError, match=r"of row 1 is no class: there are 2, counted from 0, and −1 marks"):
+            dominant_centers(x, SUBCENTERS, np.array([0, label]))
+    assert np.isnan(jax.jit(dominant_centers)(x, SUBCENTERS, jnp.array([0, 2]))).all()
+
+
+def test_lists_are_taken_where_arrays_are():
+    x, w, labels = [[3.0, 0.0], [0.0, 1.0]], [[1.0, 0.0], [0.0, 1.0]], [0, -1]
+    loss = margin_softmax_loss(x, w, labels, margin=ArcFace(0.0), scale=1.0)
+    np.testing.assert_allclose(loss, [math.log1p(math.exp(-1)), 0], rtol=1e-6)
+    np.testing.assert_allclose(cosines(x, w), np.eye(2))
+    np.testing.assert_array_equal(dominant_centers(x, SUBCENTERS.tolist(), [0, -1]), SUBCENTERS[:, 0])
+    statistics = AdaFace().update(AdaFace().init(), jnp.array(x), jnp.array(w), labels)
+    assert float(statistics["mean"]) == pytest.approx(0.99 * 20 + 0.01 * 3)
+
+
+@pytest.mark.parametrize("scale", [0.0, -1.0, math.nan, math.inf])
+def test_scales_that_are_none_are_refused(scale):
+    for make in (
+        lambda: MarginHead(3, ArcFace(), scale),
+        lambda: margin_softmax_loss(jnp.eye(2), jnp.eye(2), [0, 1], margin=ArcFace(), scale=scale),
+    ):
+        with pytest.raises(ValueError, match=rf"scale must be in \(0, ∞\), not {scale}"):
+            make()
+
+
+def test_heads_say_what_they_cannot_be(unenforced):
+    for changes, message in (
+        ({"num_classes": 0}, "num_classes must be an integer of 1 or more, not 0"),
+        ({"num_subcenters": 1.5}, "num_subcenters must be an integer of 1 or more, not 1.5"),
+        ({"margin_grad": "straight"}, "margin_grad is exact or straight_through, not 'straight'"),
+        ({"min_norm": -1.0}, r"min_norm must be in \[0, ∞\), not -1.0"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            MarginHead(**{"num_classes": 3, "margin": ArcFace(), "scale": 2.0} | changes)
+    with pytest.raises(ValueError, match="num_classes must be an integer"):
+        adacos_scale(10.5)
 
 
 def test_dominant_centers():
@@ -81,7 +123,7 @@ def test_dominant_centers():
 
 
 @pytest.mark.parametrize("margin", [AdaFace(), CurricularFace()], ids=repr)
-def test_a_margin_with_statistics_asks_for_them(margin):
+def test_a_margin_with_statistics_asks_for_them(margin, unenforced):
     with pytest.raises(ValueError, match=r"has statistics: give its \.at\(statistics, embeddings\)"):
         margin_softmax_loss(jnp.eye(2), jnp.eye(2), jnp.array([0, 1]), margin=margin, scale=2.0)
 
@@ -112,18 +154,29 @@ def test_curricularface_begins_by_squaring_hard_cosines():
     assert float(loss[0]) == pytest.approx(want, rel=1e-6)
 
 
-def test_ignored_rows_stay_ignored_with_statistics_and_subcenters():
-    x, labels = jnp.array([[1.0, 2.0], [3.0, 1.0]]), jnp.array([1, -1])
-    for margin in (AdaFace(), CurricularFace()):
-        statistics = margin.update(margin.init(), x, SUBCENTERS, labels)
+@pytest.mark.parametrize("held", [[3.0, 1.0]], ids=str)
+@pytest.mark.parametrize("margin", [AdaFace(), CurricularFace()], ids=repr)
+def test_ignored_rows_stay_ignored_whatever_they_hold(margin, held):
+    """In statistics, losses and both gradients, with sub-centres and a least norm."""
+    w, labels = SUBCENTERS, jnp.array([1, -1])
 
-        def losses(x, margin=margin, statistics=statistics):
+    @jax.jit
+    def results(x):
+        statistics = margin.update(margin.init(), x, w, labels)
+
+        def total(x, w):
             now = margin.at(statistics, x)
-            return margin_softmax_loss(x, SUBCENTERS, labels, margin=now, scale=2.0)
+            losses = margin_softmax_loss(x, w, labels, margin=now, scale=2.0, min_norm=3.0)
+            return losses.sum(), losses
 
-        np.testing.assert_array_equal(losses(x)[1], 0)
-        gradient = jax.grad(lambda x: losses(x).sum())(x)
-        assert (gradient[1] == 0).all() and (gradient[0] != 0).any()
+        return statistics, *jax.grad(total, (0, 1), has_aux=True)(x, w)
+
+    statistics, (of_x, of_w), losses = results(jnp.array([[1.0, 2.0], held]))
+    wanted_statistics, (wanted_x, wanted_w), wanted_losses = results(jnp.array([[1.0, 2.0], [0.5, 0.5]]))
+    assert statistics == wanted_statistics and losses[1] == 0 and (of_x[1] == 0).all() and (of_x[0] != 0).any()
+    np.testing.assert_array_equal(losses, wanted_losses)
+    np.testing.assert_array_equal(of_x, wanted_x)
+    np.testing.assert_array_equal(of_w, wanted_w)
 
 
 def test_scores_head_by_hand():
@@ -133,6 +186,21 @@ def test_scores_head_by_hand():
     losses = head.loss({}, head.init(jax.random.key(0), 3), scores, labels)
     np.testing.assert_allclose(losses, [math.log(4), math.log(1.6)], rtol=1e-6)
     assert head.predict({}, scores).tolist() == [2, 0]
+
+
+def test_scores_heads_labels_are_as_in_the_other_heads():
+    """−1 leaves a row out, whatever it holds; other labels that are no class give NaN, and spoil no other row."""
+    scores, labels = jnp.log(jnp.array([[1.0, 2.0, 5.0]] * 4)).at[1].set(jnp.nan), jnp.array([1, -1, 3, -2])
+
+    def total(scores):
+        losses = ScoresHead().loss({}, {}, scores, labels)
+        return losses[:2].sum(), losses
+
+    gradient, losses = jax.grad(total, has_aux=True)(scores)
+    np.testing.assert_allclose(losses, [math.log(4), 0, math.nan, math.nan], rtol=1e-6)
+    np.testing.assert_allclose(gradient[:2], [[1 / 8, -3 / 4, 5 / 8], [0, 0, 0]], atol=1e-6)
+    with jax.debug_nans(True):  # no healthy call makes a NaN on its way
+        assert ScoresHead().loss({}, {}, jnp.zeros((2, 3)), [0, -1])[1] == 0
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -162,5 +230,5 @@ def test_short_embeddings_turn_no_faster_than_those_of_the_least_norm(dtype):
 
 def test_least_norms_that_are_none_are_refused():
     for bad in (-1.0, math.nan, math.inf):
-        with pytest.raises(ValueError, match="min_norm must be a finite number of 0 or more"):
+        with pytest.raises(ValueError, match=r"min_norm must be in \[0, ∞\), not "):
             margin_softmax_loss(jnp.eye(2), jnp.eye(2), jnp.arange(2), margin=ArcFace(), scale=1.0, min_norm=bad)

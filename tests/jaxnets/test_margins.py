@@ -85,6 +85,72 @@ def test_is_a_hashable_value_and_keeps_its_dtype(margin):
         assert out.dtype == dtype and out.shape == (3,)
 
 
+NUMBERS = {  # of each margin: other numbers than its defaults
+    ArcFace: {"m": 0.3},
+    CosFace: {"m": 0.2},
+    SphereFace: {"m": 2.5},
+    Combined: {"m1": 1.2, "m2": 0.3, "m3": 0.1},
+    Tutorial: {"m": 0.3, "divisor": 5.0},
+    AdaFace: {"m": 0.3, "h": 0.5, "t_alpha": 0.1},
+    CurricularFace: {"m": 0.3},
+}
+
+
+def bound(margin):
+    """An adaptive margin at the start of its statistics, others as they are."""
+    return margin.at(margin.init(), with_lengths(*range(1, 1002))) if hasattr(margin, "at") else margin
+
+
+@pytest.mark.parametrize("margin", NUMBERS, ids=lambda margin: margin.__name__)
+def test_numbers_may_be_traced_and_do_not_compile_anew(margin):
+    traces = []
+
+    @jax.jit
+    def compiled(margin, cos_theta, sin_theta):
+        traces.append(margin)
+        return bound(margin)(cos_theta, sin_theta)
+
+    cos_theta, sin_theta = jnp.float32(np.cos(THETA)), jnp.float32(np.sin(THETA))
+    for numbers in ({}, NUMBERS[margin]):
+        want = bound(margin(**numbers))(cos_theta, sin_theta)
+        np.testing.assert_allclose(compiled(margin(**numbers), cos_theta, sin_theta), want, atol=4e-6)
+    assert len(traces) == 1
+    a_row = margin(**{name: jnp.full(1001, value) for name, value in NUMBERS[margin].items() if name != "t_alpha"})
+    np.testing.assert_allclose(compiled(a_row, cos_theta, sin_theta), want, atol=4e-6)
+
+
+def test_the_gradient_in_m_is_that_of_the_cosine():
+    """∂cos(θ + m)/∂m = −sin(θ + m), each row with its own m; CosFace's is −1."""
+    theta, m = np.array([0.3, 1.1, 2.0]), np.array([0.1, 0.5, 0.9])
+    sums = jax.jit(jax.grad(lambda margin: margin(jnp.float32(np.cos(theta)), jnp.float32(np.sin(theta))).sum()))
+    np.testing.assert_allclose(sums(ArcFace(jnp.float32(m))).m, -np.sin(theta + m), rtol=1e-5)
+    np.testing.assert_allclose(sums(CosFace(jnp.float32(m))).m, [-1, -1, -1])
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (
+            lambda: ArcFace(28.6),
+            r"ArcFace's m must be in \[0, π/2\] radians, not 28.6; 28.6 degrees are 0.4992 radians",
+        ),
+        (lambda: ArcFace(math.nan), r"ArcFace's m must be in \[0, π/2\] radians, not nan$"),
+        (lambda: ArcFace(-0.1), r"ArcFace's m must be in \[0, π/2\] radians, not -0.1$"),
+        (lambda: ArcFace(jnp.array([0.1, 30.0])), r"not 30.0; 30 degrees are 0.5236 radians"),
+        (lambda: ArcFace(beyond="clasic"), r"ArcFace has no beyond='clasic'; did you mean 'classic'\?"),
+        (lambda: CosFace(35), r"CosFace's m must be in \[0, 2\], not 35"),
+        (lambda: SphereFace(0.5), r"SphereFace's m must be in \[1, ∞\), not 0.5"),
+        (lambda: Combined(m2=math.pi), r"Combined's m2 must be in \[0, π/2\] radians, not 3.14"),
+        (lambda: Tutorial(divisor=1.0), r"Tutorial's divisor must be in \(1, ∞\), not 1.0"),
+        (lambda: AdaFace(t_alpha=0.0), r"AdaFace's t_alpha must be in \(0, 1\], not 0.0"),
+        (lambda: CurricularFace(30), r"CurricularFace's m must be in .*; 30 degrees are 0.5236 radians"),
+    ],
+)
+def test_numbers_outside_their_domain_are_refused(make, message, unenforced):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
 def statistics_of(**values):
     return {name: jnp.float32(value) for name, value in values.items()}
 
@@ -109,12 +175,10 @@ def test_adaface_between_arcface_and_beyond_cosface():
 def test_adaface_stops_at_the_ends_of_the_circle():
     """θ + g is kept within 0.001…π − 0.001: with m = 0.4, from θ = π − 0.401 on for the shortest, up to 0.401 else."""
     margin = AdaFace(m=0.4).at(statistics_of(mean=10, std=1), with_lengths(0.1, 90))
-    slope = jax.vmap(jax.grad(lambda theta, row: margin(jnp.cos(theta), jnp.sin(theta))[row]), (0, 0))
+    slope = jax.grad(lambda theta: margin(jnp.cos(theta), jnp.sin(theta)).sum())
     np.testing.assert_allclose(psi(margin, np.array([3.0, 0.2])), [-1, 1 - 0.8], atol=1e-5)
-    np.testing.assert_array_equal(slope(jnp.array([3.0, 0.2]), jnp.array([0, 1])), [0, 0])
-    np.testing.assert_allclose(
-        slope(jnp.array([2.0, 0.6]), jnp.array([0, 1])), [-math.sin(2.4), -math.sin(0.2)], atol=1e-5
-    )
+    np.testing.assert_array_equal(slope(jnp.array([3.0, 0.2])), [0, 0])
+    np.testing.assert_allclose(slope(jnp.array([2.0, 0.6])), [-math.sin(2.4), -math.sin(0.2)], atol=1e-5)
 
 
 def test_adaface_statistics_by_hand():
@@ -174,3 +238,5 @@ def test_statistics_pass_no_gradient_and_leave_out_rows_without_a_class(margin):
     assert all((gradient == 0).all() for gradient in jax.grad(moved, (0, 1))(x, w))
     nobody = margin.update(margin.init(), x, w, jnp.array([-1, -1]))
     assert nobody == margin.init()
+    for label in (2, -2):
+        assert all(jnp.isnan(value) for value in margin.update(margin.init(), x, w, jnp.array([0, label])).values())

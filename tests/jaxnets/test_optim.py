@@ -1,10 +1,14 @@
+import math
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from jaxnets import adam, sgd, step_lr
+from jaxnets.domains import check
+from jaxnets.optim import by_group
 
 TORCH = np.load(Path(__file__).parents[1] / "fixtures" / "torch_layers.npz")
 
@@ -34,3 +38,43 @@ def test_step_lr_closed_form():
     for epoch in (0, 19, 20, 39, 40, 99):
         for step in (epoch * 235, epoch * 235 + 234):
             assert float(schedule(jnp.int32(step))) == pytest.approx(1e-2 * 0.8 ** (epoch // 20), rel=1e-6)
+
+
+def test_what_is_no_number_is_refused():
+    for value in ("0.1", None, [0.1, "x"]):
+        with pytest.raises(ValueError, match="scale must be a number, not "):
+            check("scale", value, "(0, ∞)")
+    with pytest.raises(ValueError, match=r"scale must be in \(0, ∞\), not -2.0"):
+        check("scale", jnp.array([1.0, -2.0]), "(0, ∞)")
+    jax.jit(lambda scale: check("scale", scale, "(0, ∞)"))(-1.0)  # not known yet
+
+
+def test_equal_recipes_are_equal():
+    def recipe(rate):
+        schedule = step_lr(rate, steps_per_epoch=10, step_size=2, gamma=0.8)
+        return by_group(sgd(schedule, 0.9), adam(rate))
+
+    assert recipe(0.1) == recipe(0.1) and hash(recipe(0.1)) == hash(recipe(0.1))
+    assert recipe(0.1) != recipe(0.2)
+    assert sgd(jnp.float32(0.1)).init(jnp.ones(1)) is not None  # an array has no hash
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: sgd(-0.1), r"learning_rate must be in \[0, ∞\), not -0.1"),
+        (lambda: sgd(math.nan), r"learning_rate must be in \[0, ∞\), not nan"),
+        (lambda: sgd(0.1, 1.0), r"momentum must be in \[0, 1\), not 1.0"),
+        (lambda: adam(b2=1.5), r"b2 must be in \[0, 1\), not 1.5"),
+        (lambda: adam(eps=-1e-8), r"eps must be in \[0, ∞\), not -1e-08"),
+        (lambda: step_lr(0.1, steps_per_epoch=0, step_size=1, gamma=0.8), "steps_per_epoch must be an integer of 1"),
+        (
+            lambda: step_lr(0.1, steps_per_epoch=9, step_size=1.5, gamma=0.8),
+            "step_size must be an integer of 1 or more",
+        ),
+        (lambda: step_lr(0.1, steps_per_epoch=9, step_size=1, gamma=0.0), r"gamma must be in \(0, ∞\), not 0.0"),
+    ],
+)
+def test_numbers_outside_their_domain_are_refused(make, message, unenforced):
+    with pytest.raises(ValueError, match=message):
+        make()

@@ -76,7 +76,7 @@ def test_what_fits_goes_to_the_devices_and_what_does_not_stays(mapped, monkeypat
         assert placed is dataset or len(placed.train.images.devices()) == 2
 
 
-def test_room_on_a_cpu_and_on_an_accelerator():
+def test_room_on_a_cpu_and_on_an_accelerator(unenforced):
     class Accelerator:
         platform = "gpu"
 

@@ -281,7 +281,7 @@ def test_a_sample_keeps_as_many_classes_as_there_are_rows():
     np.testing.assert_array_equal(np.bincount(kept // 40), 16)
 
 
-def test_misfits_are_refused():
+def test_misfits_are_refused(unenforced):
     x, w, labels, g = problem(40)
 
     def refused(match, error=ValueError, **options):
@@ -293,7 +293,7 @@ def test_misfits_are_refused():
     refused(r"give both sample and key, or neither", sample=0.5)
     refused(r"give both sample and key, or neither", key=jax.random.key(0))
     refused(r"the share of classes to keep, in \(0, 1\], not 1.5", sample=1.5, key=jax.random.key(0))
-    refused(r"min_norm must be a finite number", min_norm=-1.0)
+    refused(r"min_norm must be in \[0, ∞\), not -1.0", min_norm=-1.0)
     refused(r"implementation reference is of one device", error=NotImplementedError, implementation="reference")
     refused(r"pallas_tpu runs on TPUs alone", error=NotImplementedError, implementation="pallas_tpu")
     refused(

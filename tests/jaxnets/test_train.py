@@ -14,6 +14,7 @@ from jaxnets import (
     Split,
     adam,
     create_train_state,
+    eval_step,
     evaluate,
     load,
     margin_softmax_loss,
@@ -28,16 +29,20 @@ from jaxnets.models.conv_stack import Backbone, ConvStack
 from jaxnets.parallel import data_mesh, replicate, sharded_step, sharded_take_steps
 from jaxnets.train import is_finite
 
-THIN = ConvStack(Backbone(((8, 5, 2), "M", (8, 3, 1), "M")))
+THIN = ConvStack(Backbone(((4, 3, 1), "M")))
 HEAD = MarginHead(10, ArcFace(0.3), 3.0)
 WITH_STATISTICS = [MarginHead(10, AdaFace(0.4), 3.0), MarginHead(10, CurricularFace(0.5), 3.0, num_subcenters=2)]
 step = jax.jit(train_step)
 
 
-def new_state(seed=0, net=None, head=None, margin_head=HEAD):
-    images = np.zeros((1, 12, 12, 1), np.uint8)
+def new_state_of(key, net=None, head=None, margin_head=HEAD):
+    images = np.zeros((1, 8, 8, 1), np.uint8)
     optimizers = {"net_optimizer": net or sgd(0.05, 0.9), "head_optimizer": head or sgd(0.5)}
-    state = create_train_state(jax.random.key(seed), THIN, margin_head, images, **optimizers)
+    return create_train_state(key, THIN, margin_head, images, **optimizers)
+
+
+def new_state(seed=0, **how):
+    state = new_state_of(jax.random.key(seed), **how)
     # Embeddings start away from the origin: a loss of directions has a gradient, and rounding errors, that go as 1/‖x‖.
     net = state.params["net"]
     net = {**net, "fc_0": {**net["fc_0"], "bias": net["fc_0"]["bias"] + jnp.array([8.0, 4.0])}}
@@ -63,7 +68,7 @@ def state_with(head):
 def made_up(count, seed=1):
     """Of seed 0, rounding moves a maximum to another pixel of its window."""
     rng = np.random.default_rng(seed)
-    return Split(rng.integers(0, 256, (count, 12, 12, 1), np.uint8), rng.integers(0, 10, count).astype(np.int32))
+    return Split(rng.integers(0, 256, (count, 8, 8, 1), np.uint8), rng.integers(0, 10, count).astype(np.int32))
 
 
 def part(split, indices):
@@ -114,23 +119,35 @@ def test_the_loss_falls_on_one_batch(state):
     assert losses[-1] < 0.8 * losses[0]
 
 
-def test_seeds_train_side_by_side_under_vmap(state):
+def test_seeds_train_side_by_side_under_vmap():
+    """Each with parameters, and statistics of the head, of its own."""
     batch = made_up(16)
-    states = [state, state.replace(params=new_state(1).params)]
-    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
+    states = [new_state(seed, margin_head=WITH_STATISTICS[0]) for seed in (0, 1)]
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)  # equal recipes can be stacked
     mapped, _ = jax.jit(jax.vmap(train_step, in_axes=(0, None)))(stacked, batch)
     for i, one in enumerate(states):
         after, _ = step(one, batch)
-        chex.assert_trees_all_close(
-            jax.tree.map(lambda leaf, i=i: leaf[i], mapped).params, after.params, rtol=1e-4, atol=1e-5
-        )
+        got = jax.tree.map(lambda leaf, i=i: leaf[i], (mapped.params, mapped.head_stats))
+        chex.assert_trees_all_close(got, (after.params, after.head_stats), rtol=1e-4, atol=1e-5)
+        assert all(after.head_stats[name] != value for name, value in one.head_stats.items())
 
 
-@pytest.mark.parametrize("how", ["pmap", "shard_map", "shard_map without check_vma", "sharded_step"])
-def test_eight_devices_equal_one_on_the_whole_batch(how, state):
-    """BatchNorm's statistics, gradients and metrics are those of all 32 images; differences are of rounding alone."""
-    batch, mesh = made_up(32), data_mesh(8)
+WAYS = ["pmap", "shard_map", "shard_map without check_vma", "sharded_step"]
+
+
+@pytest.mark.parametrize(
+    ("head", "how"),
+    [(WITH_STATISTICS[0], how) for how in WAYS] + [(WITH_STATISTICS[1], "sharded_step"), (HEAD, "sharded_step")],
+    ids=lambda value: value if isinstance(value, str) else type(value.margin).__name__,
+)
+def test_eight_devices_equal_one_on_the_whole_batch(head, how):
+    """BatchNorm's and the head's statistics, gradients and metrics are of all 32 images, of which the rows of label −1
+    do not count, and lie on some devices more than on others; differences are of rounding alone.
+    """
+    state, batch, mesh = state_with(head), made_up(32), data_mesh(8)
+    batch.labels[[0, 1, 2, 3, 4, 9, 30]] = -1
     whole, metrics = step(state, batch)
+    assert metrics["examples"] == 25
     if how == "pmap":
         shares = jax.tree.map(lambda leaf: leaf.reshape(8, 4, *leaf.shape[1:]), batch)
         mapped = jax.pmap(train_step, axis_name="i", in_axes=(None, 0, None), static_broadcasted_argnums=2)
@@ -143,9 +160,49 @@ def test_eight_devices_equal_one_on_the_whole_batch(how, state):
             lambda state, batch: train_step(state, batch, "data"), mesh=mesh, check_vma="without" not in how, **specs
         )
         after, split_metrics = jax.jit(mapped)(state, batch)
-    for got, want in ((after.params, whole.params), (after.batch_stats, whole.batch_stats), (split_metrics, metrics)):
-        chex.assert_trees_all_close(jax.device_get(got), jax.device_get(want), rtol=1e-4, atol=2e-6)
-    assert int(after.step) == 1
+    got = (after.params, after.batch_stats, after.head_stats, split_metrics)
+    want = (whole.params, whole.batch_stats, whole.head_stats, metrics)
+    chex.assert_trees_all_close(jax.device_get(got), jax.device_get(want), rtol=1e-4, atol=2e-6)
+    assert int(after.step) == 1 and all(whole.head_stats[name] != value for name, value in state.head_stats.items())
+
+
+def test_means_are_over_the_rows_that_count(state):
+    """Of label −1 a row counts in no mean, of a step or an evaluation; with none that counts there is no loss."""
+    data = made_up(20)
+    marked = Split(data.images, np.where(np.arange(20) % 3 == 0, -1, data.labels).astype(np.int32))
+    counted = np.arange(20) % 3 != 0
+    every, some = evaluate(state, data), evaluate(state, marked, batch_size=8)
+    losses = np.asarray(jax.jit(eval_step)(state, data).losses)
+    assert some.loss == pytest.approx(losses[counted].mean(), rel=1e-5)
+    assert some.accuracy == np.mean(every.predictions[counted] == data.labels[counted])
+    _, metrics = step(state, marked)
+    outputs, _ = THIN.apply(
+        {"params": state.params["net"], "batch_stats": state.batch_stats},
+        jnp.asarray(data.images, jnp.float32) / 255,
+        train=True,
+        mutable=["batch_stats"],
+    )
+    of_step = HEAD.loss({}, state.params["head"], outputs, data.labels)
+    assert float(metrics["loss"]) == pytest.approx(float(of_step[counted].mean()), rel=1e-5)
+    none = Split(data.images, np.full(20, -1, np.int32))
+    after, metrics = step(state, none)
+    assert metrics == {"loss": 0, "accuracy": 0, "examples": 0}
+    chex.assert_trees_all_equal(after.params, state.params)
+    assert np.isnan(evaluate(state, none).loss) and np.isnan(evaluate(state, none).accuracy)
+
+
+def test_sets_that_cannot_be_evaluated_are_refused(state, unenforced):
+    data = made_up(3)
+    for labels, message in (
+        (None, "there are no labels: give one for each row, −1 for a row without a class"),
+        (np.array([0, 10, 1]), "label 10 of row 1 is no class: there are 10, counted from 0"),
+        (np.array([0, 2, -2]), "label -2 of row 2 is no class"),
+        (np.ones(3), "labels must be integers"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            evaluate(state, Split(data.images, labels))
+    with pytest.raises(ValueError, match="there is nothing to evaluate"):
+        evaluate(state, part(data, slice(0, 0)))
 
 
 def test_images_are_augmented_alike_on_eight_devices_and_otherwise_in_each_step(state):
@@ -157,28 +214,6 @@ def test_images_are_augmented_alike_on_eight_devices_and_otherwise_in_each_step(
     _, plain = step(state.replace(augment=None), batch)
     _, later = step(state.replace(step=state.step + 1), batch)
     assert len({float(each["loss"]) for each in (metrics, plain, later)}) == 3
-
-
-@pytest.mark.parametrize("how", ["pmap", "sharded_step", "vmap"])
-@pytest.mark.parametrize("head", WITH_STATISTICS, ids=lambda head: type(head.margin).__name__)
-def test_a_heads_statistics_are_of_the_whole_batch_too(head, how):
-    """Or a loss taken with a share's statistics would move parameters elsewhere. Under vmap each seed has its own."""
-    state, batch = state_with(head), made_up(32)
-    whole, metrics = step(state, batch)
-    assert all(whole.head_stats[name] != value for name, value in state.head_stats.items())
-    if how == "pmap":
-        shares = jax.tree.map(lambda leaf: leaf.reshape(8, 4, *leaf.shape[1:]), batch)
-        mapped = jax.pmap(train_step, axis_name="i", in_axes=(None, 0, None), static_broadcasted_argnums=2)
-        after, split_metrics = jax.tree.map(lambda leaf: leaf[5], mapped(state, shares, "i"))
-    elif how == "sharded_step":
-        after, split_metrics = sharded_step(train_step, data_mesh(8))(state, batch)
-    else:
-        other = state.replace(head_stats=jax.tree.map(lambda value: value + 1, state.head_stats))
-        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), state, other)
-        mapped = jax.jit(jax.vmap(train_step, in_axes=(0, None)))(stacked, batch)
-        after, split_metrics = jax.tree.map(lambda leaf: leaf[0], mapped)
-    got, want = (after.params, after.head_stats, split_metrics), (whole.params, whole.head_stats, metrics)
-    chex.assert_trees_all_close(jax.device_get(got), jax.device_get(want), rtol=1e-4, atol=2e-6)
 
 
 @pytest.mark.parametrize("head", WITH_STATISTICS, ids=lambda head: type(head.margin).__name__)
@@ -202,8 +237,14 @@ def test_a_heads_statistics_move_in_training_and_rest_in_evaluation(head):
     assert evaluate(after, batch).loss == pytest.approx(float(losses.mean()), rel=1e-5)
 
 
-def test_statistics_that_are_not_finite_are_seen(state):
-    assert not is_finite(state.replace(head_stats={"t": jnp.float32(jnp.nan)}))
+@pytest.mark.parametrize("group", ["params", "batch_stats", "head_stats"])
+def test_numbers_that_are_not_finite_are_seen_wherever_they_are(group):
+    state = state_with(WITH_STATISTICS[0])
+    assert is_finite(state)
+    leaves, structure = jax.tree.flatten(getattr(state, group))
+    for bad in (jnp.nan, jnp.inf):
+        spoilt = [*leaves[:-1], leaves[-1].at[...].set(bad)]
+        assert not is_finite(state.replace(**{group: jax.tree.unflatten(structure, spoilt)}))
 
 
 def test_a_sharded_epoch_equals_a_plain_one_with_its_short_last_batch():
@@ -286,18 +327,72 @@ def test_an_epoch_resumed_in_its_middle_ends_in_the_same_bits(state):
 
 
 def test_the_first_bad_step_is_known(state):
-    broken = new_state(net=sgd(float("inf")))
-    *_, (end, totals, _) = train_epoch_by_call(broken, made_up(48), EpochPlan.of(48, 16), 0)
-    assert int(totals.bad_step) == 1 and not is_finite(end) and is_finite(state)
+    """The third of five batches has a label that is no class; the step is counted over all epochs."""
+    data, plan = made_up(80), EpochPlan.of(80, 16)
+    data.labels[epoch_order(state.key, 1, 80)[2 * 16 + 5]] = 10
+    start = copy(state).replace(step=jnp.int32(5))
+    *_, (_, totals, _) = train_epoch_by_call(start, data, plan, 1)
+    assert int(totals.bad_step) == 5 + 2
+    assert np.isfinite(totals.losses).tolist() == [True, True, False, True, True]
+    *_, (_, totals, _) = train_epoch_by_call(copy(state), made_up(80), plan, 1)
+    assert int(totals.bad_step) == -1
 
 
 def test_evaluation_of_a_set_that_no_batch_size_divides(state):
+    """Against the network applied at once, and ArcFace's equation in float64."""
     data = made_up(25)
-    whole, batched = evaluate(state, data, batch_size=25), evaluate(state, data, batch_size=10)
-    chex.assert_shape(batched.embeddings, (25, 2))
-    np.testing.assert_allclose(batched.embeddings, whole.embeddings, rtol=1e-4, atol=1e-6)
-    assert batched.loss == pytest.approx(whole.loss, rel=1e-5) and batched.accuracy == whole.accuracy
-    assert whole.accuracy == np.mean(whole.predictions == data.labels)
+    got = evaluate(state, data, batch_size=10)
+    variables = {"params": state.params["net"], "batch_stats": state.batch_stats}
+    embeddings = THIN.apply(variables, jnp.asarray(data.images, jnp.float32) / 255, train=False)
+    np.testing.assert_allclose(got.embeddings, embeddings, rtol=1e-4, atol=1e-6)
+    x, w = (np.float64(array) for array in (embeddings, state.params["head"]["class_weights"]))
+    cosines = (x / np.linalg.norm(x, axis=1)[:, None]) @ (w / np.linalg.norm(w, axis=1)[:, None]).T
+    np.testing.assert_array_equal(got.predictions, cosines.argmax(axis=1))
+    assert got.accuracy == np.mean(cosines.argmax(axis=1) == data.labels)
+    logits, own = 3 * cosines, (np.arange(25), data.labels)
+    theta = np.arccos(cosines[own])
+    past = theta > np.pi - 0.3
+    logits[own] = 3 * np.where(past, np.cos(theta) - 0.3 * np.sin(0.3), np.cos(theta + 0.3))
+    losses = np.log(np.exp(logits).sum(axis=1)) - logits[own]
+    assert got.loss == pytest.approx(losses.mean(), rel=1e-5)
+
+
+def test_a_state_can_be_made_within_other_programs():
+    """Of shapes alone, compiled, and mapped over keys: the numbers are those of a state made by itself."""
+
+    def make(key):
+        return new_state_of(key)
+
+    want = make(jax.random.key(3))
+    shapes = jax.eval_shape(make, jax.random.key(3))
+    assert jax.tree.map(jnp.shape, shapes.params) == jax.tree.map(jnp.shape, want.params)
+    chex.assert_trees_all_close(jax.jit(make)(jax.random.key(3)).params, want.params, rtol=1e-5)
+    several = jax.jit(jax.vmap(make))(jnp.stack([jax.random.key(2), jax.random.key(3)]))
+    chex.assert_trees_all_close(jax.tree.map(lambda leaf: leaf[1], several.params), want.params, rtol=1e-5)
+    assert jax.tree.structure(shapes) == jax.tree.structure(want)  # one recipe, one step
+
+
+def test_no_number_that_a_healthy_step_makes_is_nan():
+    with jax.debug_nans(True):
+        for head in WITH_STATISTICS:
+            _, metrics = step(state_with(head), made_up(16))
+            assert np.isfinite(metrics["loss"])
+
+
+def test_an_epoch_over_devices_is_traced_once(monkeypatch):
+    """Whatever it begins with lies where its steps leave it: a full batch is traced once, and so is the last one."""
+    traces, mesh = [], data_mesh(2)
+
+    def counted(*arguments, **sizes):
+        traces.append(sizes["batch_size"])
+        return take_steps(*arguments, **sizes)
+
+    monkeypatch.setattr("jaxnets.parallel.take_steps", counted)
+    monkeypatch.setattr("jaxnets.epochs.steps_per_call", lambda: 1)
+    take, state, data = sharded_take_steps(mesh), replicate(new_state(), mesh), replicate(made_up(20), mesh)
+    for epoch in (0, 1):
+        *_, (state, _, _) = train_epoch_by_call(state, data, EpochPlan.of(20, 8), epoch, take=take)
+    assert traces == [8, 4]
 
 
 def test_adam_drives_both_groups_too():
