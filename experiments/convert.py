@@ -6,13 +6,15 @@ python -m experiments.convert runs/arcloss/v1_2_3/seed0 v1_2_3.safetensors
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
-from experiments.run.options import OptionalStr
+from experiments.run.options import OptionalStr, choice
 from experiments.run.terminal import UserError, as_user_error, main, parse
 
+PROG = "python -m experiments.convert"
+EXAMPLES = ("runs/arcloss/v1_2_3/seed0 v1_2_3.safetensors", "resnet18.pth resnet18.safetensors --model resnet18")
 CHECKPOINTS = ("best", "last")
 
 
@@ -26,7 +28,9 @@ class Config:
     """the file to write: .safetensors, or .pth where PyTorch is installed"""
     model: OptionalStr = None
     """the network that the weights are of; a run's folder says so itself"""
-    which: str = CHECKPOINTS[0]
+    key: OptionalStr = None
+    """of a file that holds several state dicts the one to take: model_ema, say, or ema.shadow"""
+    which: Annotated[str, tyro.conf.arg(metavar=choice(CHECKPOINTS))] = CHECKPOINTS[0]
     """of a run's folder: its best state, by test accuracy, or its last"""
 
 
@@ -36,29 +40,33 @@ def command(config: Config) -> None:
 
     import jax  # from here on, not for --help
 
-    from experiments.trained.network import state_of_run
+    from experiments.trained.network import pytorch_class, state_of_run
     from jaxnets import torch_weights
 
+    recorded: dict[str, Any] = {}
     with as_user_error(ValueError), as_user_error(ImportError):
         if config.source.is_dir():
+            if config.key is not None:
+                raise UserError(f"--key is for files: {config.source} is a run's folder")
             recorded, origin, variables = state_of_run(config.source, config.model, (config.which,))
             name = recorded["variant"]
         else:
             if config.model is None:
                 raise UserError(f"--model must say of which network {config.source} holds the weights")
             name, origin = config.model, str(config.source)
-            variables = torch_weights.from_torch(name, config.source)
+            variables = torch_weights.from_torch(name, config.source, key=config.key)
         torch_weights.save(config.target, name, variables)
     parameters = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
     print(
         f"{config.target}: {name} from {origin}; {len(jax.tree.leaves(variables))} arrays, "
         f"{parameters:,} parameters, {config.target.stat().st_size:,} bytes"
     )
+    print(f"they fit {pytorch_class(name, variables)}")
+    if recorded.get("inputs") == "imagenet":
+        print("they expect images less ImageNet's mean, divided by its standard deviation, as torchvision's weights do")
     if variables.get("head"):
-        print(
-            "with the class weights of the margin head, as head.weight: leave it out of the network's load_state_dict"
-        )
+        print("with the class weights of the margin head, as head.weight, which load_state_dict is not to be given")
 
 
 if __name__ == "__main__":
-    main(lambda: command(parse(Config, "python -m experiments.convert")))
+    main(lambda: command(parse(Config, PROG, examples=EXAMPLES)))

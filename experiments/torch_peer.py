@@ -1,4 +1,4 @@
-"""The study's networks and training step in PyTorch, as its document writes them: the peer of every comparison."""
+"""The networks and training step of the two studies in PyTorch: the peer of every comparison."""
 
 import math
 
@@ -19,7 +19,7 @@ class ConvLayer(nn.Sequential):
 
 
 class Net(nn.Module):
-    """The study's module, its names included; `size` is the images' height and width."""
+    """A network of the ArcLoss study, under the study's names; `size` is the images' height and width."""
 
     def __init__(self, backbone: Backbone, channels: int = 1, size: int = 28, outputs: int = 2) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ class Net(nn.Module):
 
 
 class ArcHead(nn.Module):
-    """ArcFace as its authors' code has it, class weights [D, C].
+    """ArcFace as in its authors' code, class weights [D, C].
 
     `min_norm`: embeddings shorter than this get the gradient of ones so long, see `jaxnets.losses.limit_gradient`.
     """
@@ -75,7 +75,7 @@ class ArcHead(nn.Module):
         return F.cross_entropy(self.scale * cosines.scatter(1, labels[:, None], with_margin), labels)
 
     def sine(self, target: torch.Tensor, embeddings: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
-        """Of the angle to the own class, [N, 1]; `embeddings` and `own` are of unit length."""
+        """The sine of the angle to the own class, [N, 1]; `embeddings` and `own` are of unit length."""
         return torch.sqrt((1 - target**2).clamp_min(1e-12))
 
 
@@ -86,7 +86,7 @@ def build_optimizer(recipe: Adam | Sgd, module: nn.Module) -> torch.optim.Optimi
 
 
 class Mynn(nn.Module):
-    """The gender study's network, its names included."""
+    """The gender study's network, under the study's names."""
 
     def __init__(self, size: int = 224, outputs: int = 2) -> None:
         super().__init__()

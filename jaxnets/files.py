@@ -59,9 +59,8 @@ def opened_regular(path: str | os.PathLike[str]) -> Iterator[io.BufferedReader]:
       OSError: where it is not there, is no regular file, or may not be read.
     """
     # Without O_NONBLOCK, opening a pipe that nothing writes to waits for ever.
-    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-    with open(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0))) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise OSError(errno.EINVAL, "it is no regular file", os.fspath(path))
         yield file
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import UInt8
 
 from experiments import page
 from experiments.arcloss.variants import Variant
@@ -19,6 +20,7 @@ from jaxnets.losses import cosines, dominant_centers
 from jaxnets.separability import separability
 from jaxnets.train import TrainState
 
+FRAMES = 40  # of the animation, however many epochs there are: each takes 6 MiB until it is written
 VARIANT_EPOCHS = 25  # of each variant on their common page
 
 
@@ -83,23 +85,19 @@ def draw_run(variant: Variant, dataset: Dataset, angle: float | None) -> Callabl
         }
         for name, figure in pictures.items():
             write_atomically(folder.path / name, figures.to_png(figure))
-        frames = [(folder.arrays(line["epoch"]), line) for line in lines]
-        radius = max(figures.scatter_radius(arrays["embeddings"]) for arrays, _ in frames)
-        pixels = [
-            figures.to_pixels(
-                figures.scatter(
-                    arrays["embeddings"],
-                    labels,
-                    arrays["class_weights"],
-                    classes=dataset.classes,
-                    title=_titles(variant, line)[0],
-                    subtitle=_titles(variant, line)[1],
-                    radius=radius,
-                )
+        filmed = page.spread(lines, FRAMES)
+        radius = max(figures.scatter_radius(folder.arrays(line["epoch"])["embeddings"]) for line in filmed)
+
+        def frame(line: Line) -> UInt8[np.ndarray, "H W 3"]:
+            arrays = folder.arrays(line["epoch"])
+            title, subtitle = _titles(variant, line)
+            embeddings, weights = arrays["embeddings"], arrays["class_weights"]
+            shared = {"title": title, "subtitle": subtitle}
+            return figures.to_pixels(
+                figures.scatter(embeddings, labels, weights, classes=dataset.classes, radius=radius, **shared)
             )
-            for arrays, line in frames
-        ]
-        write_atomically(folder.path / "scatter.gif", figures.animate(pixels))
+
+        write_atomically(folder.path / "scatter.gif", figures.animate([*map(frame, filmed)]))
         begun = folder.begun()
         shown = run_of(variant.name, folder, page.spread(lines), dataset)
         described = {
@@ -172,11 +170,20 @@ def draw_variants(path: Path, folders: Mapping[Variant, Path], dataset: Dataset)
 
 
 def closing_words(directory: Path, summary: Line) -> str:
+    """How the run ended, with advice where its directions have collapsed, and where to look."""
     last, last_picture = summary["last"], f"epoch_{summary['epochs']:04d}.png"
+    numbers = last["separability"]
+    advice = (
+        f"only {numbers['directions_in_use']} of {counted(numbers['num_classes'], 'direction')} are in use: "
+        "try a smaller --s or --m\n"
+        if summary["verdict"] == "collapsed"
+        else ""
+    )
     return (
         f"{summary['verdict']}: test accuracy {last['test_accuracy']:.4f} after {counted(summary['epochs'], 'epoch')} "
         f"(best {summary['best']['test_accuracy']:.4f} after {summary['best']['epoch']}), "
         f"gaps between classes {_gaps(last, 1)}\n"
+        f"{advice}"
         f"look into it: {directory / 'index.html'}\n"
         f"see {directory / 'scatter.gif'}, {directory / 'scatter' / last_picture} and beside them"
     )

@@ -37,9 +37,9 @@ class Accuracy(Measurement):
     steps_per_epoch: OptionalInt = None
     """stop each epoch after so many batches"""
     seed: int = 0
-    """the first of the seeds"""
+    """the first seed"""
     seeds: int = 1
-    """how many, one after the other"""
+    """number of seeds, trained one after the other"""
 
     def run(self) -> dict[str, Any]:
         check_name(self.variant)
@@ -106,7 +106,7 @@ class _Jaxnets:
 
 
 class _PyTorch:
-    """The same weights, order of examples and recipe."""
+    """The same weights, order of examples and recipe, in PyTorch."""
 
     def __init__(self, experiment: "Experiment") -> None:
         import jax

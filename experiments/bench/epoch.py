@@ -37,7 +37,7 @@ class EpochCost(Measurement):
     batch_size: OptionalInt = None
     """by default 64 for mynn, the variant's own for a variant"""
     steps: int = 20
-    """of an epoch"""
+    """steps of an epoch"""
     rounds: int = 5
     """times that each way is taken; the median counts"""
 

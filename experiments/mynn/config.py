@@ -6,7 +6,16 @@ from typing import Annotated, Literal
 
 import tyro
 
-from experiments.run.options import DATA, OptionalFloat, OptionalInt, OptionalPath, RunOptions, check_name, choice
+from experiments.run.options import (
+    DATA,
+    Inputs,
+    OptionalFloat,
+    OptionalInt,
+    OptionalPath,
+    RunOptions,
+    check_name,
+    choice,
+)
 from experiments.run.terminal import UserError
 
 NETWORKS = ("mynn", "resnet18", "resnet50", "regnet_x_400mf", "mobilenet_v2", "vgg16")  # that the study compares
@@ -31,6 +40,9 @@ class ClassifierOptions:
     """what the network computes in; weights are float32"""
     pretrained: OptionalPath = None
     """begin with the weights of a .pth or .safetensors file; those of another shape, as its last layer's, stay fresh"""
+    inputs: Inputs = "auto"
+    """of --pretrained: imagenet takes ImageNet's mean from the images and divides by its standard deviation, as
+    torchvision's weights expect; plain has them in [0, 1]; auto takes imagenet where the file tells 1,000 classes"""
     stream: bool = False
     """decode the pictures of a folder: or tfds: as they are needed, for sets that do not fit on the disk"""
 

@@ -1,7 +1,7 @@
 """A network of the gender study made into an experiment, and the runs of a command."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,14 @@ from experiments.run.loop import run_all
 from experiments.run.pictures import Streamed, load, open_stream
 from experiments.run.session import Invocation
 from experiments.run.terminal import UserError, as_user_error
+from experiments.trained.network import expects_imagenet
 from jaxnets import models, optim, parallel, torch_weights
 from jaxnets.augment import augment
 from jaxnets.data import Dataset
 from jaxnets.epochs import EpochPlan
 from jaxnets.heads import ScoresHead
-from jaxnets.train import create_train_state
+from jaxnets.models.normalized import Normalized
+from jaxnets.train import TrainState, create_train_state
 
 MOMENTUM = 0.9  # of --optimizer sgd
 # The study names neither optimiser nor rate; Adam's is PyTorch's default.
@@ -62,6 +64,10 @@ def build(name: str, config: Config, dataset: Dataset | Streamed) -> Experiment:
     rate = LEARNING_RATES[config.optimizer] if config.lr is None else config.lr
     schedule = _schedule(config, rate, plan.steps * config.epochs)
     model = models.create(name, len(dataset.classes), dtype=config.dtype)
+    given = None if config.pretrained is None else _read(name, config.pretrained)
+    is_normalized = given is not None and expects_imagenet(name, given, config.inputs)
+    if is_normalized:
+        model = Normalized(model)
     with as_user_error(ValueError):
         mesh = parallel.data_mesh(config.devices)
         check_size(model, dataset.test.images.shape[1:])
@@ -76,9 +82,13 @@ def build(name: str, config: Config, dataset: Dataset | Streamed) -> Experiment:
         averaging=config.averaging,
     )
     placed = dataset if isinstance(dataset, Streamed) else parallel.place(dataset, mesh)
-    if config.pretrained is not None:
-        state, left = begin_with(state, name, config.pretrained)
-        print(f"begins with {config.pretrained}" + (f", but {', '.join(left)} fresh" if left else ""))
+    if given is not None:
+        state, left = begin_with(state, name, given, str(config.pretrained))
+        print(
+            f"begins with {config.pretrained}"
+            + (f", but {', '.join(left)} fresh" if left else "")
+            + ("; images are normalised by ImageNet's mean and standard deviation" if is_normalized else "")
+        )
     return Experiment(
         name=name,
         directory=folder_of(config, name),
@@ -92,6 +102,7 @@ def build(name: str, config: Config, dataset: Dataset | Streamed) -> Experiment:
             "stream": config.stream,
             "dtype": config.dtype,
             "pretrained": _sha256(config.pretrained),
+            **({"inputs": "imagenet"} if is_normalized else {}),
             "seed": config.seed,
             "batch_size": plan.batch_size,
             "steps_per_epoch": plan.steps,
@@ -124,14 +135,19 @@ def _schedule(config: Config, rate: float, steps: int) -> float | Callable[..., 
     return rate if config.schedule == "constant" else optax.cosine_decay_schedule(rate, steps)
 
 
-def begin_with(state: Any, name: str, file: Path) -> tuple[Any, list[str]]:
+def _read(name: str, file: Path) -> Mapping[str, Any]:
+    with as_user_error(ValueError):
+        return torch_weights.from_torch(name, file)
+
+
+def begin_with(state: TrainState, name: str, variables: Mapping[str, Any], file: str) -> tuple[TrainState, list[str]]:
     """The state with the weights of a file, and the names of the arrays that have another shape there and stay fresh.
 
+    All of them are trained on, BatchNorm's statistics too.
+
     Raises:
-      UserError: for a file that cannot be read or is another network's, or where every array has another shape.
+      UserError: where more than a last layer has another shape.
     """
-    with as_user_error(ValueError):
-        variables = torch_weights.from_torch(name, file)
     fresh = {"params": state.params["net"], "batch_stats": state.batch_stats}
     taken = jax.tree.map(
         lambda ours, theirs: jnp.asarray(theirs) if ours.shape == theirs.shape else ours,

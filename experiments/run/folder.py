@@ -5,33 +5,71 @@
     epochs/0001.npz        an epoch's arrays, from which its figures are drawn
     checkpoints/last/…     the newest states, by step; checkpoints/best/… the most accurate
     summary.json           how it ended
+    .lock                  held by the process that runs it, and naming it
 
 After an epoch are written, in this order: its arrays, its line, the best checkpoint if it is, the last checkpoint. A
 process killed anywhere leaves a last checkpoint together with all that belongs to it; what was written after that is
 written again.
 """
 
+import contextlib
 import dataclasses
 import io
+import os
+import platform
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from experiments.run.records import differences, environment, read_json, read_lines, write_json, write_lines
+from experiments.run.records import differences, environment, write_json, write_lines
+from experiments.run.stored import Arrays as Arrays
+from experiments.run.stored import Line as Line
+from experiments.run.stored import read_arrays, read_begun, read_metrics, read_summary
 from experiments.run.terminal import UserError
 from jaxnets import checkpoint
 from jaxnets.files import write_atomically
+from jaxnets.naming import quoted
 
-Arrays = Mapping[str, np.ndarray]
-Line = dict[str, Any]
+try:
+    import fcntl
+except ImportError:  # Windows, where folders are not locked
+    fcntl = None  # type: ignore[assignment]
+
+LOCK = ".lock"
 
 
 @dataclasses.dataclass(frozen=True)
 class Folder:
     path: Path
+
+    @contextlib.contextmanager
+    def locked(self, command: str) -> Iterator[None]:
+        """Has the folder for this process alone, as long as the block or the process lasts.
+
+        Args:
+          command: the line that starts this process, for the sentence that another one gets.
+
+        Raises:
+          UserError: where another process has it, naming that.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        with open(self.path / LOCK, "a+") as file:
+            if fcntl is not None:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError as error:
+                    file.seek(0)
+                    other = quoted(file.read().strip())
+                    raise UserError(
+                        f"{self.path} is in use by {other}: wait for it to end, or give another --out"
+                    ) from error
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {platform.node()}, {command}\n")
+            file.flush()
+            yield
 
     def claim(self, config: Mapping[str, Any], command: str, *, fresh: bool) -> str | None:
         """Makes the folder this run's, throwing away what it holds if `fresh`.
@@ -48,7 +86,11 @@ class Folder:
           UserError: where it holds a run of another configuration, naming what differs.
         """
         if fresh and self.path.exists():
-            shutil.rmtree(self.path)
+            for entry in self.path.iterdir():
+                if entry.is_dir() and not entry.is_symlink():
+                    shutil.rmtree(entry)
+                elif entry.name != LOCK:
+                    entry.unlink()
         file = self.path / "config.json"
         if file.exists():
             begun = self.begun()
@@ -94,18 +136,16 @@ class Folder:
 
     def begun(self) -> dict[str, Any]:
         """The configuration, versions, hardware and command that the run began with."""
-        return read_json(self.path / "config.json")
+        return read_begun(self.path / "config.json")
 
-    def lines(self) -> list[Line]:
-        """An epoch each, as far as the run has come."""
-        return read_lines(self.path / "metrics.jsonl")
+    def lines(self, epochs: int = 0) -> list[Line]:
+        """An epoch each, as far as the run has come, which must be so many epochs at least."""
+        return read_metrics(self.path / "metrics.jsonl", epochs)
 
     def summary(self) -> Line:
         """How the run ended; empty where it has not."""
-        file = self.path / "summary.json"
-        return read_json(file) if file.exists() else {}
+        return read_summary(self.path / "summary.json")
 
     def arrays(self, epoch: int) -> Arrays:
-        """What `record` kept of an epoch, counted from 1."""
-        with np.load(self.path / "epochs" / f"{epoch:04d}.npz") as file:
-            return {name: file[name] for name in file.files}
+        """What `keep` kept of an epoch, counted from 1."""
+        return read_arrays(self.path / "epochs" / f"{epoch:04d}.npz")

@@ -15,6 +15,7 @@ from experiments.run.records import write_json
 from experiments.run.session import Invocation
 from experiments.run.signals import StopSignals
 from experiments.run.terminal import Diverged, Interrupted, UserError, as_user_error, counted, enough_memory
+from jaxnets import checkpoint
 from jaxnets.data import DataError
 from jaxnets.epochs import Evaluation, evaluate, mean_metrics
 from jaxnets.train import is_finite
@@ -63,8 +64,9 @@ def run(experiment: Experiment, invocation: Invocation) -> Line:
       Diverged: where the loss is no longer finite; the summary says so too.
     """
     folder = Folder(experiment.directory)
-    clock = _Clock(invocation.started)
+    clock = Clock(invocation.started)
     with (
+        folder.locked(invocation.line),
         StopSignals() as signals,
         ThreadPoolExecutor(max_workers=1) as artist,
         ProgressBar(experiment.name, experiment.epochs * experiment.plan.examples) as bar,
@@ -100,11 +102,11 @@ def run(experiment: Experiment, invocation: Invocation) -> Line:
             experiment.draw_run(folder, progress.lines)
         finally:
             artist.shutdown(cancel_futures=True)  # what is not drawn now is drawn when the run goes on
-    return _summarise(folder, progress.lines, clock)
+    return summarise(folder, progress.lines, clock)
 
 
 def _finish_epoch(
-    experiment: Experiment, progress: Progress, signals: StopSignals, bar: ProgressBar, clock: "_Clock"
+    experiment: Experiment, progress: Progress, signals: StopSignals, bar: ProgressBar, clock: "Clock"
 ) -> None:
     """Takes the rest of the epoch's steps, and saves on the way where it takes long or is told to stop."""
     bar.describe(f"epoch {progress.epoch + 1}/{experiment.epochs}")
@@ -136,9 +138,11 @@ def _diverged(experiment: Experiment, progress: Progress, step: int) -> Diverged
     folder, epoch = progress.folder, progress.epoch
     in_epoch = step - epoch * experiment.plan.steps + 1
     write_json(folder.path / "summary.json", {"verdict": "diverged", "epoch": epoch + 1, "step": in_epoch})
+    last = folder.path / "checkpoints" / "last"
+    kept = f"the last good state is kept in {last}" if checkpoint.numbers(last) else "no good state was saved before"
     return Diverged(
-        f"diverged: the loss was not finite at epoch {epoch + 1}, step {in_epoch}; the last good state is kept in "
-        f"{folder.path / 'checkpoints' / 'last'}; try a lower learning rate, scale or margin, with --fresh"
+        f"diverged: the loss was not finite at epoch {epoch + 1}, step {in_epoch}; {kept}; "
+        "try a lower learning rate, scale or margin, with --fresh"
     )
 
 
@@ -164,7 +168,7 @@ def _sentence(line: Line, epochs: int) -> str:
     )
 
 
-def _summarise(folder: Folder, lines: list[Line], clock: "_Clock") -> Line:
+def summarise(folder: Folder, lines: list[Line], clock: "Clock") -> Line:
     best = max(lines, key=lambda line: line["test_accuracy"])
     summary = {
         "epochs": len(lines),
@@ -184,7 +188,7 @@ def _wait(drawings: list[Future[None]]) -> None:
         drawing.result()
 
 
-class _Clock:
+class Clock:
     def __init__(self, started: float) -> None:
         self.started = started
         self.seconds_to_first_step: float | None = None

@@ -16,6 +16,7 @@ OptionalFloat: TypeAlias = Annotated[float | None, tyro.conf.arg(metavar="FLOAT"
 OptionalStr: TypeAlias = Annotated[str | None, tyro.conf.arg(metavar="STR", help_behavior_hint="")]
 OptionalPath: TypeAlias = Annotated[Path | None, tyro.conf.arg(metavar="PATH", help_behavior_hint="")]
 
+Inputs: TypeAlias = Literal["auto", "imagenet", "plain"]
 DATA = "mnist|faces|idx:DIRECTORY|folder:PATH|tfds:NAME"
 MARGINS = ("arcface", "cosface", "sphereface", "combined", "normface", "tutorial", "adaface", "curricularface")
 BEYOND = ("classic", "smooth", "rising")

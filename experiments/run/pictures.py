@@ -5,7 +5,7 @@ import dataclasses
 from collections.abc import Iterator
 
 from experiments.run.bar import ProgressBar
-from experiments.run.terminal import as_user_error
+from experiments.run.terminal import UserError, as_user_error
 from jaxnets import data
 from jaxnets.data import DataError, Dataset, Split
 from jaxnets.data.decoded import look_through
@@ -18,7 +18,13 @@ from jaxnets.data.threads import Progress
 def load(name: str, *, size: int | None, skip_unreadable: bool = False) -> Dataset:
     """The data that the command line names, with a progress bar where pictures have to be decoded first."""
     with as_user_error(DataError), _bar(name, "decoding, once") as show:
-        return data.load(name, size=size, skip_unreadable=skip_unreadable, on_progress=show)
+        found = data.load(name, size=size, skip_unreadable=skip_unreadable, on_progress=show)
+    if found.open_set:
+        raise UserError(
+            f"{name} has other classes in its test than in training, and this command asks how well those of training "
+            "are told apart; take another set"
+        )
+    return found
 
 
 @contextlib.contextmanager

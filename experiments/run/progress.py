@@ -62,9 +62,9 @@ class Progress:
         state = state.replace(**{name: tree[name] for name in _saved(state)})
         state, totals = _place(mesh, state, Totals(*tree["totals"]))
         at = tree["position"]
-        return cls(
-            folder, mesh, state, totals, folder.lines()[: int(at["epoch"])], int(at["done"]), float(at["seconds"])
-        )
+        epochs = int(at["epoch"])
+        lines = folder.lines(epochs)[:epochs]
+        return cls(folder, mesh, state, totals, lines, int(at["done"]), float(at["seconds"]))
 
     def steps(self, experiment: Experiment) -> Iterator[int]:
         """Takes the rest of the epoch's steps; after each jitted call, the first step of a loss not finite, or −1."""

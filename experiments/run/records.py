@@ -10,22 +10,66 @@ from typing import Any
 
 import jax
 
-from jaxnets.files import write_atomically
+from experiments.run.terminal import UserError
+from jaxnets.files import read_regular, write_atomically
+from jaxnets.naming import quoted
+
+LARGEST = 2**26  # bytes of a file that is read whole
 
 
 def write_json(path: Path, value: Any) -> None:
     write_atomically(path, json.dumps(value, indent=2) + "\n")
 
 
-def read_json(path: Path) -> Any:
-    return json.loads(path.read_text())
+class Damaged(UserError):
+    """A file of the project's own that does not hold what the project writes."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(
+            f"{quoted(path)} is damaged ({reason}): put back a copy of it, or make it anew (a run with --fresh)"
+        )
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object.
+
+    Raises:
+      Damaged: where the file holds something else.
+      OSError: where it cannot be read.
+    """
+    return _parsed(path, _text(path), "")
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of a .jsonl file; none where there is no file."""
+    """The JSON objects of a .jsonl file, one a line; none where there is no file.
+
+    Raises:
+      Damaged: where the file holds something else.
+      OSError: where it cannot be read.
+    """
     if not path.exists():
         return []
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    lines = _text(path).split("\n")
+    if lines.pop():
+        raise Damaged(path, "its last line is cut off")
+    return [_parsed(path, line, f"line {number}: ") for number, line in enumerate(lines, 1)]
+
+
+def _text(path: Path) -> str:
+    try:
+        return read_regular(path, limit=LARGEST).decode()
+    except UnicodeDecodeError as error:
+        raise Damaged(path, "it is no text") from error
+
+
+def _parsed(path: Path, text: str, where: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:  # no JSON, or a number or a nesting beyond what Python takes
+        raise Damaged(path, f"{where}{quoted(error, 100)}") from error
+    if not isinstance(value, dict):
+        raise Damaged(path, f"{where}it is no object")
+    return value
 
 
 def write_lines(path: Path, lines: list[dict[str, Any]]) -> None:

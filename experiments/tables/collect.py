@@ -4,13 +4,17 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from experiments.run.records import read_json, read_lines
+from experiments.run.folder import Folder, Line
 from experiments.run.terminal import UserError
 
 
 def collect(runs: list[Path]) -> dict[str, Any]:
-    """Finished runs that differ in their seed alone, with how they were made."""
-    records = [read_json(run / "config.json") for run in runs]
+    """Finished runs of the ArcLoss study that differ in their seed alone, with how they were made.
+
+    Raises:
+      UserError: a run is not finished, is another command's, or differs in more than its seed.
+    """
+    records, ended = zip(*(_finished(run, "arcloss") for run in runs), strict=True)
     configs = [{name: value for name, value in record["config"].items() if name != "seed"} for record in records]
     if any(config != configs[0] for config in configs):
         raise UserError("these runs differ in more than their seed")
@@ -23,9 +27,7 @@ def collect(runs: list[Path]) -> dict[str, Any]:
             "largest_gap_degrees": lines[-1]["separability"]["largest_gap_degrees"],
             "verdict": lines[-1]["verdict"],
         }
-        for record, lines in (
-            (record, read_lines(run / "metrics.jsonl")) for record, run in zip(records, runs, strict=True)
-        )
+        for record, lines in zip(records, ended, strict=True)
     ]
     return {
         "command": [record["command"] for record in records],
@@ -36,15 +38,29 @@ def collect(runs: list[Path]) -> dict[str, Any]:
 
 
 def compare(runs: list[Path]) -> dict[str, Any]:
-    """Finished runs of classifiers, each of a configuration of its own, on the same pictures."""
+    """Finished runs of classifiers, each of a configuration of its own, on the same pictures.
+
+    Raises:
+      UserError: a run is not finished, is another command's, or has other pictures.
+    """
     from experiments.mynn.drawings import contender
-    from experiments.run.folder import Folder
 
     rows = []
     for run in runs:
-        record, lines = read_json(run / "config.json"), read_lines(run / "metrics.jsonl")
+        record, lines = _finished(run, "mynn")
         found = dataclasses.asdict(contender(record["config"]["variant"], Folder(run)))
         rows.append({**record, **found, "test_accuracy": [line["test_accuracy"] for line in lines]})
     if len({row["config"]["data_fingerprint"] for row in rows}) > 1:
         raise UserError("these runs are of different pictures, or of pictures of different sizes")
     return {"command": [row["command"] for row in rows], "environment": rows[0]["environment"], "rows": rows}
+
+
+def _finished(run: Path, study: str) -> tuple[dict[str, Any], list[Line]]:
+    """How a run of `python -m experiments.STUDY` was begun, and its epochs."""
+    folder = Folder(run)
+    begun, summary = folder.begun(), folder.summary()
+    if ("margin" in begun["config"]) != (study == "arcloss"):
+        raise UserError(f"{run} is no run of python -m experiments.{study}")
+    if not summary.get("epochs"):
+        raise UserError(f"{run} has not ended" if not summary else f"{run} has diverged")
+    return begun, folder.lines()[: summary["epochs"]]

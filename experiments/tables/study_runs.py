@@ -25,7 +25,7 @@ def add_to_study(results: Path, outs: list[Path]) -> str:
     The sheet study.png is drawn again, from study.npz, which keeps what it shows of each variant.
 
     Raises:
-      UserError: there are no runs below a folder.
+      UserError: there are no runs below a folder, or no finished ones.
     """
     file = results / "study.json"
     runs = {_identity(run): run for run in (read_json(file)["runs"] if file.exists() else [])}
@@ -44,7 +44,7 @@ def add_to_study(results: Path, outs: list[Path]) -> str:
             added += 1
             if belongs(run, PUBLISHED) and run["test_accuracy"]:
                 _keep(shown, place, run)
-    if not runs:
+    if not added:
         raise UserError(f"none of {counted(unfinished, 'run')} is finished yet")
     ordered = sorted(runs.values(), key=lambda run: (run["config"]["data"], *map(str, _identity(run))))
     command = f"python -m experiments.tables {' '.join(sys.argv[1:])}"

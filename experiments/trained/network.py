@@ -1,4 +1,4 @@
-"""A trained network out of a run's folder, or out of a file of PyTorch weights: what exporting and predicting share."""
+"""A trained network out of a run's folder, or out of a file of PyTorch weights."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -7,17 +7,23 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 
+from experiments.run.options import Inputs
 from experiments.run.progress import variables_of
-from experiments.run.records import read_json
-from experiments.run.terminal import UserError, as_user_error
+from experiments.run.stored import check_network, read_begun
+from experiments.run.terminal import UserError, as_user_error, counted
 from jaxnets import checkpoint, export, models, torch_weights
 from jaxnets.export import Program
 from jaxnets.models.conv_stack import BACKBONES
+from jaxnets.models.normalized import IMAGENET_MEAN, Normalized
+from jaxnets.naming import quoted
 from jaxnets.torch_weights.names import Free, entries
 
 LARGEST_IMAGE = 512  # pixels a side, of those that a file's weights are tried with
+TORCHVISIONS = ("resnet18", "resnet50", "regnet_x_400mf", "mobilenet_v2", "vgg16")
+IMAGENET_CLASSES = 1000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +31,7 @@ class Trained:
     """A network called `name` with its weights; `origin` says which they are.
 
     `class_weights`, [C, D] or [C, K, D], are those of a margin head, None where there is none. `classes` are numbers
-    where nothing says their names.
+    where nothing says their names. `is_run` tells a run from a file, which says less of how it was trained.
     """
 
     name: str
@@ -35,31 +41,36 @@ class Trained:
     class_weights: Any
     image_shape: tuple[int, int, int]
     classes: tuple[str, ...]
+    is_run: bool
 
     def program(self, output: str) -> Program:
         """The network up to its "embeddings", or to "scores": cosines, where it has a margin head.
 
+        What a file without class weights holds may have been trained with a margin head: its outputs are embeddings to
+        one who asks for them.
+
         Raises:
-          UserError: for embeddings of a network that makes scores, and for scores where there are no class weights.
+          UserError: for embeddings of a run of a classifier, and for scores of a backbone without class weights.
         """
-        if self.class_weights is None and (output == "embeddings") != (self.name in BACKBONES):
+        if self.class_weights is None and output == "scores" and self.name in BACKBONES:
             raise UserError(
                 f"{self.origin} holds no class weights (head.weight): {self.name} makes embeddings of images, and no "
                 "scores without them; a run's folder has them"
-                if output == "scores"
-                else f"{self.name} was trained without a margin head: it makes scores of images, and no embeddings"
             )
+        if self.class_weights is None and output == "embeddings" and self.is_run:
+            raise UserError(f"{self.name} was trained as a classifier: it makes scores of images, and no embeddings")
         if output == "embeddings":
             return export.embeddings(self.model, self.variables, self.image_shape)
         return export.scores(self.model, self.variables, self.image_shape, self.class_weights)
 
 
-def load(source: Path, model: str | None) -> Trained:
+def load(source: Path, model: str | None, inputs: Inputs = "auto") -> Trained:
     """The network of a run's folder, in its best state (its last before the first epoch's end), or of a weights file.
 
     Args:
       source: the folder or file.
       model: the network of a file, and None for a folder, which says so itself.
+      inputs: of a file: what its network expects; see `expects_imagenet`.
 
     Raises:
       UserError: for anything else, in one sentence.
@@ -67,7 +78,15 @@ def load(source: Path, model: str | None) -> Trained:
     """
     if not source.exists():
         raise UserError(f"{source}: there is no such run's folder or weights file")
-    return _of_run(source, model) if source.is_dir() else _of_file(source, model)
+    trained = _of_run(source, model) if source.is_dir() else _of_file(source, model, inputs)
+    leaves = jax.tree.leaves_with_path({**trained.variables, "class_weights": trained.class_weights})
+    broken = [jax.tree_util.keystr(path, simple=True, separator=".") for path, x in leaves if not np.isfinite(x).all()]
+    if broken:
+        raise UserError(
+            f"{trained.origin} holds numbers that are not finite, in {counted(len(broken), 'array')} of {len(leaves)}"
+            f" (as {quoted(broken[0])}): nothing can be told with it"
+        )
+    return trained
 
 
 def state_of_run(
@@ -83,13 +102,12 @@ def state_of_run(
     Raises:
       UserError: for a folder that is no run's, or another network's, or has none of these checkpoints.
     """
-    try:
-        recorded = read_json(folder / "config.json")["config"]
-        name, *_ = recorded["variant"], recorded["image_shape"], recorded["classes"]
-    except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{folder} is no run's folder: a config.json that says its variant and classes is not there"
-        ) from error
+    file = folder / "config.json"
+    if not file.is_file():
+        raise UserError(f"{quoted(folder)} is no run's folder: it has no config.json")
+    recorded = read_begun(file)["config"]
+    check_network(recorded, file, models.NAMES)
+    name = recorded["variant"]
     if model not in (None, name):
         raise UserError(f"{folder} is a run of {name}, not of {model}: leave --model to weights files")
     for kind in kinds:
@@ -105,34 +123,78 @@ def _of_run(folder: Path, model: str | None) -> Trained:
     head = variables.pop("head", {})
     trained = _trained(recorded["variant"], origin, variables, head.get("class_weights"))
     height, width, channels = recorded["image_shape"]
-    return dataclasses.replace(trained, image_shape=(height, width, channels), classes=tuple(recorded["classes"]))
+    return dataclasses.replace(
+        trained,
+        model=Normalized(trained.model) if recorded.get("inputs") == "imagenet" else trained.model,
+        image_shape=(height, width, channels),
+        classes=tuple(recorded["classes"]),
+        is_run=True,
+    )
 
 
-def _of_file(file: Path, model: str | None) -> Trained:
+def expects_imagenet(name: str, variables: Mapping[str, Any], inputs: Inputs) -> bool:
+    """Whether weights expect images less ImageNet's mean, divided by its standard deviation, and not just [0, 1].
+
+    "auto" takes them for torchvision's, which do, where they are of a network of torchvision and tell 1,000 classes.
+
+    Raises:
+      UserError: for "imagenet" where images have no three channels.
+    """
+    found = sizes(name, variables)
+    if inputs == "imagenet" and found["channels"] != len(IMAGENET_MEAN):
+        raise UserError(f"--inputs imagenet is for images of 3 channels, not {found['channels']}")
+    is_torchvisions = name in TORCHVISIONS and found["outputs"] == IMAGENET_CLASSES and found["channels"] == 3
+    return is_torchvisions if inputs == "auto" else inputs == "imagenet"
+
+
+def _of_file(file: Path, model: str | None, inputs: Inputs) -> Trained:
     if model is None:
         raise UserError(f"--model must say of which network {file} holds the weights: {', '.join(models.NAMES)}")
     with as_user_error(ValueError):
         models.create(model)  # a misspelt name is said before the file is read
         variables = torch_weights.from_torch(model, file)
-    return _trained(model, str(file), variables, variables.get("head", {}).get("class_weights"))
+    trained = _trained(model, str(file), variables, variables.get("head", {}).get("class_weights"))
+    if not expects_imagenet(model, variables, inputs):
+        return trained
+    origin = f"{file} (on images less ImageNet's mean, divided by its standard deviation)"
+    return dataclasses.replace(trained, model=Normalized(trained.model), origin=origin)
 
 
-def _trained(name: str, origin: str, variables: Mapping[str, Any], class_weights: Any) -> Trained:
-    """What the weights alone say: the network's sizes, and how many classes there are."""
-    sizes: dict[str, int] = {}
+def sizes(name: str, variables: Mapping[str, Any]) -> dict[str, int]:
+    """The sizes that a network's weights are free to have, as its "outputs" and "channels"."""
+    found: dict[str, int] = {}
     for entry in entries(name):
         array: Any = variables
         for key in entry.path:
             array = array[key]
-        sizes |= {
+        found |= {
             axis.word: length // axis.multiple
             for axis, length in zip(entry.shape, array.shape, strict=True)
             if isinstance(axis, Free)
         }
-    module = models.create(name, sizes["outputs"])
-    image_shape = _image_shape(name, module, variables["params"], sizes["channels"])
-    num_classes = sizes["outputs"] if class_weights is None else len(class_weights)
-    return Trained(name, origin, module, variables, class_weights, image_shape, tuple(map(str, range(num_classes))))
+    return found
+
+
+def pytorch_class(name: str, variables: Mapping[str, Any]) -> str:
+    """The module of PyTorch into which `load_state_dict` takes a network's weights, in words."""
+    outputs = sizes(name, variables)["outputs"]
+    if name in TORCHVISIONS:
+        return f"torchvision.models.{name}(num_classes={outputs})"
+    if name in BACKBONES:
+        return f"Net(BACKBONES[{name!r}], outputs={outputs}) of experiments/torch_peer.py"
+    with_relu = " with nn.ReLU for nn.PReLU" if name == "mynn_relu" else ""
+    return f"Mynn(outputs={outputs}) of experiments/torch_peer.py{with_relu}"
+
+
+def _trained(name: str, origin: str, variables: Mapping[str, Any], class_weights: Any) -> Trained:
+    """A network of which the weights alone are known: they tell its sizes, and how many classes there are."""
+    found = sizes(name, variables)
+    module = models.create(name, found["outputs"])
+    image_shape = _image_shape(name, module, variables["params"], found["channels"])
+    num_classes = found["outputs"] if class_weights is None else len(class_weights)
+    return Trained(
+        name, origin, module, variables, class_weights, image_shape, tuple(map(str, range(num_classes))), False
+    )
 
 
 def _image_shape(name: str, module: nn.Module, params: Mapping[str, Any], channels: int) -> tuple[int, int, int]:

@@ -4,9 +4,13 @@ import warnings
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, UInt8
+from jaxtyping import Bool, Float, UInt8
 
 from experiments.run.terminal import UserError, as_user_error
+from jaxnets.data import DataError
+from jaxnets.data.decoding import decode
+from jaxnets.data.pictures import check_file, read_file
+from jaxnets.naming import quoted
 
 
 def check(path: Path) -> None:
@@ -15,11 +19,8 @@ def check(path: Path) -> None:
     Raises:
       UserError: as `read`, except for damage further inside.
     """
-    from jaxnets.data import DataError  # imports JAX, which --help does without
-    from jaxnets.data.pictures import check_file
-
     if path.is_dir():
-        raise UserError(f"{path} is a folder: name the pictures in it, as in {path}/*")
+        raise UserError(f"{quoted(path)} is a folder: name the pictures in it, as in {quoted(path)}/*")
     with as_user_error(DataError):
         check_file(path)
 
@@ -30,11 +31,6 @@ def read(path: Path, image_shape: tuple[int, int, int]) -> UInt8[np.ndarray, "H 
     Raises:
       UserError: where there is none that can be read, in one sentence that names the file.
     """
-    from jaxnets.data import DataError
-    from jaxnets.data.decoding import decode
-    from jaxnets.data.pictures import read_file
-    from jaxnets.naming import quoted
-
     if image_shape[2] not in (1, 3):
         raise UserError(f"the network takes images of {image_shape[2]} channels: pictures have 1 or 3")
     with as_user_error(DataError), warnings.catch_warnings():
@@ -49,3 +45,23 @@ def look_inverted(images: UInt8[np.ndarray, "N H W C"]) -> Bool[np.ndarray, "N"]
     is_border[height // 8 or 1 : -(height // 8 or 1), width // 8 or 1 : -(width // 8 or 1)] = False
     grey = images.mean(axis=3)
     return grey[:, is_border].mean(axis=1) > grey[:, ~is_border].mean(axis=1)
+
+
+def look_pale(images: UInt8[np.ndarray, "N H W C"]) -> Bool[np.ndarray, "N"]:
+    """Whether a picture uses less than half of the range from black to white, a hundredth of it aside."""
+    low, high = _range(images)
+    return high - low < 128
+
+
+def stretched(images: UInt8[np.ndarray, "N H W C"]) -> UInt8[np.ndarray, "N H W C"]:
+    """Pictures whose darkest hundredth becomes black and whose lightest white; one of a single shade stays as it is."""
+    low, high = (each[:, None, None, None] for each in _range(images))
+    length = np.where(high > low, high - low, 255)
+    start = np.where(high > low, low, 0)
+    return np.clip(np.rint((images - start) / length * 255), 0, 255).astype(np.uint8)
+
+
+def _range(images: UInt8[np.ndarray, "N H W C"]) -> tuple[Float[np.ndarray, "N"], Float[np.ndarray, "N"]]:
+    """The shades below and above which a hundredth of a picture's numbers lie."""
+    low, high = np.percentile(images, (1, 99), axis=(1, 2, 3))
+    return low, high

@@ -6,6 +6,7 @@ from pathlib import Path
 from jaxnets.data.dataset import DataError, Dataset, Split
 from jaxnets.data.faces import load_faces
 from jaxnets.data.folder import load_class_folders
+from jaxnets.data.glyphs import load_glyphs
 from jaxnets.data.idx import load_folder, load_mnist
 from jaxnets.data.tfds import load_tfds
 from jaxnets.data.threads import Progress
@@ -30,12 +31,15 @@ def load(
         "idx:DIRECTORY": a folder of four IDX files, such as those of Fashion-MNIST, KMNIST or EMNIST;
         "folder:PATH": pictures in class folders, PATH/train/CLASS/* and PATH/test/CLASS/*, or PATH/CLASS/*;
         "faces": faces drawn by this package, in two classes, which say nothing about people;
+        "glyphs", "glyphs:DIRECTORY": characters in the fonts that matplotlib ships, or in those of a folder; those of
+          the test are not in training (`Dataset.open_set`);
         "tfds:NAME", "tfds:NAME/CONFIG", "tfds:NAME:VERSION": a prepared set of TensorFlow Datasets.
       data_dir: for "tfds:" only, the folder of prepared sets in place of TFDS's own default.
-      size: height and width in pixels, for "folder:" and "faces", where None is 224, and "tfds:", where None is the
-        size that the images have.
-      skip_unreadable: for "folder:" and "tfds:", leave out pictures that cannot be read, rather than refuse the set.
-      on_progress: for "folder:" and "tfds:", called with (done, total) while pictures are decoded.
+      size: height and width in pixels, for "folder:" and "faces", where None is 224, "glyphs", where it is 32, and
+        "tfds:", where None is the size that the images have.
+      skip_unreadable: for "folder:", "glyphs:" and "tfds:", leave out pictures and fonts that cannot be read, rather
+        than refuse the set.
+      on_progress: for "folder:", "glyphs" and "tfds:", called with (done, total) while pictures are decoded or drawn.
 
     Returns:
       The data set on the host: images [N, H, W, C] uint8, labels [N] int32. Those of "folder:" and "tfds:" are decoded
@@ -62,9 +66,14 @@ def load(
         )
     if name == "faces":
         return load_faces(size=224 if size is None else size)
+    if name == "glyphs" or (scheme == "glyphs" and rest):
+        return load_glyphs(
+            rest or None, size=32 if size is None else size, skip_unreadable=skip_unreadable, on_progress=on_progress
+        )
     if scheme == "tfds" and rest:
         return load_tfds(rest, data_dir=data_dir, size=size, skip_unreadable=skip_unreadable, on_progress=on_progress)
-    forms = {"mnist": "mnist", "idx": "idx:DIRECTORY", "folder": "folder:PATH", "faces": "faces", "tfds": "tfds:NAME"}
+    forms = {"mnist": "mnist", "idx": "idx:DIRECTORY", "folder": "folder:PATH", "faces": "faces", "glyphs": "glyphs"}
+    forms["tfds"] = "tfds:NAME"
     if _is_directory(name):
         raise DataError(
             f"{shown}: is a directory; write 'folder:{shown}' if it has pictures in class folders, or 'idx:{shown}' if "

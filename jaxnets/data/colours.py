@@ -7,7 +7,7 @@ from PIL import Image
 from jaxnets.data import png
 from jaxnets.data.dataset import DataError
 
-_BAND_PIXELS = 2**22  # converted at once, so that the steps between take little memory
+_BAND_PIXELS = 2**20  # converted at once, so that the steps between take little memory
 _PHOTOMETRIC, _BITS_PER_SAMPLE = 262, 258  # tags of TIFF
 
 

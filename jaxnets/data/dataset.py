@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from jaxnets.data.mapped import pieces
+from jaxnets.naming import quoted
 
 Array = np.ndarray | jax.Array
 
@@ -43,6 +44,8 @@ class Dataset:
       classes: the name of each label; C is its length.
       name: what `jaxnets.data.load` was called with.
       notes: sentences about the set that whoever uses it should read.
+      open_set: no class of the test is in training, and classes of training come first: a set for questions about
+        classes never seen (`jaxnets.recognition`), in which an accuracy over classes means nothing.
 
     Raises:
       DataError: from the constructor, if a shape, a dtype or a label does not hold to the above, if images and
@@ -55,6 +58,7 @@ class Dataset:
     classes: tuple[str, ...]
     name: str
     notes: tuple[str, ...] = ()
+    open_set: bool = False
 
     def __post_init__(self) -> None:
         if not self.classes:
@@ -67,6 +71,13 @@ class Dataset:
                 f"{self.name}: train images are {train_shape} and test images {test_shape} (H, W, C); "
                 "bring both to one size."
             )
+        if self.open_set and isinstance(self.train.labels, np.ndarray) and isinstance(self.test.labels, np.ndarray):
+            shared = np.intersect1d(self.train.labels, self.test.labels)
+            if len(shared):
+                shown = quoted(self.classes[shared[0]])
+                raise DataError(
+                    f"{self.name}: class '{shown}' is in both splits of an open set; leave it out of one of them."
+                )
 
     def fingerprint(self) -> str:
         """Sixteen digits of a SHA-256 over every shape, pixel, label and class name."""

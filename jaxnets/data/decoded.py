@@ -109,7 +109,7 @@ def _choose(found: Splits, both: "_Both", kept: Kept, name: str, skip_unreadable
         if not left:
             raise DataError(f"{name}, {split} split: not one of its {count} pictures can be read; give it some.")
     counted = count_classes(labels[:num_train], labels[num_train:], found.classes, name=name)
-    return counted._replace(notes=(*notes, *counted.notes))
+    return counted._replace(notes=tuple(dict.fromkeys((*notes, *counted.notes))))  # each once
 
 
 def _readable(both: "_Both", found: Seen) -> Int[np.ndarray, " R"]:

@@ -1,7 +1,7 @@
 """Pictures of successive epochs as an animation."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,37 +15,35 @@ LAST_SECONDS = 2.5
 NEAR_WHITE = 240
 
 
-def animate(frames: Sequence[bytes | UInt8[np.ndarray, "H W 3"]]) -> bytes:
+def animate(frames: Iterable[bytes | UInt8[np.ndarray, "H W 3"]]) -> bytes:
     """An endless GIF of frames of one size, each the bytes of a PNG or an array of pixels.
 
     A frame stays for half a second, the last for 2.5 s. All frames share one palette, so that nothing flickers. Two
-    equal frames in a row become one that stays for the time of both.
+    equal frames in a row become one that stays for the time of both. Frames are taken one by one: those of a
+    generator never lie in memory together.
 
     Raises:
         ValueError: there are no frames, or their sizes differ.
     """
     from PIL import Image
 
-    images = [_opened(frame) for frame in frames]
-    if not images:
+    kept, sizes, samples = [], set(), []
+    for frame in frames:
+        image = _opened(frame)
+        kept.append(_compressed(image))
+        sizes.add(image.size)
+        samples.append(_drawn(image))
+    if not kept:
         raise ValueError("an animation needs one frame or more, and was given none")
-    if len({image.size for image in images}) > 1:
-        raise ValueError(f"the frames differ in size: {sorted({image.size for image in images})}")
-    palette = _shared_palette(images)
+    if len(sizes) > 1:
+        raise ValueError(f"the frames differ in size: {sorted(sizes)}")
+    palette = _palette(np.concatenate(samples))
     # Dithering would turn the white background into noise, which flickers and compresses badly.
-    indexed = [image.quantize(palette=palette, dither=Image.Dither.NONE) for image in images]
-    milliseconds = [round(1000 * FRAME_SECONDS)] * (len(indexed) - 1) + [round(1000 * LAST_SECONDS)]
+    first, *others = (_opened(png).quantize(palette=palette, dither=Image.Dither.NONE) for png in kept)
+    milliseconds = [round(1000 * FRAME_SECONDS)] * len(others) + [round(1000 * LAST_SECONDS)]
     buffer = io.BytesIO()
-    indexed[0].save(
-        buffer,
-        format="GIF",
-        save_all=True,
-        append_images=indexed[1:],
-        duration=milliseconds,
-        loop=0,
-        optimize=False,
-        disposal=1,
-    )
+    options = {"save_all": True, "append_images": others, "loop": 0, "optimize": False, "disposal": 1}
+    first.save(buffer, format="GIF", duration=milliseconds, **options)
     return buffer.getvalue()
 
 
@@ -58,12 +56,22 @@ def _opened(frame: bytes | np.ndarray) -> "Image.Image":
     return Image.fromarray(np.ascontiguousarray(frame, np.uint8), "RGB")
 
 
-def _shared_palette(images: Sequence["Image.Image"]) -> "Image.Image":
-    """White, and 255 colours for the other pixels; every third row and column of each frame is looked at."""
+def _compressed(image: "Image.Image") -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG", compress_level=1)
+    return buffer.getvalue()
+
+
+def _drawn(image: "Image.Image") -> UInt8[np.ndarray, "N 3"]:
+    """The pixels of every third row and column that are not the background's."""
+    pixels = np.asarray(image)[::3, ::3].reshape(-1, 3)
+    return pixels[(pixels < NEAR_WHITE).any(axis=1)]
+
+
+def _palette(drawn: UInt8[np.ndarray, "N 3"]) -> "Image.Image":
+    """White, and 255 colours for these pixels."""
     from PIL import Image
 
-    pixels = np.concatenate([np.asarray(image)[::3, ::3].reshape(-1, 3) for image in images])
-    drawn = pixels[(pixels < NEAR_WHITE).any(axis=1)]
     colours = np.full((1, 3), 255)
     if len(drawn):
         found = Image.fromarray(drawn[None]).quantize(255, method=Image.Quantize.MEDIANCUT).getpalette() or []

@@ -1,5 +1,6 @@
 """Files of PyTorch weights: .safetensors, and PyTorch's own .pth."""
 
+import errno
 import io
 import os
 from collections.abc import Mapping
@@ -11,64 +12,81 @@ import numpy as np
 import safetensors.numpy
 from safetensors import SafetensorError
 
-from jaxnets.files import write_atomically
-from jaxnets.torch_weights.pickles import Refused
+from jaxnets.files import opened_regular, write_atomically
+from jaxnets.naming import quoted
+from jaxnets.torch_weights.modules import is_module, state_dict
+from jaxnets.torch_weights.pickles import Inert
 from jaxnets.torch_weights.pth import DAMAGE, read_pth
 
+# AttributeError, TypeError and KeyError are for a dtype that NumPy has not.
+DAMAGED_SAFETENSORS = (SafetensorError, ValueError, TypeError, AttributeError, LookupError, MemoryError)
 
-def read(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """What a file of PyTorch weights holds: NumPy arrays by their names, or a dictionary around such a one.
+
+def read(path: str | os.PathLike[str]) -> dict[Any, Any]:
+    """The content of a file of PyTorch weights: NumPy arrays by their names, or a dictionary around them.
 
     A file whose name ends in .safetensors is read as that, and any other as a .pth file, in the zip format or in the
-    one from before PyTorch 1.6. PyTorch is not needed, and nothing that a file carries is run.
+    one from before PyTorch 1.6. PyTorch is not needed, and nothing that a file carries is run: what is neither array,
+    number, string, list, tuple nor dictionary is there as an inert object that says its name. A module that was pickled
+    whole is there as its state dict.
 
     Raises:
-      ValueError: where the file is damaged, is none of these, or names what no weights need: a class or a function.
-      OSError: where it cannot be read.
+      ValueError: where the file is damaged, too large (4 GiB), or none of these.
+      OSError: where it cannot be read, or is no regular file.
     """
     path = Path(path)
+    name = quoted(path)
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
     try:
         content = read_pth(path)
-    except Refused as refused:
-        raise ValueError(
-            f"{path} is refused, and nothing in it was run: it names {str(refused)!r:.100}, which no weights need "
-            "(in PyTorch, save the module's state_dict() alone)"
-        ) from None
+        if is_module(content):
+            return state_dict(content)
+        if type(content) is dict:
+            return {key: state_dict(value) if is_module(value) else value for key, value in content.items()}
     except DAMAGE as error:
-        raise ValueError(f"{path} cannot be read as PyTorch's weights: {error or type(error).__name__}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} holds no dictionary of weights")
-    return content
+        raise ValueError(f"{name} cannot be read as PyTorch's weights: {_reason(error)}") from error
+    except OSError as error:
+        if error.filename is None and error.errno == errno.EINVAL:  # a place before the file's beginning
+            raise ValueError(f"{name} cannot be read as PyTorch's weights: its sizes are wrong") from error
+        raise
+    instead = f"{content!r}" if isinstance(content, Inert) else f"a {type(content).__name__}"
+    raise ValueError(f"{name} holds no dictionary of weights, but {instead}")
 
 
-def write(path: str | os.PathLike[str], state_dict: Mapping[str, np.ndarray]) -> None:
+def write(path: str | os.PathLike[str], arrays: Mapping[str, np.ndarray]) -> None:
     """See `jaxnets.torch_weights.save`."""
     path = Path(path)
     if path.suffix == ".safetensors":
-        content = safetensors.numpy.save(dict(state_dict), {"format": "pt"})
+        content = safetensors.numpy.save(dict(arrays), {"format": "pt"})
     elif path.suffix == ".pth":
-        content = _pth(path, state_dict)
+        content = _pth(path, arrays)
     else:
-        raise ValueError(f"{path} ends in neither .safetensors nor .pth, the two kinds of file that are written")
+        raise ValueError(
+            f"{quoted(path)} ends in neither .safetensors nor .pth, the two kinds of file that are written"
+        )
     write_atomically(path, content)
 
 
 def _read_safetensors(path: Path) -> dict[str, Any]:
-    path.open("rb").close()  # for the operating system's own words where there is no such file
+    with opened_regular(path):  # for the operating system's own words where it is no file
+        pass
     try:
         return safetensors.numpy.load_file(path)
-    except (SafetensorError, AttributeError, TypeError) as error:  # the latter two for a dtype that NumPy has not
-        raise ValueError(f"{path} cannot be read as safetensors: {error}") from error
+    except DAMAGED_SAFETENSORS as error:
+        raise ValueError(f"{quoted(path)} cannot be read as safetensors: {_reason(error)}") from error
 
 
-def _pth(path: Path, state_dict: Mapping[str, np.ndarray]) -> bytes:
+def _reason(error: BaseException) -> str:
+    return quoted(error) or type(error).__name__
+
+
+def _pth(path: Path, arrays: Mapping[str, np.ndarray]) -> bytes:
     try:
         import torch
     except ImportError as error:
         raise ImportError(
-            f"{path} can only be written with PyTorch (pip install torch); a .safetensors file needs nothing more"
+            f"{quoted(path)} can only be written with PyTorch (pip install torch): a .safetensors file needs none"
         ) from error
 
     def tensor(array: np.ndarray) -> Any:
@@ -77,5 +95,5 @@ def _pth(path: Path, state_dict: Mapping[str, np.ndarray]) -> bytes:
         return torch.from_numpy(array)
 
     buffer = io.BytesIO()
-    torch.save({name: tensor(array) for name, array in state_dict.items()}, buffer)
+    torch.save({name: tensor(array) for name, array in arrays.items()}, buffer)
     return buffer.getvalue()

@@ -88,12 +88,12 @@ class Entry:
 HEAD_PATH, HEAD_NAME = ("head", "class_weights"), "head.weight"
 
 
-def head(array: np.ndarray | None) -> Entry:
+def head(array: np.ndarray | str | None) -> Entry:
     """The class weights of an angular-margin head: [D, C] in PyTorch, as the study's own module has them; [C, D] here.
 
     With sub-centres they are [D, C, K] and [C, K, D].
     """
-    subcenters = (Free("sub-centres"),) if array is not None and array.ndim == 3 else ()
+    subcenters = (Free("sub-centres"),) if isinstance(array, np.ndarray) and array.ndim == 3 else ()
     return Entry(HEAD_PATH, HEAD_NAME, (Free("classes"), *subcenters, Free("outputs")))
 
 

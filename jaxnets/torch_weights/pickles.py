@@ -1,60 +1,54 @@
-"""Pickles of tensors, read without running anything that they carry.
+"""Pickles read without running anything that they carry.
 
-A pickle is a program whose instructions can call any function by its name. The reader here can call none. It knows the
-few instructions that a dictionary of tensors is written with and the names below, and refuses every other; a tensor is
-a read-only view of the elements of its storage, and never reaches beyond them.
+A pickle is a program whose instructions can look up any function by its name, and call it. The reader here looks up
+nothing and calls nothing. It makes dictionaries, lists, tuples, numbers and strings; `tensors` makes arrays. Everything
+else becomes an `Inert`, which has the name and does nothing: optimisers, configurations, classes, hostile functions.
 """
 
+import io
 import pickletools
 from collections.abc import Callable
-from typing import Any, BinaryIO, NamedTuple, TypeAlias
+from typing import Any
 
-import jax.numpy as jnp
-import numpy as np
-from numpy.lib.stride_tricks import as_strided
+from jaxnets.naming import quoted
 
-STORAGES: dict[str, np.dtype] = {
-    "DoubleStorage": np.dtype(np.float64),
-    "FloatStorage": np.dtype(np.float32),
-    "HalfStorage": np.dtype(np.float16),
-    "BFloat16Storage": jnp.dtype("bfloat16"),
-    "LongStorage": np.dtype(np.int64),
-    "IntStorage": np.dtype(np.int32),
-    "ShortStorage": np.dtype(np.int16),
-    "CharStorage": np.dtype(np.int8),
-    "ByteStorage": np.dtype(np.uint8),
-    "BoolStorage": np.dtype(np.bool_),
-}
-DTYPES = {f"{module}.{name}": dtype for module in ("torch", "torch.cuda") for name, dtype in STORAGES.items()}
-TENSORS = ("torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_tensor")
-PARAMETERS = ("torch._utils._rebuild_parameter", "torch.nn.parameter.Parameter")
-NAMES = {"collections.OrderedDict", "torch.Size", *TENSORS, *PARAMETERS, *DTYPES}
+MOST_INSTRUCTIONS = 2_000_000  # a checkpoint has some hundred for each tensor
+HASHABLE = (str, int, float, bool, bytes, type(None))  # harmless as keys: their hashes do not recurse
 LITERALS = {
-    *("BININT", "BININT1", "BININT2", "LONG1", "LONG4", "BINFLOAT"),
-    *("BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "BINSTRING", "SHORT_BINSTRING"),
+    *("INT", "LONG", "LONG1", "LONG4", "BININT", "BININT1", "BININT2", "FLOAT", "BINFLOAT"),
+    *("STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"),
+    *("BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"),
 }
-
-Load: TypeAlias = Callable[[np.dtype, str, int], np.ndarray]  # dtype, key, number of elements -> the elements
-
-
-class Refused(ValueError):
-    """The name of something that no weights need."""
+SINGLETONS = {"NONE": None, "NEWFALSE": False, "NEWTRUE": True}
 
 
-class _Global(NamedTuple):
-    name: str
+class Inert:
+    """Something that a pickle names: never looked up, made or called.
+
+    `arguments` are those of a call, None for a bare name; `entries` and `state` what the pickle would have set.
+    """
+
+    __slots__ = ("arguments", "entries", "name", "state")
+
+    def __init__(self, name: str, arguments: tuple[Any, ...] | None = None) -> None:
+        self.name, self.arguments = name, arguments
+        self.entries: dict[Any, Any] = {}
+        self.state: Any = None
+
+    def __repr__(self) -> str:
+        return f"<{quoted(self.name, 100)}, never called>"
 
 
-class _Storage(NamedTuple):
-    elements: np.ndarray
+# The result of a named function of PyTorch's or Python's, or None where it is not one of those that weights need.
+Call = Callable[[str, tuple[Any, ...]], Any]
+Stored = Callable[[Any], Any]  # the storage with this identity
 
 
-def describe(file: BinaryIO, load: Load) -> Any:
-    """What the next pickle in a file describes: dictionaries, lists, tuples, numbers, strings, arrays.
+def describe(file: io.BytesIO, call: Call, stored: Stored) -> Any:
+    """The content of the next pickle in a file.
 
     Raises:
-      Refused: where it names what no weights need.
-      ValueError, LookupError, TypeError: where it is damaged, and whatever `load` raises.
+      ValueError, LookupError, TypeError: where it is damaged, and whatever `call` and `stored` raise.
     """
     stack: list[Any] = []
     marks: list[int] = []
@@ -65,109 +59,105 @@ def describe(file: BinaryIO, load: Load) -> Any:
         del stack[start:]
         return items
 
+    def called(function: Any, arguments: Any) -> Any:
+        checked(arguments, tuple)
+        if type(function) is not Inert:
+            raise ValueError(f"its pickle calls a {type(function).__name__}")
+        if function.arguments is not None:
+            return Inert(f"{function.name}()", arguments)
+        if function.name == "copyreg._reconstructor" and arguments and type(arguments[0]) is Inert:
+            return Inert(arguments[0].name, ())
+        made = call(function.name, arguments)
+        return Inert(function.name, arguments) if made is None else made
+
     argument: Any
-    for opcode, argument, _ in pickletools.genops(file):
+    for count, (opcode, argument, _) in enumerate(pickletools.genops(file)):
+        if count >= MOST_INSTRUCTIONS:
+            raise ValueError(f"its pickle has more than {MOST_INSTRUCTIONS:,} instructions")
         match opcode.name:
             case "PROTO" | "FRAME":
                 pass
             case "STOP":
                 return stack.pop()
-            case "NONE" | "NEWFALSE" | "NEWTRUE":
-                stack.append({"NONE": None, "NEWFALSE": False, "NEWTRUE": True}[opcode.name])
+            case singleton if singleton in SINGLETONS:
+                stack.append(SINGLETONS[singleton])
             case literal if literal in LITERALS:
                 stack.append(argument)
             case "EMPTY_DICT":
                 stack.append({})
-            case "EMPTY_LIST":
+            case "EMPTY_LIST" | "EMPTY_SET":  # a set is read as a list
                 stack.append([])
             case "EMPTY_TUPLE":
                 stack.append(())
             case "MARK":
                 marks.append(len(stack))
-            case "TUPLE":
+            case "POP":
+                stack.pop()
+            case "POP_MARK":
+                pop_from(marks.pop())
+            case "DUP":
+                stack.append(stack[-1])
+            case "TUPLE" | "FROZENSET":
                 stack.append(tuple(pop_from(marks.pop())))
             case "TUPLE1" | "TUPLE2" | "TUPLE3":
                 stack.append(tuple(pop_from(-int(opcode.name[-1]))))
+            case "LIST":
+                stack.append(pop_from(marks.pop()))
+            case "DICT":
+                items = pop_from(marks.pop())
+                stack.append({})
+                put(items, stack[-1])
             case "APPEND":
-                _put(pop_from(-1), stack[-1])
+                append(pop_from(-1), stack[-1])
             case "SETITEM":
-                _put(pop_from(-2), stack[-1])
-            case "APPENDS" | "SETITEMS":
-                _put(pop_from(marks.pop()), stack[-1])
-            case "BINPUT" | "LONG_BINPUT":
+                put(pop_from(-2), stack[-1])
+            case "APPENDS" | "ADDITEMS":
+                append(pop_from(marks.pop()), stack[-1])
+            case "SETITEMS":
+                put(pop_from(marks.pop()), stack[-1])
+            case "PUT" | "BINPUT" | "LONG_BINPUT":
                 memo[argument] = stack[-1]
             case "MEMOIZE":
                 memo[len(memo)] = stack[-1]
-            case "BINGET" | "LONG_BINGET":
+            case "GET" | "BINGET" | "LONG_BINGET":
                 stack.append(memo[argument])
-            case "GLOBAL" | "INST":
-                stack.append(_known(argument.replace(" ", ".", 1)))
+            case "GLOBAL":
+                stack.append(Inert(argument.replace(" ", ".", 1)))
             case "STACK_GLOBAL":
                 name, module = stack.pop(), stack.pop()
-                stack.append(_known(f"{checked(module, str)}.{checked(name, str)}"))
+                stack.append(Inert(f"{checked(module, str)}.{checked(name, str)}"))
             case "REDUCE" | "NEWOBJ":
                 arguments, function = stack.pop(), stack.pop()
-                stack.append(_call(checked(function, _Global).name, checked(arguments, tuple)))
-            case "BUILD":  # the versions of a state dict's modules, the hooks of a parameter
-                stack.pop()
-            case "BINPERSID":
-                stack.append(_storage(stack.pop(), load))
+                stack.append(called(function, arguments))
+            case "NEWOBJ_EX":
+                _, arguments, function = stack.pop(), stack.pop(), stack.pop()
+                stack.append(called(function, arguments))
+            case "INST":
+                stack.append(called(Inert(argument.replace(" ", ".", 1)), tuple(pop_from(marks.pop()))))
+            case "OBJ":
+                function, *rest = pop_from(marks.pop())
+                stack.append(called(function, tuple(rest)))
+            case "BUILD":  # of a dictionary or an array: versions and hooks
+                state = stack.pop()
+                if type(stack[-1]) is Inert:
+                    stack[-1].state = state
+            case "PERSID" | "BINPERSID":
+                stack.append(stored(stack.pop() if opcode.name == "BINPERSID" else argument))
             case other:
                 raise ValueError(f"its pickle has the instruction {other}, which no weights need")
     raise ValueError("its pickle has no end")
 
 
-def _known(name: str) -> _Global:
-    if name not in NAMES:
-        raise Refused(name)
-    return _Global(name)
+def put(items: list[Any], into: Any) -> None:
+    """Sets keys of a dictionary. Keys that are unsafe to hash, such as deep tuples, become inert."""
+    entries = into.entries if type(into) is Inert else checked(into, dict)
+    for key, value in zip(items[::2], items[1::2], strict=True):
+        entries[key if type(key) in HASHABLE else Inert(type(key).__name__)] = value
 
 
-def _call(name: str, arguments: tuple[Any, ...]) -> Any:
-    """What one of PyTorch's functions would make of its arguments."""
-    if name == "collections.OrderedDict":
-        ordered: dict[str | int, Any] = {}
-        for key, value in arguments[0] if arguments else ():
-            _put([key, value], ordered)
-        return ordered
-    if name == "torch.Size":
-        return checked(arguments[0], tuple)
-    if name in TENSORS:
-        return _tensor(*arguments[:4])
-    if name in PARAMETERS:
-        return checked(arguments[0], np.ndarray)
-    raise ValueError(f"its pickle calls {name}")
-
-
-def _tensor(storage: _Storage, offset: int, size: tuple[int, ...], stride: tuple[int, ...]) -> np.ndarray:
-    elements = checked(storage, _Storage).elements
-    steps = zip((natural(n) for n in size), (natural(n) for n in stride), strict=True)
-    last = natural(offset) + sum((n - 1) * step for n, step in steps)
-    if 0 in size:
-        offset = 0
-    elif last >= len(elements):
-        raise ValueError(f"a tensor reaches to element {last} of a storage of {len(elements)}")
-    return as_strided(elements[offset:], size, [n * elements.strides[0] for n in stride], writeable=False)
-
-
-def _storage(identity: Any, load: Load) -> _Storage:
-    kind, dtype, key, _, count, *view = checked(identity, tuple)
-    if checked(kind, str) != "storage" or checked(dtype, _Global).name not in DTYPES:
-        raise ValueError("its pickle refers to something other than a storage")
-    elements = load(DTYPES[dtype.name], checked(key, str), natural(count))
-    if view and view[0] is not None:
-        _, start, length = view[0]
-        elements = elements[natural(start) :][: natural(length)]
-    return _Storage(elements)
-
-
-def _put(items: list[Any], into: Any) -> None:
-    """Appends to a list, or sets keys of a dictionary: strings and whole numbers, which are harmless to hash."""
-    if type(into) is list:
-        into.extend(items)
-    else:
-        for key, value in zip(items[::2], items[1::2], strict=True):
-            checked(into, dict)[key if type(key) is int else checked(key, str)] = value
+def append(items: list[Any], into: Any) -> None:
+    if type(into) is not Inert:
+        checked(into, list).extend(items)
 
 
 def checked(value: Any, kind: type) -> Any:

@@ -22,10 +22,12 @@ from jaxnets.torch_weights import from_torch, read, save
 HAS_TORCH = importlib.util.find_spec("torch") is not None
 
 
-def state_of(seed):
+def state_of(seed, averaging=None):
     head = MarginHead(7, ArcFace(0.3), 3.0)
     images = np.zeros((1, 28, 28, 1), np.uint8)
-    return create_train_state(jax.random.key(seed), create("v0"), head, images, sgd(0.01, 0.9), sgd(0.5))
+    return create_train_state(
+        jax.random.key(seed), create("v0"), head, images, sgd(0.01, 0.9), sgd(0.5), averaging=averaging
+    )
 
 
 def same(variables, state):
@@ -68,12 +70,12 @@ def test_a_runs_states_with_their_heads(which, index, steps, run, tmp_path, caps
     convert.command(Config(folder, out, which=which))
     same(from_torch("v0", out), states[index])
     assert read(out)["head.weight"].shape == (2, 7)
-    first, second = capsys.readouterr().out.splitlines()
+    first, fits, second = capsys.readouterr().out.splitlines()
     assert first == (
         f"{out}: v0 from the {which} state of {folder}, after {steps} steps; 33 arrays, 405,623 parameters, "
         f"{out.stat().st_size:,} bytes"
     )
-    assert "head.weight" in second
+    assert fits == "they fit Net(BACKBONES['v0'], outputs=2) of experiments/torch_peer.py" and "head.weight" in second
 
 
 def test_a_run_of_two_devices_on_a_machine_with_one(tmp_path):
@@ -120,7 +122,7 @@ def test_what_a_run_wrote_loads_into_the_studys_network(weights):
     np.testing.assert_array_equal(head.weight.detach().numpy().T, variables["head"]["class_weights"])
 
 
-def test_bad_input_gets_one_sentence_and_exit_code_2(weights, tmp_path, capsys):
+def test_bad_input_gets_one_sentence_and_exit_code_2(weights, run, tmp_path, capsys):
     (tmp_path / "text.pth").write_text("no weights")
     (tmp_path / "evil.pth").write_bytes(b"\x80\x02cposix\nsystem\nX\x02\x00\x00\x00ls\x85R.")
     (tmp_path / "begun").mkdir()
@@ -136,14 +138,19 @@ def test_bad_input_gets_one_sentence_and_exit_code_2(weights, tmp_path, capsys):
         ([weights, out, "--model", "v2"], "does not fit v2: missing: hidden_layer.1.0.weight [32, 32, 5, 5]"),
         ([weights, tmp_path / "out.npz", "--model", "v0"], "out.npz ends in neither .safetensors nor .pth"),
         ([tmp_path / "text.pth", out, "--model", "v0"], "text.pth cannot be read as PyTorch's weights"),
-        ([tmp_path / "evil.pth", out, "--model", "v0"], "evil.pth is refused, and nothing in it was run"),
+        (
+            [tmp_path / "evil.pth", out, "--model", "v0"],
+            "evil.pth cannot be read as PyTorch's weights",
+        ),
         ([tmp_path / "none.pth", out, "--model", "v0"], "none.pth: No such file or directory"),
-        ([tmp_path, out], f"{tmp_path} is no run's folder: a config.json that says"),
+        ([tmp_path, out], f"{tmp_path} is no run's folder: it has no config.json"),
         ([tmp_path / "begun", out], "begun has no best checkpoint yet: the run did not come so far"),
-        ([tmp_path / "nameless", out], "nameless is no run's folder: a config.json that says its variant and classes"),
+        ([tmp_path / "nameless", out], "config.json is damaged (its variant is no network's name)"),
         ([tmp_path / "begun", out, "--model", "v1"], "begun is a run of v0, not of v1"),
         ([weights, out, "--model", "v0", "--which", "worst"], "--which is best or last, not 'worst'"),
         ([weights, tmp_path / "text.pth" / "out.safetensors", "--model", "v0"], "cannot read or write"),
+        ([weights, out, "--model", "v0", "--key", "ema"], "holds no state dict 'ema'"),
+        ([run[0], out, "--key", "ema"], f"--key is for files: {run[0]} is a run's folder"),
         ([weights], "OUT"),
     ):
         code, error = said(capsys, argv)
@@ -151,10 +158,43 @@ def test_bad_input_gets_one_sentence_and_exit_code_2(weights, tmp_path, capsys):
     assert not out.exists()
 
 
+def test_one_of_several_state_dicts(weights, run, tmp_path, capsys):
+    torch = pytest.importorskip("torch")
+    ours = {name: torch.from_numpy(array) for name, array in read(weights).items()}
+    zeros = {name: torch.zeros_like(array) for name, array in ours.items()}
+    source, out = tmp_path / "both.pth", tmp_path / "out.safetensors"
+    torch.save({"model": zeros, "model_ema": ours, "nested": {"ema": {"shadow": ours}}}, source)
+    code, error = said(capsys, [source, out, "--model", "v0"])
+    assert code == 2 and "both.pth holds several state dicts (model, model_ema): choose one by its key" in error
+    for key in ("model_ema", "nested.ema.shadow"):
+        convert.command(Config(source, out, model="v0", key=key))
+        same(from_torch("v0", out), run[1][0])
+
+
+def test_a_wrong_model_is_a_short_sentence(weights, tmp_path, capsys):
+    code, error = said(capsys, [weights, tmp_path / "out.safetensors", "--model", "resnet50"])
+    assert code == 2 and len(error) < 1000
+    assert "does not fit resnet50: missing: bn1.bias [64], " in error and " more; not expected: " in error
+
+
+def test_a_network_trained_in_python_is_saved_with_its_head(tmp_path, capsys):
+    for averaging in (None, 0.9):
+        state = state_of(5, averaging)
+        save(tmp_path / "net.safetensors", "v0", state)
+        params, batch_stats = state.for_inference()
+        found = from_torch("v0", tmp_path / "net.safetensors")
+        wanted = {"params": params["net"], "batch_stats": batch_stats, "head": params["head"]}
+        jax.tree.map(np.testing.assert_array_equal, found, jax.tree.map(np.asarray, wanted))
+    convert.command(Config(tmp_path / "net.safetensors", tmp_path / "again.safetensors", model="v0"))
+    assert "head.weight" in capsys.readouterr().out
+
+
 def test_pth_without_pytorch(weights, tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
-    code, error = said(capsys, [weights, tmp_path / "out.pth", "--model", "v0"])
-    assert code == 2 and "out.pth can only be written with PyTorch" in error and error.count("\n") == 1
+    with pytest.raises(SystemExit) as stop:
+        terminal.main(lambda: convert.command(Config(weights, tmp_path / "out.pth", model="v0")))
+    error = capsys.readouterr().err
+    assert stop.value.code == 2 and "out.pth can only be written with PyTorch" in error and error.count("\n") == 1
 
 
 def test_networks_without_a_head_say_nothing_of_one(tmp_path, capsys):
@@ -162,7 +202,7 @@ def test_networks_without_a_head_say_nothing_of_one(tmp_path, capsys):
     variables = jax.tree.map(lambda leaf: np.ones(leaf.shape, leaf.dtype), variables)
     save(tmp_path / "mynn.safetensors", "mynn", variables)
     convert.command(Config(tmp_path / "mynn.safetensors", tmp_path / "again.safetensors", model="mynn"))
-    assert len(capsys.readouterr().out.splitlines()) == 1
+    assert capsys.readouterr().out.splitlines()[1:] == ["they fit Mynn(outputs=2) of experiments/torch_peer.py"]
 
 
 def test_help_comes_without_jax():

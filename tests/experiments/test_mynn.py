@@ -19,6 +19,7 @@ from experiments.mynn.drawings import contender, title_of
 from experiments.run import terminal
 from experiments.run.folder import Folder
 from experiments.run.pictures import open_stream
+from experiments.trained import network
 from jaxnets import create, evaluate, load, parallel
 from jaxnets.data import threads
 from jaxnets.epochs import train_epoch_by_stream
@@ -104,6 +105,11 @@ def test_a_run_learns_and_leaves_all_that_it_promises(run_once):
     )
 
 
+def test_a_classifiers_run_has_no_embeddings(run_once):
+    with pytest.raises(terminal.UserError, match="mynn was trained as a classifier: it makes scores"):
+        network.load(run_once, None).program("embeddings")
+
+
 def test_predict_takes_such_a_run(run_once, pictures, capsys):
     predict.command(predict.Config(run_once, (pictures / "test" / "light" / "0.png",)))
     assert "light" in capsys.readouterr().out
@@ -114,7 +120,9 @@ def test_weights_of_a_file_are_taken_but_for_a_last_layer_of_another_shape(pictu
     three = jax.jit(create("mynn", 3).init)(jax.random.key(7), shape)
     save(tmp_path / "three.safetensors", "mynn", three)
     experiment = study.build("mynn", config(pictures, tmp_path), load(f"folder:{pictures}", size=SIZE))
-    state, left = study.begin_with(experiment.state, "mynn", tmp_path / "three.safetensors")
+    state, left = study.begin_with(
+        experiment.state, "mynn", from_torch("mynn", tmp_path / "three.safetensors"), "three"
+    )
     begun = state.params["net"]
     assert len(left) == 2
     same = jax.tree.map(lambda a, b: a.shape == b.shape and bool((a == b).all()), begun, three["params"])
@@ -122,8 +130,27 @@ def test_weights_of_a_file_are_taken_but_for_a_last_layer_of_another_shape(pictu
     assert sum(jax.tree.leaves(same)) == len(jax.tree.leaves(same)) - 2 and sum(jax.tree.leaves(kept)) == 2
     other = jax.jit(create("mynn", 2).init)(jax.random.key(7), np.zeros((1, 24, 24, 3), np.float32))
     save(tmp_path / "large.safetensors", "mynn", other)
-    _, left = study.begin_with(experiment.state, "mynn", tmp_path / "large.safetensors")
+    given = from_torch("mynn", tmp_path / "large.safetensors")
+    _, left = study.begin_with(experiment.state, "mynn", given, "large.safetensors")
     assert len(left) == 1  # the first Linear alone is of the images' size
+
+
+def test_imagenets_mean_and_deviation_are_applied_in_training_and_wherever_the_run_is_used(pictures, tmp_path, capsys):
+    given = jax.jit(create("mynn", 3).init)(jax.random.key(7), np.zeros((1, SIZE, SIZE, 3), np.float32))
+    save(tmp_path / "three.safetensors", "mynn", given)
+    run = config(pictures, tmp_path, epochs=1, pretrained=tmp_path / "three.safetensors", inputs="imagenet")
+    command(run)
+    assert "images are normalised by ImageNet's mean and standard deviation" in capsys.readouterr().out
+    folder = Folder(study.folder_of(run, "mynn"))
+    assert folder.begun()["config"]["inputs"] == "imagenet"
+    program = network.load(folder.path, None).program("scores")
+    images = np.asarray(load(f"folder:{pictures}", size=SIZE).test.images)
+    kept = folder.arrays(1)["scores"]
+    np.testing.assert_allclose(jax.jit(program.apply)(program.weights, images), kept, rtol=1e-4, atol=1e-5)
+    variables = from_torch("mynn", folder.path / "weights.safetensors")
+    mean, deviation = np.float32([0.485, 0.456, 0.406]), np.float32([0.229, 0.224, 0.225])
+    normalised = (np.asarray(images, np.float32) / 255 - mean[None, None, None]) / deviation[None, None, None]
+    np.testing.assert_allclose(jax.jit(create("mynn", 2).apply)(variables, normalised), kept, rtol=1e-3, atol=1e-4)
 
 
 def test_all_networks_share_a_table(pictures, tmp_path, monkeypatch, capsys):
@@ -270,9 +297,9 @@ def test_bad_input_gets_one_sentence_and_exit_code_2(argv, words, capsys, tmp_pa
 
 def test_drawn_faces_are_said_to_be_drawings(tmp_path, capsys):
     command(Config(size=16, epochs=1, steps_per_epoch=1, out=tmp_path))
-    first, *_, last_but_one, _ = capsys.readouterr().out.splitlines()
+    first, *_, ended, _, _ = capsys.readouterr().out.splitlines()
     assert first.startswith("note: These faces are drawings made by this program, not photographs")
-    assert last_but_one.startswith("mynn on drawn faces, not photographs: test accuracy ")
+    assert ended.startswith("mynn on drawn faces, not photographs: test accuracy ")
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,8 @@ from experiments import predict
 from experiments.arcloss.__main__ import command as train
 from experiments.arcloss.config import Config as Training
 from experiments.run import terminal
-from experiments.trained import pictures
+from experiments.trained import pictures, predictions
+from experiments.trained.network import expects_imagenet
 from jaxnets import checkpoint, create, data, torch_weights
 from jaxnets.losses import cosines
 
@@ -83,7 +84,7 @@ def test_batches_of_one_size_give_what_one_batch_gives(run, images, tmp_path, ca
     for path, image in zip(paths, images, strict=False):
         Image.fromarray(image[:, :, 0]).save(path)
     _, whole, _ = said(capsys, run, *paths)
-    monkeypatch.setattr(predict, "BATCH", 4)
+    monkeypatch.setattr(predictions, "BATCH", 4)
     _, in_batches, _ = said(capsys, run, *paths)
     (_, whole), (_, in_batches) = table(whole), table(in_batches)
     assert [row[:3] for row in whole] == [row[:3] for row in in_batches]
@@ -175,15 +176,76 @@ def test_dark_on_light_is_said_and_turned_only_when_asked(run, digit, tmp_path, 
     Image.fromarray(digit).save(tmp_path / "light.png")
     Image.fromarray(255 - digit).save(tmp_path / "dark.png")
     code, as_it_is, err = said(capsys, run, tmp_path / "light.png")
-    assert code == 0 and not err
+    assert code == 0 and "dark on light" not in err
     code, out, err = said(capsys, run, tmp_path / "dark.png", tmp_path / "light.png", tmp_path / "dark.png")
     assert code == 0 and err.startswith(f"note: {tmp_path / 'dark.png'} and 1 more look dark on light, ")
-    assert err.endswith("try with --invert\n") and err.count("\n") == 1
+    assert err.splitlines()[0].endswith("try with --invert")
     assert table(out)[1][0][2:] != table(as_it_is)[1][0][2:]
     code, turned, err = said(capsys, run, tmp_path / "dark.png", "--invert")
-    assert code == 0 and not err
+    assert code == 0 and "dark on light" not in err
     assert [row[1:] for row in table(turned)[1]] == [row[1:] for row in table(as_it_is)[1]]
-    assert said(capsys, run, tmp_path / "light.png", "--invert")[2].endswith("try without --invert\n")
+    assert "try without --invert\n" in said(capsys, run, tmp_path / "light.png", "--invert")[2]
+
+
+def test_pale_pictures_are_said_and_stretched_only_when_asked(run, digit, tmp_path, capsys):
+    """One of which two hundredths are brighter than the rest keeps its order of shades, and gets the whole range."""
+    Image.fromarray(digit).save(tmp_path / "full.png")
+    pale = np.uint8(np.rint(100 + digit / 255 * 51))
+    Image.fromarray(pale).save(tmp_path / "pale.png")
+    _, of_full, err = said(capsys, run, tmp_path / "full.png")
+    assert "range from black to white" not in err
+    code, as_it_is, err = said(capsys, run, tmp_path / "pale.png")
+    assert code == 0 and f"note: {tmp_path / 'pale.png'} uses less than half of the range from black to white" in err
+    code, stretched, err = said(capsys, run, tmp_path / "pale.png", "--stretch")
+    assert code == 0 and "range from black to white" not in err and stretched != as_it_is
+    cosines = [float(table(out)[1][0][3]) for out in (of_full, stretched)]
+    assert cosines[0] == pytest.approx(cosines[1], abs=0.01)
+    np.testing.assert_allclose(pictures.stretched(pale[None, :, :, None])[0, :, :, 0], digit, atol=4)
+    grey = np.full((1, 8, 8, 3), 77, np.uint8)
+    np.testing.assert_array_equal(pictures.stretched(grey), grey)
+
+
+def test_two_near_classes_are_called_uncertain(tmp_path, capsys):
+    """Cosines of angles 40° and 44° are near, 40° and 46° are not; for classifiers, probabilities below 0.6."""
+    cosines = np.cos(np.radians([[40.0, 44.0, 90.0], [40.0, 46.0, 47.0]]))
+    logits = np.log([[0.59, 0.41, 0.0001], [0.61, 0.38, 0.01]])
+    probabilities = np.exp(logits)
+    assert predictions._uncertain(cosines, probabilities, True).tolist() == [True, False]
+    assert predictions._uncertain(logits, probabilities, False).tolist() == [True, False]
+    assert predictions._uncertain(cosines[:, :1], probabilities[:, :1], True).tolist() == [False, False]
+
+
+def test_weights_that_are_not_finite_are_refused(run, digit, tmp_path, capsys):
+    Image.fromarray(digit).save(tmp_path / "7.png")
+    _, tree = checkpoint.restore(run / "checkpoints" / "best")
+    net = tree["params"]["net"]
+    first = next(iter(net))
+    net[first] = jax.tree.map(
+        lambda leaf: np.where(np.arange(leaf.size) == 3, np.nan, leaf.ravel()).reshape(leaf.shape), net[first]
+    )
+    variables = {"params": net, "batch_stats": tree["batch_stats"], "head": tree["params"]["head"]}
+    torch_weights.save(tmp_path / "nan.safetensors", "v0", variables)
+    code, out, err = said(capsys, tmp_path / "nan.safetensors", tmp_path / "7.png", "--model", "v0")
+    assert code == 2 and not out and err.count("\n") == 1
+    assert err.startswith(f"error: {tmp_path / 'nan.safetensors'} holds numbers that are not finite, in ")
+
+
+def test_imagenets_mean_is_for_what_tells_a_thousand_classes():
+    for name, outputs, channels, inputs, expected in (
+        ("resnet18", 1000, 3, "auto", True),
+        ("resnet18", 2, 3, "auto", False),
+        ("resnet18", 1000, 1, "auto", False),
+        ("mynn", 1000, 3, "auto", False),
+        ("resnet18", 2, 3, "imagenet", True),
+        ("resnet18", 1000, 3, "plain", False),
+    ):
+        images = jax.ShapeDtypeStruct((1, 32, 32, channels), jnp.float32)
+        variables = jax.eval_shape(create(name, outputs).init, jax.random.key(0), images)
+        assert expects_imagenet(name, variables, inputs) == expected, (name, outputs, channels, inputs)
+    with pytest.raises(terminal.UserError, match="--inputs imagenet is for images of 3 channels, not 1"):
+        expects_imagenet(
+            "mynn", jax.eval_shape(create("mynn").init, jax.random.key(0), jnp.zeros((1, 16, 16, 1))), "imagenet"
+        )
 
 
 def test_a_person_gets_a_table(run, digit, tmp_path, capsys, monkeypatch):
@@ -269,10 +331,10 @@ def spoilt(run, tmp_path, content):
     [
         (lambda run, tmp: ["/nowhere/seed0"], "error: /nowhere/seed0: there is no such run's folder or weights file\n"),
         (lambda run, tmp: [run.parent], "seed0's parent"),
-        (lambda run, tmp: spoilt(run, tmp, "{"), "is no run's folder"),
+        (lambda run, tmp: spoilt(run, tmp, "{"), "config.json is damaged ("),
         (
             lambda run, tmp: spoilt(run, tmp, '{"config": {"epochs": 3}}'),
-            "a config.json that says its variant and classes",
+            "config.json is damaged (its variant is no network's name)",
         ),
         (lambda run, tmp: [run, "--model", "v1"], "is a run of v0, not of v1: leave --model to weights files"),
         (lambda run, tmp: [run, "--top", "0"], "error: --top must be 1 or more, not 0\n"),

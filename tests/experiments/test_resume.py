@@ -11,11 +11,13 @@ from experiments.arcloss.__main__ import command
 from experiments.arcloss.config import Config
 from experiments.arcloss.study import build
 from experiments.arcloss.variants import VARIANTS
+from experiments.run import loop
 from experiments.run.experiment import Experiment
 from experiments.run.folder import Folder
 from experiments.run.progress import Progress
-from experiments.run.terminal import Interrupted
-from jaxnets import load
+from experiments.run.stored import NUMBERS
+from experiments.run.terminal import Diverged, Interrupted
+from jaxnets import checkpoint, load
 
 CLOCKS = ("seconds", "images_per_second")  # of a line of metrics
 
@@ -73,6 +75,69 @@ def test_two_devices_go_on_to_the_same_bits(digits, tmp_path, stop_after, capsys
     for epoch in (1, 2):
         whole, parts = (folder_of(tmp_path / name).arrays(epoch) for name in ("whole", "parts"))
         jax.tree.map(np.testing.assert_array_equal, parts, whole)
+
+
+@pytest.fixture
+def poison_after(monkeypatch):
+    """Makes every parameter NaN after so many steps."""
+    calls = Experiment.calls
+
+    def after(steps):
+        def poisoned(self, *position):
+            nonlocal steps
+            state = position[0]
+            while True:
+                step = next(calls(self, state, *position[1:]), None)
+                if step is None:
+                    return
+                state, totals, done = step
+                steps -= 1
+                if steps == 0:
+                    state = state.replace(params=jax.tree.map(lambda leaf: leaf * np.float32("nan"), state.params))
+                yield state, totals, done
+                position = (state, totals, position[2], done)
+
+        monkeypatch.setattr(Experiment, "calls", poisoned)
+
+    return after
+
+
+@pytest.mark.parametrize(
+    ("poisoned", "epoch", "step", "kept"),
+    [(1, 1, 2, False), (3, 1, 3, False), (4, 2, 2, True)],
+    ids=["within the first epoch", "at its end", "within the second"],
+)
+def test_the_very_step_of_a_divergence_is_told(poisoned, epoch, step, kept, poison_after, digits, tmp_path):
+    """The step whose loss is the first not finite; at an epoch's end, the one that left such parameters."""
+    poison_after(poisoned)
+    with pytest.raises(Diverged) as error:
+        command(config(digits, tmp_path))
+    folder = folder_of(tmp_path)
+    last = f"the last good state is kept in {folder.path / 'checkpoints' / 'last'}"
+    assert f"not finite at epoch {epoch}, step {step}; {last if kept else 'no good state was saved before'}; " in str(
+        error.value
+    )
+    assert folder.summary() == {"verdict": "diverged", "epoch": epoch, "step": step}
+    assert len(folder.lines()) == epoch - 1
+    assert [*map(str, checkpoint.numbers(folder.path / "checkpoints" / "last"))] == (["3"] if kept else [])
+
+
+def test_the_newest_state_is_taken_and_of_equally_good_ones_the_first_is_the_best(digits, tmp_path):
+    run = config(digits, tmp_path)
+    experiment = build(VARIANTS["v0"], run, load(run.data))
+    progress = Progress.of(experiment)
+    start = progress.state
+    for epoch, accuracy in ((1, 0.5), (2, 0.75), (3, 0.75), (4, 0.25)):
+        progress.state = start.replace(step=start.step + 3 * epoch)
+        numbers = dict.fromkeys(NUMBERS, accuracy)
+        gaps = {"smallest_gap_degrees": None, "largest_gap_degrees": None}
+        progress.record({"epoch": epoch, **numbers, "verdict": "collapsed", "separability": gaps}, {})
+    folder = folder_of(tmp_path)
+    assert checkpoint.numbers(folder.path / "checkpoints" / "best") == [6]
+    assert checkpoint.numbers(folder.path / "checkpoints" / "last") == [12, 9]
+    resumed = Progress.of(build(VARIANTS["v0"], run, load(run.data)))
+    assert int(resumed.state.step) == 12 and resumed.epoch == 4
+    assert loop.summarise(folder, resumed.lines, loop.Clock(0.0))["best"] == {"epoch": 2, "test_accuracy": 0.75}
 
 
 @pytest.mark.slow

@@ -125,6 +125,14 @@ def test_finished_runs_are_added_as_they_end(tmp_path, out):
     )
 
 
+def test_runs_that_still_train_are_no_result(tmp_path, out):
+    for summary in out.glob("arcloss/*/*/summary.json"):
+        summary.unlink()
+    with pytest.raises(UserError, match="none of 4 runs is finished yet"):
+        study_runs.add_to_study(tmp_path / "results", [out])
+    assert not (tmp_path / "results").exists()
+
+
 def test_a_folder_without_runs_is_named(tmp_path):
     with pytest.raises(UserError, match=r"no runs in .*nothing"):
         study_runs.add_to_study(tmp_path, [tmp_path / "nothing"])

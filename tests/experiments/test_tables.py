@@ -5,9 +5,10 @@ import re
 
 import pytest
 
+from experiments.run.stored import NUMBERS
 from experiments.run.terminal import UserError
 from experiments.tables.cells import RESULTS
-from experiments.tables.collect import collect
+from experiments.tables.collect import collect, compare
 from experiments.tables.pages import PAGES, README, TABLES, with_tables
 from experiments.tables.runs import default_run_table
 from experiments.tables.speed import accuracy_table
@@ -48,16 +49,16 @@ def finished_run(folder, seed, **changes):
     (folder / "config.json").write_text(json.dumps(record))
     lines = [
         {
+            **dict.fromkeys(NUMBERS, 0.9),
             "epoch": epoch,
             "test_accuracy": accuracy,
-            "train_accuracy": 0.9,
             "verdict": verdict,
             "separability": {"smallest_gap_degrees": 30.4, "largest_gap_degrees": 40.0, "overlap": overlap},
         }
         for epoch, accuracy in ((1, 0.9), (2, 0.96 + seed / 100))
     ]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    (folder / "summary.json").write_text(json.dumps({"verdict": verdict, "epochs": 2}))
+    (folder / "summary.json").write_text(json.dumps({"verdict": verdict, "epochs": 2, "last": lines[-1]}))
     return folder
 
 
@@ -68,6 +69,18 @@ def test_runs_are_collected_into_a_table(tmp_path):
     assert "n = 2; the last 96.50 ± 0.71 %" in text and "a CPU, 2 cores, Python 3.11, JAX 0.10.2" in text
     with pytest.raises(UserError, match="differ in more than their seed"):
         collect([*runs, finished_run(tmp_path / "other", 2, margin={"name": "cosface"})])
+
+
+def test_only_finished_runs_of_the_right_command_are_collected(tmp_path):
+    run = finished_run(tmp_path / "run", 0)
+    with pytest.raises(UserError, match=r"run is no run of python -m experiments\.mynn"):
+        compare([run])
+    (run / "summary.json").write_text('{"verdict": "diverged", "epoch": 2, "step": 3}')
+    with pytest.raises(UserError, match="run has diverged"):
+        collect([run])
+    (run / "summary.json").unlink()
+    with pytest.raises(UserError, match="run has not ended"):
+        collect([run])
 
 
 def test_accuracies_of_several_seeds_are_averaged_for_each_epoch():

@@ -27,7 +27,7 @@ def marked(axes, gid):
     return [artist for artist in axes.get_children() if artist.get_gid() == gid]
 
 
-def test_curves_draw_what_the_history_holds():
+def test_curves_draw_the_history():
     assert len(figures.curves(history(5)).axes) == 3
     assert not marked(figures.curves(history(5)).axes[0], "trend")
     assert not marked(figures.curves(history(11)).axes[0], "trend")

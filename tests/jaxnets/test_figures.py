@@ -6,6 +6,7 @@ import sys
 
 import numpy as np
 import pytest
+from matplotlib.patches import Polygon
 from PIL import Image
 
 from jaxnets import figures
@@ -132,6 +133,12 @@ def test_circle_writes_the_gaps_and_reddens_the_narrow_one():
     assert gaps["12°"] != gaps["36°"] == gaps["60°"]
     assert len(axes.collections[0].get_offsets()) == len(embeddings)
     assert len(marked(axes, "ray")) == len(marked(axes, "name")) == 10
+    peaks = []  # of the densities: the corner furthest out
+    for patch in axes.patches:
+        if isinstance(patch, Polygon):
+            corners = patch.get_xy()
+            peaks.append(np.degrees(np.arctan2(*corners[np.linalg.norm(corners, axis=1).argmax()][::-1])) % 360)
+    np.testing.assert_allclose(sorted(peaks), 36 * np.arange(10), atol=8)  # within what 30 points leave open
 
 
 def test_densities_count_the_points_and_peak_where_they_lie():
@@ -270,6 +277,6 @@ def test_animation_holds_its_last_frame_and_keeps_white_and_colours():
 
 def test_animation_refuses_nothing_and_unequal_sizes():
     with pytest.raises(ValueError, match="one frame or more"):
-        figures.animate([])
+        figures.animate(iter([]))
     with pytest.raises(ValueError, match="differ in size"):
         figures.animate([np.zeros((4, 4, 3), np.uint8), np.zeros((4, 5, 3), np.uint8)])

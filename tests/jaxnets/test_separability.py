@@ -98,7 +98,7 @@ def on_edge(wrong_in_each=0, wrong_in_first=0, points=20, first_gap=36.0):
         pytest.param({"first_gap": 18.01}, {"first_gap": 17.99}, id="half the ideal gap"),
     ],
 )
-def test_separated_ends_where_it_is_said_to(inside, outside):
+def test_separated_begins_at_its_stated_bounds(inside, outside):
     assert separability(*on_edge(**inside)).verdict == "separated"
     assert separability(*on_edge(**outside)).verdict == "overlapping"
 
@@ -290,7 +290,7 @@ def test_the_dictionary_is_plain():
         (np.ones((0, 2)), np.ones((2, 2)), [], "no points"),
     ],
 )
-def test_what_cannot_be_measured_is_refused(embeddings, class_weights, labels, message):
+def test_unusable_arrays_are_refused(embeddings, class_weights, labels, message):
     with pytest.raises(ValueError, match=message):
         separability(embeddings, class_weights, np.array(labels, np.int64))
 

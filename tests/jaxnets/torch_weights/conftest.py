@@ -1,3 +1,4 @@
+import importlib.util
 from pathlib import Path
 
 import numpy as np
@@ -5,6 +6,11 @@ import pytest
 
 from jaxnets import models
 from jaxnets.models.conv_stack import BACKBONES, Backbone
+from jaxnets.torch_weights import read
+
+SPEC = importlib.util.spec_from_file_location("pickling", Path(__file__).with_name("pickling.py"))
+pickling = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(pickling)
 
 
 @pytest.fixture
@@ -33,3 +39,10 @@ def thin_weights(expected):
     """Its state dict, BatchNorm's counters left out."""
     weights = {name.removeprefix("weights/"): value for name, value in expected.items() if name.startswith("weights/")}
     return {name: value for name, value in weights.items() if not name.endswith("num_batches_tracked")}
+
+
+@pytest.fixture(params=["zip", "legacy"])
+def load(request, tmp_path):
+    """Writes a file and reads it."""
+    path = tmp_path / "net.pth"
+    return lambda body, *more, **options: read(pickling.write(path, request.param, body, *more, **options))

@@ -210,9 +210,9 @@ def test_all_that_does_not_fit_is_named_at_once(thin, thin_weights):
         from_torch(thin, thin_weights)
     assert str(error.value) == (
         "the state dict does not fit thin: missing: fc.0.bias [3], hidden_layer.3.1.weight [5]; "
-        "not expected: fc.1.weight [3, 3], epoch� (no array); "
+        "not expected: fc.1.weight [3, 3], epoch\\n (no array); "
         "of another shape: hidden_layer.2.2.weight [6] for [1], fc.0.weight [3, 21] for [3, 5·pixels]; "
-        "no floating-point array: hidden_layer.0.1.bias (int64), hidden_layer.0.2.weight"
+        "no floating-point array: hidden_layer.0.1.bias (int64), hidden_layer.0.2.weight (no array)"
     )
     with pytest.raises(ValueError, match="there is no network 'thick'; did you mean 'thin'"):
         from_torch("thick", thin_weights)
@@ -230,7 +230,7 @@ def test_a_file_is_named_and_so_are_variables(thin, torch_files, thin_weights):
     assert str(error.value) == (
         "the variables do not fit thin: missing: params/fc_0/bias [3], batch_stats/hidden_layer_3/mean [5], "
         "batch_stats/hidden_layer_3/var [5]; not expected: params/fc_0/scale [3]; "
-        "no floating-point array: params/hidden_layer_0/slope"
+        "no floating-point array: params/hidden_layer_0/slope (no array)"
     )
 
 

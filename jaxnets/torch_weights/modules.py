@@ -1,0 +1,39 @@
+"""The state dict of a PyTorch module that was pickled whole, read from what its pickle says of it."""
+
+from typing import Any, TypeGuard
+
+from jaxnets.torch_weights.pickles import Inert
+
+PARTS = ("_parameters", "_buffers", "_modules")
+MOST_ENTRIES = 100_000
+
+
+def is_module(value: Any) -> TypeGuard[Inert]:
+    return type(value) is Inert and type(value.state) is dict and all(type(_of(value, p)) is dict for p in PARTS)
+
+
+def state_dict(module: Inert) -> dict[str, Any]:
+    """Its parameters and persistent buffers by their names, in PyTorch's order.
+
+    Raises:
+      ValueError: where modules are nested without end.
+    """
+    found: dict[str, Any] = {}
+    to_come, visited = [("", module)], 0
+    while to_come:
+        prefix, part = to_come.pop()
+        visited += 1
+        transient = _of(part, "_non_persistent_buffers_set") or ()
+        for kind in PARTS[:2]:
+            for name, value in _of(part, kind).items():
+                if value is not None and not (kind == "_buffers" and name in transient):
+                    found[f"{prefix}{name}"] = value
+        children = [(f"{prefix}{name}.", child) for name, child in _of(part, "_modules").items() if is_module(child)]
+        to_come.extend(reversed(children))
+        if visited + len(to_come) + len(found) > MOST_ENTRIES or len(prefix) > MOST_ENTRIES:
+            raise ValueError("its modules are nested without end")
+    return found
+
+
+def _of(module: Inert, name: str) -> Any:
+    return module.state.get(name)
