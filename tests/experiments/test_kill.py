@@ -1,6 +1,5 @@
 """Runs that are really killed, and told to stop, end with the bits of one that was left alone."""
 
-import json
 import os
 import random
 import signal
@@ -9,10 +8,9 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
-import orbax.checkpoint as ocp
 import pytest
-from PIL import Image
+
+from experiments.kill import draw_pictures, left_behind, wait
 
 REPOSITORY = Path(__file__).parents[2]
 FILES = {"arcloss": 4 + 2 * 4 + 4, "mynn": 4 + 4 + 1}  # of a run of four epochs, apart from those that hold times
@@ -20,14 +18,7 @@ FILES = {"arcloss": 4 + 2 * 4 + 4, "mynn": 4 + 4 + 1}  # of a run of four epochs
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory):
-    """Eighty pictures of two classes."""
-    root = tmp_path_factory.mktemp("pictures")
-    rng = np.random.default_rng(0)
-    for name, level in (("dark", 40), ("light", 200)):
-        (root / name).mkdir()
-        for i in range(40):
-            Image.fromarray(rng.integers(level - 30, level + 30, (16, 16, 3), np.uint8)).save(root / name / f"{i}.png")
-    return root
+    return draw_pictures(tmp_path_factory.mktemp("pictures") / "two")
 
 
 @pytest.fixture
@@ -55,15 +46,7 @@ def start(digits, pictures):
     return process
 
 
-def finish(process):
-    """Waits for a process that is to end well."""
-    with process:
-        output, error = process.communicate()
-    assert process.returncode == 0, error
-    return output
-
-
-def hit(process, number, epochs, seconds):
+def meet(process, number, epochs, seconds):
     """Sends a signal so many seconds after so many epochs ended here, and makes sure that it met the process at work.
 
     Before the first of them, the process is met while it starts.
@@ -81,58 +64,26 @@ def hit(process, number, epochs, seconds):
         assert "the same command goes on from there" in error and "Traceback" not in error
 
 
-def left_behind(out):
-    """Weights, metrics and figures of a run, as bytes and numbers; times aside, which no two runs share."""
-    (folder,) = out.glob("*/*/seed0")
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    lines = [{k: v for k, v in line.items() if k not in ("seconds", "images_per_second")} for line in lines]
-    files = {
-        str(p.relative_to(folder)): p.read_bytes()
-        for p in folder.rglob("*")
-        if p.suffix in (".png", ".gif", ".npz", ".safetensors")
-    }
-    return lines, files, leaves_of(folder)
-
-
-def leaves_of(folder):
-    with ocp.CheckpointManager(folder / "checkpoints" / "last") as manager:
-        state = manager.restore(manager.latest_step(), args=ocp.args.StandardRestore())
-    return [np.asarray(leaf) for name in ("params", "batch_stats", "opt_state") for leaf in _leaves(state[name])]
-
-
-def _leaves(tree):
-    if isinstance(tree, dict):
-        return [leaf for key in sorted(tree) for leaf in _leaves(tree[key])]
-    if isinstance(tree, (list, tuple)):
-        return [leaf for item in tree for leaf in _leaves(item)]
-    return [] if tree is None else [tree]
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("study", "devices"),
     [("arcloss", 1), ("arcloss", 3), ("mynn --augment", 1), ("mynn", 2), ("mynn --stream", 1)],
 )
 def test_killed_and_told_to_stop_at_random_moments(study, devices, start, tmp_path):
-    finish(start(study, tmp_path / "whole", devices))
+    wait(start(study, tmp_path / "whole", devices))
 
     moments = random.Random(0)
     blows = [(signal.SIGKILL, 0), (signal.SIGKILL, 1), (signal.SIGTERM, 1), (signal.SIGINT, 1), (signal.SIGKILL, 1)]
     for number, epochs in blows:  # none of the four epochs is left when the last one hits: figures are drawn
         after = moments.uniform(0, 0.1) if epochs else moments.uniform(1, 3)
-        hit(start(study, tmp_path / "killed", devices), number, epochs, after)
-    finish(start(study, tmp_path / "killed", devices))
+        meet(start(study, tmp_path / "killed", devices), number, epochs, after)
+    wait(start(study, tmp_path / "killed", devices))
 
     module = study.split()[0]
-    lines, files, leaves = left_behind(tmp_path / "whole")
-    again_lines, again_files, again_leaves = left_behind(tmp_path / "killed")
-    assert again_lines == lines and len(lines) == 4
-    assert again_files.keys() == files.keys() and len(files) == FILES[module]
-    for name, content in files.items():
-        assert again_files[name] == content, name
-    assert len(leaves) > {"arcloss": 30, "mynn": 12}[module]
-    for again, leaf in zip(again_leaves, leaves, strict=True):
-        np.testing.assert_array_equal(again, leaf)
+    whole, killed = (left_behind(tmp_path / name) for name in ("whole", "killed"))
+    assert killed == whole
+    lines, files, arrays = whole
+    assert len(lines) == 4 and len(files) == FILES[module] and len(arrays) > {"arcloss": 30, "mynn": 12}[module]
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)], ids=["SIGTERM", "SIGINT"])
