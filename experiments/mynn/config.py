@@ -44,7 +44,7 @@ class ClassifierOptions:
     """of --pretrained: imagenet takes ImageNet's mean from the images and divides by its standard deviation, as
     torchvision's weights expect; plain has them in [0, 1]; auto takes imagenet where the file tells 1,000 classes"""
     stream: bool = False
-    """decode the pictures of a folder: or tfds: as they are needed, for sets that do not fit on the disk"""
+    """decode the pictures of folder:, tfds: or recordio: as they are needed, for sets that do not fit on the disk"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,8 +84,8 @@ class Config(RunOptions, ClassifierOptions):  # the options of the last come fir
             raise UserError(
                 f"--averaging is the share of an average that a step keeps: in [0, 1), not {self.averaging}"
             )
-        is_stored = self.data.startswith(("folder:", "tfds:"))
+        is_stored = self.data.startswith(("folder:", "tfds:", "recordio:"))
         if self.stream and (not is_stored or self.devices > 1):
-            raise UserError("--stream is for --data folder:PATH or tfds:NAME on one device")
+            raise UserError("--stream is for --data folder:PATH, tfds:NAME or recordio:DIRECTORY on one device")
         if self.pretrained is not None and self.model == "all":
             raise UserError("--pretrained holds the weights of one network: name it with --model, not all")

@@ -17,7 +17,7 @@ OptionalStr: TypeAlias = Annotated[str | None, tyro.conf.arg(metavar="STR", help
 OptionalPath: TypeAlias = Annotated[Path | None, tyro.conf.arg(metavar="PATH", help_behavior_hint="")]
 
 Inputs: TypeAlias = Literal["auto", "imagenet", "plain"]
-DATA = "mnist|faces|idx:DIRECTORY|folder:PATH|tfds:NAME"
+DATA = "mnist|faces|idx:DIRECTORY|folder:PATH|tfds:NAME|recordio:DIRECTORY"
 MARGINS = ("arcface", "cosface", "sphereface", "combined", "normface", "tutorial", "adaface", "curricularface")
 BEYOND = ("classic", "smooth", "rising")
 

@@ -9,9 +9,7 @@ from experiments.run.terminal import UserError, as_user_error
 from jaxnets import data
 from jaxnets.data import DataError, Dataset, Split
 from jaxnets.data.decoded import look_through
-from jaxnets.data.folder import find_class_folders
 from jaxnets.data.streaming import LazyPictures, Stream
-from jaxnets.data.tfds import find_tfds
 from jaxnets.data.threads import Progress
 
 
@@ -59,13 +57,12 @@ class Streamed:
 
 
 def open_stream(name: str, *, size: int, batch_size: int, seed: int, skip_unreadable: bool = False) -> Streamed:
-    """The data that the command line names, a folder or a set of TensorFlow Datasets, of which nothing is kept.
+    """The pictures that the command line names, of which nothing is kept (see `jaxnets.data.find`).
 
     Its pictures are looked through once, or one that cannot be read would end a training that is well under way.
     """
-    scheme, _, rest = name.partition(":")
     with as_user_error(DataError):
-        found = find_class_folders(rest) if scheme == "folder" else find_tfds(rest)
+        found = data.find(name)
         with _bar(name, "looking through, once") as show:
             seen = look_through(found, name=name, skip_unreadable=skip_unreadable, on_progress=show)
         stream = Stream(seen.train, size=size, batch_size=batch_size, seed=seed)

@@ -5,14 +5,18 @@ from pathlib import Path
 
 from jaxnets.data.dataset import DataError, Dataset, Split
 from jaxnets.data.faces import load_faces
-from jaxnets.data.folder import load_class_folders
+from jaxnets.data.folder import find_class_folders, load_class_folders
 from jaxnets.data.glyphs import load_glyphs
 from jaxnets.data.idx import load_folder, load_mnist
-from jaxnets.data.tfds import load_tfds
+from jaxnets.data.pictures import Splits
+from jaxnets.data.records import find_records, load_records
+from jaxnets.data.tfds import find_tfds, load_tfds
 from jaxnets.data.threads import Progress
 from jaxnets.naming import nearest, quoted
 
-__all__ = ["DataError", "Dataset", "Progress", "Split", "load"]
+__all__ = ["STORED", "DataError", "Dataset", "Progress", "Split", "Splits", "find", "load"]
+
+STORED = ("folder:", "tfds:", "recordio:")  # what the names of sets that `find` finds begin with
 
 
 def load(
@@ -33,13 +37,13 @@ def load(
         "faces": faces drawn by this package, in two classes, which say nothing about people;
         "glyphs", "glyphs:DIRECTORY": characters in the fonts that matplotlib ships, or in those of a folder; those of
           the test are not in training (`Dataset.open_set`);
-        "tfds:NAME", "tfds:NAME/CONFIG", "tfds:NAME:VERSION": a prepared set of TensorFlow Datasets.
+        "tfds:NAME", "tfds:NAME/CONFIG", "tfds:NAME:VERSION": a prepared set of TensorFlow Datasets;
+        "recordio:DIRECTORY": a folder of train.rec and train.idx, MXNet's format, as insightface's sets of faces have.
       data_dir: for "tfds:" only, the folder of prepared sets in place of TFDS's own default.
       size: height and width in pixels, for "folder:" and "faces", where None is 224, "glyphs", where it is 32, and
-        "tfds:", where None is the size that the images have.
-      skip_unreadable: for "folder:", "glyphs:" and "tfds:", leave out pictures and fonts that cannot be read, rather
-        than refuse the set.
-      on_progress: for "folder:", "glyphs" and "tfds:", called with (done, total) while pictures are decoded or drawn.
+        "tfds:" and "recordio:", where None is the size that the images have.
+      skip_unreadable: leave out pictures and fonts that cannot be read, rather than refuse the set.
+      on_progress: called with (done, total) while pictures are decoded or drawn.
 
     Returns:
       The data set on the host: images [N, H, W, C] uint8, labels [N] int32. Those of "folder:" and "tfds:" are decoded
@@ -70,10 +74,12 @@ def load(
         return load_glyphs(
             rest or None, size=32 if size is None else size, skip_unreadable=skip_unreadable, on_progress=on_progress
         )
+    if scheme == "recordio" and rest:
+        return load_records(rest, size=size, skip_unreadable=skip_unreadable, on_progress=on_progress)
     if scheme == "tfds" and rest:
         return load_tfds(rest, data_dir=data_dir, size=size, skip_unreadable=skip_unreadable, on_progress=on_progress)
     forms = {"mnist": "mnist", "idx": "idx:DIRECTORY", "folder": "folder:PATH", "faces": "faces", "glyphs": "glyphs"}
-    forms["tfds"] = "tfds:NAME"
+    forms |= {"tfds": "tfds:NAME", "recordio": "recordio:DIRECTORY"}
     if _is_directory(name):
         raise DataError(
             f"{shown}: is a directory; write 'folder:{shown}' if it has pictures in class folders, or 'idx:{shown}' if "
@@ -81,6 +87,24 @@ def load(
         )
     meant = f"; did you mean {forms[scheme]!r}?" if scheme in forms else nearest(scheme, [*forms])
     raise DataError(f"'{shown}': no such data set (known are {', '.join(forms.values())}){meant}")
+
+
+def find(name: str, *, data_dir: str | os.PathLike[str] | None = None) -> Splits:
+    """The pictures of "folder:PATH", "tfds:NAME" or "recordio:DIRECTORY", still encoded, for `jaxnets.data.streaming`.
+
+    Args:
+      name: as for `load`.
+      data_dir: as for `load`.
+
+    Raises:
+      DataError: if there is no such set, or it is incomplete, corrupt or of another kind, in one sentence.
+    """
+    scheme, _, rest = name.partition(":")
+    if scheme == "tfds" and rest:
+        return find_tfds(rest, data_dir=data_dir)
+    if scheme in ("folder", "recordio") and rest:
+        return find_class_folders(rest) if scheme == "folder" else find_records(rest)
+    raise DataError(f"{quoted(name)}: is no set of stored pictures, which are named {', '.join(STORED)} and a place.")
 
 
 def _is_directory(name: str) -> bool:

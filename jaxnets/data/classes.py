@@ -1,5 +1,6 @@
 """The classes of a set: those that training has pictures of, whatever its labels or folders promise."""
 
+import hashlib
 from typing import NamedTuple
 
 import numpy as np
@@ -8,6 +9,7 @@ from jaxtyping import Int, Int32, Integer
 from jaxnets.data.dataset import DataError
 from jaxnets.naming import quoted
 
+TEST_SHARE = 10  # one in so many is held out of a set without a split of its own
 _NAMED = 10  # classes in a sentence, at most
 
 
@@ -72,6 +74,17 @@ def count_classes(
     if untested:
         notes.append(f"The test split has no picture of the classes {_listed(untested)}.")
     return Counted(names, renumbered[train_labels], new_test_labels[kept], kept, tuple(notes))
+
+
+def hold_out(names: list[str], labels: Integer[np.ndarray, " N"]) -> Int[np.ndarray, " K"]:
+    """Indices of a tenth of each class, at least one, drawn by the SHA-256 of the names; none of a class of one."""
+    digests = np.array([hashlib.sha256(name.encode(errors="surrogateescape")).digest() for name in names], "S32")
+    order = np.lexsort((digests, labels))
+    counts = np.bincount(labels)
+    starts = np.cumsum(counts) - counts
+    ranks = np.arange(len(names)) - starts[labels[order]]
+    share = np.where(counts < 2, 0, np.maximum(1, counts // TEST_SHARE))
+    return order[ranks < share[labels[order]]]
 
 
 def _listed(names: list[str] | tuple[str, ...]) -> str:

@@ -12,9 +12,11 @@ from jaxtyping import Int
 from jaxnets.data.cache import Kept, decode_once, look_through_once
 from jaxnets.data.classes import Counted, count_classes
 from jaxnets.data.dataset import DataError, Dataset, Split
+from jaxnets.data.decoding import decode
 from jaxnets.data.mapped import rows
 from jaxnets.data.pictures import Chosen, Encoded, Pictures, ReadableSplits, Splits
 from jaxnets.data.threads import Progress, Seen
+from jaxnets.naming import quoted
 
 # The option of the library, and of the command line.
 REMEDY = "Remove or replace them, or leave them out by skip_unreadable=True (--skip-unreadable)."
@@ -23,8 +25,7 @@ REMEDY = "Remove or replace them, or leave them out by skip_unreadable=True (--s
 def load_pictures(
     found: Splits,
     *,
-    size: tuple[int, int],
-    own_size: bool = False,
+    size: int | None,
     name: str,
     skip_unreadable: bool = False,
     on_progress: Progress | None = None,
@@ -35,8 +36,8 @@ def load_pictures(
 
     Args:
       found: two splits of one place.
-      size: (H, W) to which the pictures are scaled.
-      own_size: refuse those of another size, and scale none.
+      size: height and width in pixels to which the pictures are scaled; None keeps the size that they have, which must
+        be the same for all.
       name: what the set was asked for by.
       skip_unreadable: leave out the pictures that cannot be read and name them in `notes`, rather than refuse the set.
       on_progress: called with (done, total) while pictures are decoded, and not at all where they are kept already.
@@ -46,11 +47,19 @@ def load_pictures(
       twice, byte for byte, under two classes or in both splits, those left out, and classes without pictures.
 
     Raises:
-      DataError: if pictures cannot be read, after all were tried; if what is decoded cannot be kept; if they differ in
-        size, given `own_size`; or if no test picture is of a class that training has.
+      DataError: if `size` is below 1; if pictures cannot be read, after all were tried; if what is decoded cannot be
+        kept; if they differ in size and none is given; or if no test picture is of a class that training has.
     """
+    if size is not None and size < 1:
+        raise DataError(f"{quoted(name)}: size is {size}; give a height and width of at least 1 pixel.")
     both = _Both(found.train, found.test)
-    kept = decode_once(both, size, own_size=own_size, accept_unreadable=skip_unreadable, on_progress=on_progress)
+    kept = decode_once(
+        both,
+        _first_size(both) if size is None else (size, size),
+        own_size=size is None,
+        accept_unreadable=skip_unreadable,
+        on_progress=on_progress,
+    )
     images = kept.images
     assert images is not None
     chosen = _choose(found, both, kept, name, skip_unreadable)
@@ -110,6 +119,20 @@ def _choose(found: Splits, both: "_Both", kept: Kept, name: str, skip_unreadable
             raise DataError(f"{name}, {split} split: not one of its {count} pictures can be read; give it some.")
     counted = count_classes(labels[:num_train], labels[num_train:], found.classes, name=name)
     return counted._replace(notes=tuple(dict.fromkeys((*notes, *counted.notes))))  # each once
+
+
+def _first_size(pictures: "_Both") -> tuple[int, int]:
+    """(H, W) of the first picture that can be read."""
+    fault: DataError | None = None
+    for index in range(len(pictures)):
+        try:
+            height, width, _ = decode(
+                pictures[index].content, (None, None, pictures.channels), where=pictures.where(index)
+            ).shape
+            return height, width
+        except DataError as error:
+            fault = fault or error
+    raise fault or DataError(f"{quoted(pictures.place)}: has no pictures.")
 
 
 def _readable(both: "_Both", found: Seen) -> Int[np.ndarray, " R"]:

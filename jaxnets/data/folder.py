@@ -8,7 +8,7 @@ from pathlib import Path, PurePath
 import numpy as np
 from jaxtyping import Int32
 
-from jaxnets.data.classes import count_classes
+from jaxnets.data.classes import count_classes, hold_out
 from jaxnets.data.dataset import DataError, Dataset
 from jaxnets.data.decoded import load_pictures
 from jaxnets.data.decoding import endings
@@ -18,7 +18,6 @@ from jaxnets.data.threads import Progress
 from jaxnets.naming import quoted
 
 _TEST_FOLDERS = ("test", "val")
-_TEST_SHARE = 10  # one in so many, where the folder has no split of its own
 
 
 def load_class_folders(
@@ -38,11 +37,9 @@ def load_class_folders(
     Raises:
       DataError: as `find_class_folders` and `load_pictures`.
     """
-    if size < 1:
-        raise DataError(f"folder:{quoted(directory)}: size is {size}; give a height and width of at least 1 pixel.")
     return load_pictures(
         find_class_folders(directory),
-        size=(size, size),
+        size=size,
         name=f"folder:{directory}",
         skip_unreadable=skip_unreadable,
         on_progress=on_progress,
@@ -172,8 +169,8 @@ def _facts(entry: os.DirEntry[str]) -> os.stat_result:
 def _draw(name: str, files: list[_Listed], root: Path) -> set[_Listed]:
     if len(files) < 2:
         raise DataError(f"{quoted(root / name)}: one picture cannot serve both training and testing; add more.")
-    by_hash = sorted(files, key=lambda file: hashlib.sha256(file[0].encode(errors="surrogateescape")).digest())
-    return set(by_hash[: max(1, len(files) // _TEST_SHARE)])
+    drawn = hold_out([file[0] for file in files], np.zeros(len(files), np.int32))
+    return {files[index] for index in drawn.tolist()}
 
 
 def _in_order(by_class: _ByClass, names: list[str]) -> tuple[list[_Listed], Int32[np.ndarray, " N"]]:

@@ -20,7 +20,6 @@ import numpy as np
 
 from jaxnets.data.dataset import DataError, Dataset
 from jaxnets.data.decoded import load_pictures
-from jaxnets.data.decoding import decode
 from jaxnets.data.pictures import Encoded, Splits
 from jaxnets.data.tfds_features import check_features
 from jaxnets.data.threads import Progress
@@ -58,18 +57,9 @@ def load_tfds(
     Raises:
       DataError: as `find_tfds` and `load_pictures`.
     """
-    if size is not None and size < 1:
-        raise DataError(f"tfds:{quoted(name)}: size is {size}; give a height and width of at least 1 pixel.")
-    found = find_tfds(name, data_dir=data_dir)
-    if size is None:
-        first = decode(found.train[0].content, (None, None, found.train.channels), where=found.train.where(0))
-        height, width = first.shape[:2]
-    else:
-        height, width = size, size
     return load_pictures(
-        found,
-        size=(height, width),
-        own_size=size is None,
+        find_tfds(name, data_dir=data_dir),
+        size=size,
         name=f"tfds:{name}",
         skip_unreadable=skip_unreadable,
         on_progress=on_progress,

@@ -284,7 +284,7 @@ def test_pictures_are_looked_through_before_they_are_streamed(pictures, tmp_path
             ["--averaging", "1", "--size", "16"],
             "averaging is the share of an average that a step keeps: in [0, 1), not 1.0",
         ),
-        (["--stream"], "--stream is for --data folder:PATH or tfds:NAME on one device"),
+        (["--stream"], "--stream is for --data folder:PATH, tfds:NAME or recordio:DIRECTORY on one device"),
         (["--devices", "99", "--size", "16"], "99 devices were asked for"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxnets.data import DataError, Dataset, Split, load
+from jaxnets.data import DataError, Dataset, Split, find, load
 
 
 def split(n=4, *, shape=(2, 3, 1), labels=None):
@@ -82,20 +82,20 @@ def test_shapes_on_a_device_are_checked_too():
     ("name", "nearest"),
     [
         ("minst", "did you mean 'mnist'"),
-        ("fashion-mnst", "there is mnist, idx, folder, faces, glyphs, tfds"),
+        ("fashion-mnst", "there is mnist, idx, folder, faces, glyphs, tfds, recordio"),
         ("tdfs:mnist", "did you mean 'tfds'"),
         ("tfds:", "did you mean 'tfds:NAME'"),
         ("idx", "did you mean 'idx:DIRECTORY'"),
         ("mnist:", "did you mean 'mnist'"),
         ("folders:photos", "did you mean 'folder'"),
         ("face", "did you mean 'faces'"),
-        ("", "there is mnist, idx, folder, faces, glyphs, tfds"),
+        ("", "there is mnist, idx, folder, faces, glyphs, tfds, recordio"),
         ("two\nlines\x1b[2J" + "x" * 5000, "there is mnist"),
         ("~nosuchuser", "there is mnist"),
     ],
 )
 def test_an_unknown_name_lists_what_there_is_and_the_nearest(name, nearest):
-    known = r"\(known are mnist, idx:DIRECTORY, folder:PATH, faces, glyphs, tfds:NAME\)"
+    known = r"\(known are mnist, idx:DIRECTORY, folder:PATH, faces, glyphs, tfds:NAME, recordio:DIRECTORY\)"
     with pytest.raises(DataError, match=f"no such data set {known}; {nearest}") as refusal:
         load(name)
     assert len(str(refusal.value)) < 600 and str(refusal.value).isprintable()
@@ -128,3 +128,9 @@ load("mnist")
 assert not {"tensorflow", "tensorflow_datasets", "grain"} & set(sys.modules)
 """
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+@pytest.mark.parametrize("name", ["mnist", "faces", "idx:x", "folder:", "recordio:", "nothing"])
+def test_sets_that_are_not_stored_as_pictures_cannot_be_streamed(name):
+    with pytest.raises(DataError, match=f"{name}: is no set of stored pictures, which are named folder:"):
+        find(name)

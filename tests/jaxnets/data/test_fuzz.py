@@ -11,6 +11,7 @@ import random
 import shutil
 import struct
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from PIL import Image, features
 
 from jaxnets.data import DataError, load
 from jaxnets.data.decoding import decode
+from jaxnets.data.recordio import Reader
 
 QUICK, SLOW = range(300), range(1000, 5000)
 
@@ -192,3 +194,55 @@ def test_a_damaged_prepared_set(cases, shapes, prepared, tmp_path):
                 np.testing.assert_array_equal(split.labels, other.labels)
             assert dataset.classes == expected.classes or file.name == "label.labels.txt", case
         file.write_bytes(whole[file])
+
+
+def stored_record(content, place):
+    """The bytes of the record at a place, by the format's description, or None."""
+    magic, joined, flags = struct.pack("<I", 0xCED7230A), b"", (0, 1)
+    while content[place : place + 4] == magic and len(content) >= place + 8:
+        flag, length = divmod(struct.unpack_from("<I", content, place + 4)[0], 2**29)
+        part = content[place + 8 : place + 8 + length]
+        if flag not in flags or len(part) < length:
+            return None
+        joined += part
+        if flag in (0, 3):
+            return joined
+        joined, place, flags = joined + magic, place + 8 + length + -length % 4, (2, 3)
+    return None
+
+
+@pytest.mark.parametrize("cases", [QUICK, pytest.param(SLOW, marks=pytest.mark.slow)], ids=["quick", "slow"])
+def test_damaged_recordio(cases, tmp_path):
+    fixture = Path(__file__).parents[2] / "fixtures" / "recordio" / "glyphs"
+    rec, idx = (fixture.with_suffix(suffix).read_bytes() for suffix in (".rec", ".idx"))
+    rec, lines = rec[:12000], idx.splitlines(keepends=True)[:4]
+    places = dict(map(int, line.split()) for line in lines)
+    for number, case in enumerate(cases):
+        rng = random.Random(case)
+        is_rec = number % 3 > 0
+        near = rng.choice([*places.values()])  # half of the damage is where a record begins
+        start, end = (near, near + 40) if rng.random() < 0.5 else (0, len(rec))
+        content = rec[:start] + damaged(rng, rec[start:end], [rec, idx]) + rec[end:] if is_rec else rec
+        (tmp_path / "train.rec").write_bytes(content)
+        (tmp_path / "train.idx").write_bytes(b"".join(lines) if is_rec else damaged(rng, b"".join(lines), [rec, idx]))
+        try:
+            with Reader(tmp_path / "train.rec") as reader:
+                for key in reader.keys.tolist():
+                    try:
+                        read, label = reader[key], reader.label(key)
+                    except DataError as error:
+                        assert clear(error), (case, error)
+                        read = None
+                    if is_rec:
+                        expected = stored_record(content, places[key])
+                        count = struct.unpack_from("<I", expected)[0] if expected and len(expected) >= 24 else 2**32
+                        if expected is None or len(expected) < 24 + 4 * count:
+                            assert read is None, case
+                        else:
+                            assert read is not None and read.payload == expected[24 + 4 * count :], case
+                            values = struct.unpack_from(f"<{count}f", expected, 24) if count else expected[4:8]
+                            of = np.array(values, np.float32) if count else np.frombuffer(values, "<f4")[0]
+                            np.testing.assert_array_equal(read.label, of)
+                            np.testing.assert_array_equal(label, of)
+        except DataError as error:
+            assert not is_rec and clear(error), (case, error)

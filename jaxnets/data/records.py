@@ -1,0 +1,140 @@
+"""Sets of faces, or of other identities, in RecordIO: DIRECTORY/train.rec with train.idx, as insightface has them."""
+
+import dataclasses
+import hashlib
+from functools import cached_property
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+from jaxtyping import Int32, Int64
+
+from jaxnets.data.classes import count_classes, hold_out
+from jaxnets.data.dataset import DataError, Dataset
+from jaxnets.data.decoded import load_pictures
+from jaxnets.data.pictures import Encoded, Splits
+from jaxnets.data.place import existing_folder
+from jaxnets.data.recordio import Label, Reader
+from jaxnets.data.threads import Progress
+from jaxnets.naming import quoted
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class RecordPictures:
+    """Records as `jaxnets.data.pictures.Pictures`.
+
+    Attributes:
+      reader: of the file that they are in.
+      keys: [N] int64, theirs.
+      labels: [N] int32.
+      place: the folder of the file.
+    """
+
+    reader: Reader
+    keys: Int64[np.ndarray, " N"]
+    labels: Int32[np.ndarray, " N"]
+    place: Path
+    channels: ClassVar[int] = 3
+
+    @cached_property
+    def key(self) -> str:
+        digest = hashlib.sha256(repr(self.reader.facts).encode())
+        for numbers in (self.keys, self.labels):
+            digest.update(numbers.astype("<i8").tobytes())
+        return digest.hexdigest()[:16]
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def name(self, index: int) -> str:
+        return f"record {self.keys[index]}"
+
+    def where(self, index: int) -> str:
+        return self.reader.where(int(self.keys[index]))
+
+    def __getitem__(self, index: int) -> Encoded:
+        return Encoded(self.reader[int(self.keys[index])].payload, int(self.labels[index]))
+
+
+def load_records(
+    directory: str, *, size: int | None = None, skip_unreadable: bool = False, on_progress: Progress | None = None
+) -> Dataset:
+    """The pictures of such a folder (see `find_records`) as RGB.
+
+    They are decoded once (see `jaxnets.data.decoded.load_pictures`) and then kept, in N·H·W·3 bytes.
+
+    Args:
+      directory: the folder.
+      size: the height and width in pixels to which all images are scaled; None keeps the size that they have, which
+        must be the same for all.
+      skip_unreadable: leave out the records that cannot be read and name them in `notes`, rather than refuse the set.
+      on_progress: called with (done, total) while pictures are decoded, and not at all where they are kept already.
+
+    Raises:
+      DataError: as `find_records` and `load_pictures`.
+    """
+    return load_pictures(
+        find_records(directory),
+        size=size,
+        name=f"recordio:{directory}",
+        skip_unreadable=skip_unreadable,
+        on_progress=on_progress,
+    )
+
+
+def find_records(directory: str) -> Splits:
+    """The records of DIRECTORY/train.rec, or of the one .rec file there, of which no picture is decoded yet.
+
+    Such a set has no test split: a tenth of each class, drawn by a hash of the keys, is taken for one, the same on
+    every machine. The classes are named by their numbers. A record's label is a number, or the first one of several.
+    Where record 0 has labels and no picture, as insightface writes it, the first label tells how many pictures there
+    are, and other records after these are left out.
+
+    Raises:
+      DataError: if there is no such folder or file, if it is damaged, or if a label is no whole number of 0 or more.
+    """
+    root = existing_folder(directory, "give one that holds train.rec and train.idx, as in 'recordio:DIRECTORY'")
+    candidates = sorted(root.glob("*.rec"))
+    file = root / "train.rec"
+    if file not in candidates:
+        if len(candidates) != 1:
+            have = ", ".join(quoted(each.name) for each in candidates[:5]) or "no .rec file"
+            raise DataError(f"{quoted(root)}: has {have} but no train.rec; name the one to train on train.rec.")
+        file = candidates[0]
+    reader = Reader(file)
+    keys = _of_pictures(reader)
+    values = np.array([_number(reader.label(key), reader, key) for key in keys.tolist()], np.int64)
+    numbers, labels = np.unique(values, return_inverse=True)
+    labels = labels.astype(np.int32)
+    is_test = np.zeros(len(keys), bool)
+    is_test[hold_out([str(key) for key in keys.tolist()], labels)] = True
+    if not is_test.any():
+        raise DataError(
+            f"{reader.where(int(keys[0]))} and all others are of classes of one picture, and none is left to test with."
+        )
+    classes = tuple(map(str, numbers.tolist()))
+    counted = count_classes(labels[~is_test], labels[is_test], classes, name=f"recordio:{quoted(directory)}")
+    return Splits(
+        RecordPictures(reader, keys[~is_test], labels[~is_test], root),
+        RecordPictures(reader, keys[is_test], labels[is_test], root),
+        classes,
+        counted.notes,
+    )
+
+
+def _of_pictures(reader: Reader) -> Int64[np.ndarray, " N"]:
+    keys = reader.keys
+    if len(keys) and keys[0] == 0:
+        label = reader.label(0)
+        if isinstance(label, np.ndarray):  # the header that insightface writes
+            keys = keys[(keys > 0) & (keys < float(label[0]))]
+    if not len(keys):
+        raise DataError(f"{reader.where(0)}: the file has no records of pictures; fetch it again.")
+    return keys
+
+
+def _number(label: Label, reader: Reader, key: int) -> int:
+    value = float(label[0]) if isinstance(label, np.ndarray) else label
+    if not 0 <= value < 2**31 or value != int(value):
+        raise DataError(f"{reader.where(key)} has the label {value}, which is no whole number of 0 or more.")
+    return int(value)
