@@ -50,7 +50,8 @@ class Trained:
         one who asks for them.
 
         Raises:
-          UserError: for embeddings of a run of a classifier, and for scores of a backbone without class weights.
+          UserError: for embeddings of a run of a classifier, for scores of a backbone without class weights, and for
+            weights that are not finite.
         """
         if self.class_weights is None and output == "scores" and self.name in BACKBONES:
             raise UserError(
@@ -59,9 +60,10 @@ class Trained:
             )
         if self.class_weights is None and output == "embeddings" and self.is_run:
             raise UserError(f"{self.name} was trained as a classifier: it makes scores of images, and no embeddings")
-        if output == "embeddings":
-            return export.embeddings(self.model, self.variables, self.image_shape)
-        return export.scores(self.model, self.variables, self.image_shape, self.class_weights)
+        with as_user_error(ValueError):
+            if output == "embeddings":
+                return export.embeddings(self.model, self.variables, self.image_shape)
+            return export.scores(self.model, self.variables, self.image_shape, self.class_weights)
 
 
 def load(source: Path, model: str | None, inputs: Inputs = "auto") -> Trained:

@@ -1,11 +1,15 @@
-"""Inference as a program of its own: StableHLO for what runs JAX or XLA, ONNX for what does not.
+"""Inference as a program of its own: StableHLO for JAX and XLA, ONNX for other runtimes.
 
->>> program = scores(create("v1_2_3"), variables, (28, 28, 1), class_weights)
->>> Path("v1_2_3.stablehlo").write_bytes(export_stablehlo(program))
->>> Path("v1_2_3.onnx").write_bytes(export_onnx(program))
+>>> import jax, jaxnets
+>>> model, image = jaxnets.create("mynn"), jax.ShapeDtypeStruct((1, 8, 8, 3), "float32")
+>>> program = scores(model, model.lazy_init(jax.random.key(0), image), (8, 8, 3))
+>>> onnx = export_onnx(program)
+>>> run = load_stablehlo(export_stablehlo(program))
+>>> run(jax.numpy.zeros((5, 8, 8, 3), "uint8")).shape
+(5, 2)
 
-Both take pixels as image files hold them, uint8 [N, H, W, C] in 0 … 255, for any N: ÷255 is in the program, where
-nobody forgets it. Weights are in it too, in float32. On whichever platform it was exported, it is the same program.
+Both take pixels as image files hold them, uint8 [N, H, W, C] in 0 … 255, for any N: the program divides by 255, so that
+nobody forgets to. It has the weights, in float32, and is the same whichever platform exports it.
 """
 
 from jaxnets.export.onnx import export_onnx

@@ -16,7 +16,7 @@ from jaxnets.files import opened_regular, write_atomically
 from jaxnets.naming import quoted
 from jaxnets.torch_weights.modules import is_module, state_dict
 from jaxnets.torch_weights.pickles import Inert
-from jaxnets.torch_weights.pth import DAMAGE, read_pth
+from jaxnets.torch_weights.pth import DAMAGE, LARGEST_FILE, read_pth
 
 # AttributeError, TypeError and KeyError are for a dtype that NumPy has not.
 DAMAGED_SAFETENSORS = (SafetensorError, ValueError, TypeError, AttributeError, LookupError, MemoryError)
@@ -69,9 +69,11 @@ def write(path: str | os.PathLike[str], arrays: Mapping[str, np.ndarray]) -> Non
 
 
 def _read_safetensors(path: Path) -> dict[str, Any]:
-    with opened_regular(path):  # for the operating system's own words where it is no file
-        pass
+    with opened_regular(path) as file:  # for the operating system's own words where it is none
+        size = os.fstat(file.fileno()).st_size
     try:
+        if size > LARGEST_FILE:
+            raise ValueError(f"it is larger than {LARGEST_FILE // 2**30} GiB")
         return safetensors.numpy.load_file(path)
     except DAMAGED_SAFETENSORS as error:
         raise ValueError(f"{quoted(path)} cannot be read as safetensors: {_reason(error)}") from error

@@ -60,9 +60,7 @@ def from_torch(
     arrays = check(complaint, expected, found)
     [outputs] = {array.shape[i] for name, array in arrays.items() for i in _outputs(expected[name])}
     if num_outputs not in (None, outputs):
-        raise ValueError(
-            f"{complaint} with {num_outputs} outputs: the weights have {outputs} outputs, not {num_outputs}"
-        )
+        raise ValueError(f"{complaint}: it has {outputs} outputs, not {num_outputs}")
     variables: dict[str, dict[str, Any]] = {"params": {}, "batch_stats": {}}
     for entry in table:
         scope: dict[str, Any] = variables

@@ -160,6 +160,10 @@ def test_limits_of_size(tmp_path, monkeypatch):
     monkeypatch.setattr(pth, "LARGEST_FILE", 10)
     with pytest.raises(ValueError, match="is larger than 0 GiB"):
         read(path)
+    with open(tmp_path / "net.safetensors", "wb") as file:
+        file.truncate(2**33)  # without taking any room
+    with pytest.raises(ValueError, match=r"net\.safetensors cannot be read as safetensors: it is larger than 4 GiB"):
+        read(tmp_path / "net.safetensors")
 
 
 @pytest.mark.parametrize("name", ["net.pth", "net.safetensors"])

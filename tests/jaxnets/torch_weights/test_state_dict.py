@@ -76,7 +76,19 @@ def test_thin_weights_there_and_back(thin, thin_weights):
     assert all(counter.dtype == np.int64 and counter.shape == () and counter == 0 for counter in counters.values())
 
 
-@pytest.mark.parametrize("name", [name for name in models.NAMES if name != HEAVY])
+ARCHITECTURES = set(
+    {backbone: name for name, backbone in BACKBONES.items()}.values()
+)  # of variants that share one, one
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow if name in BACKBONES and name not in ARCHITECTURES else ())
+        for name in models.NAMES
+        if name != HEAVY
+    ],
+)
 def test_every_network_there_and_back(name):
     variables = variables_of(name, num_outputs=3)
     state_dict = to_torch(name, variables)
@@ -170,68 +182,6 @@ def test_dtypes_are_kept(dtype, thin, thin_weights, tmp_path):
 def by_hand_as(weights, thin_weights):
     dtype = weights["fc.0.bias"].dtype
     return jax.tree.map(lambda leaf: leaf.astype(dtype), by_hand(thin_weights))
-
-
-@pytest.mark.parametrize(
-    "wrap",
-    [
-        lambda weights: {"state_dict": weights, "epoch": 3, "best": np.float32(0.5)},
-        lambda weights: {"model": weights, "optimizer": {"state": {0: {"step": np.ones(())}}, "param_groups": [{}]}},
-        lambda weights: {f"module.{name}": value for name, value in weights.items()},
-        lambda weights: {f"_orig_mod.module.{name}": value for name, value in weights.items()},
-        lambda weights: {name.replace("hidden_layer.2.", "hidden_layer.2.layer."): v for name, v in weights.items()},
-        lambda weights: {name.replace("hidden_layer.2.", "hidden_layer.2.0."): v for name, v in weights.items()},
-        lambda weights: weights | {"hidden_layer.2.1.num_batches_tracked": np.array(17)},
-    ],
-    ids=["state_dict", "model", "module", "compiled", "one level more", "one numbered level more", "counter"],
-)
-def test_accepted_forms(wrap, thin, thin_weights):
-    same_bits(from_torch(thin, wrap(thin_weights)), by_hand(thin_weights))
-
-
-def test_several_state_dicts_and_doubled_entries_are_refused(thin, thin_weights):
-    with pytest.raises(ValueError, match=r"the state dict holds several state dicts \(model, ema\)"):
-        from_torch(thin, {"model": thin_weights, "ema": thin_weights})
-    with pytest.raises(ValueError, match=r"has both fc\.0\.bias and module\.fc\.0\.bias"):
-        from_torch(thin, thin_weights | {"module.fc.0.bias": thin_weights["fc.0.bias"]})
-
-
-def test_all_that_does_not_fit_is_named_at_once(thin, thin_weights):
-    del thin_weights["hidden_layer.3.1.weight"], thin_weights["fc.0.bias"]
-    thin_weights |= {
-        "fc.1.weight": np.zeros((3, 3), np.float32),
-        "epoch\n": 3,
-        "hidden_layer.2.2.weight": np.zeros(6, np.float32),
-        "fc.0.weight": np.zeros((3, 21), np.float32),
-        "hidden_layer.0.1.bias": np.zeros(4, np.int64),
-        "hidden_layer.0.2.weight": "0.25",
-    }
-    with pytest.raises(ValueError) as error:
-        from_torch(thin, thin_weights)
-    assert str(error.value) == (
-        "the state dict does not fit thin: missing: fc.0.bias [3], hidden_layer.3.1.weight [5]; "
-        "not expected: fc.1.weight [3, 3], epoch\\n (no array); "
-        "of another shape: hidden_layer.2.2.weight [6] for [1], fc.0.weight [3, 21] for [3, 5·pixels]; "
-        "no floating-point array: hidden_layer.0.1.bias (int64), hidden_layer.0.2.weight (no array)"
-    )
-    with pytest.raises(ValueError, match="there is no network 'thick'; did you mean 'thin'"):
-        from_torch("thick", thin_weights)
-
-
-def test_a_file_is_named_and_so_are_variables(thin, torch_files, thin_weights):
-    with pytest.raises(ValueError, match=r"legacy\.pth does not fit v2: missing: hidden_layer\.1\.0\.weight"):
-        from_torch("v2", torch_files / "legacy.pth")
-    variables = from_torch(thin, thin_weights)
-    variables["params"]["fc_0"] = {"kernel": np.zeros((20, 3), np.float32), "scale": np.ones(3, np.float32)}
-    variables["params"]["hidden_layer_0"]["slope"] = 0.25
-    del variables["batch_stats"]["hidden_layer_3"]
-    with pytest.raises(ValueError) as error:
-        to_torch(thin, variables)
-    assert str(error.value) == (
-        "the variables do not fit thin: missing: params/fc_0/bias [3], batch_stats/hidden_layer_3/mean [5], "
-        "batch_stats/hidden_layer_3/var [5]; not expected: params/fc_0/scale [3]; "
-        "no floating-point array: params/hidden_layer_0/slope (no array)"
-    )
 
 
 def test_outputs_channels_and_the_size_of_images_follow_from_the_weights():
