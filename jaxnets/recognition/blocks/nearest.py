@@ -61,7 +61,7 @@ def neighbours(
     devices = device_count(mesh)
     room = max(_PRODUCTS // (columns + 2 * power_of_two(k)) // devices, 1)
     size = devices * min(power_of_two(-(-len(queries) // devices)), 1 << (room.bit_length() - 1))
-    merge = _merging(k, labels is not None, leave_one_out, mesh)
+    whole, last = (_merging(k, labels is not None, leave_one_out, is_whole, mesh) for is_whole in (True, False))
     query_labels, gallery_labels = labels or (np.zeros(len(queries), np.int32), np.zeros(len(gallery), np.int32))
     for start in range(0, len(queries), size):
         count = min(size, len(queries) - start)
@@ -71,7 +71,7 @@ def neighbours(
         keys: Any = np.full((size, k), -np.inf, np.float32)
         indices: Any = np.full((size, k), -1, np.int32)
         for first in range(0, len(gallery), columns):
-            keys, indices = merge(
+            keys, indices = (whole if first + columns <= len(gallery) else last)(
                 keys,
                 indices,
                 rows,
@@ -86,8 +86,11 @@ def neighbours(
 
 
 @functools.lru_cache(maxsize=32)
-def _merging(k: int, labelled: bool, leave_one_out: bool, mesh: Mesh | None) -> Callable[..., Any]:
-    """A function of the best so far and one more block of the gallery, which returns the best of both."""
+def _merging(k: int, labelled: bool, leave_one_out: bool, is_whole: bool, mesh: Mesh | None) -> Callable[..., Any]:
+    """A function of the best so far and one more block of the gallery, which returns the best of both.
+
+    What it does to every product costs time, so a block that is whole has none of what the last one needs.
+    """
 
     def merge(
         keys: Float[jax.Array, "B k"],
@@ -104,8 +107,8 @@ def _merging(k: int, labelled: bool, leave_one_out: bool, mesh: Mesh | None) -> 
         if labelled:
             scores = ranked(scores, query_labels[:, None] == gallery_labels[None, :])
         places = first + jnp.arange(len(gallery), dtype=jnp.int32)
-        # Added, as a comparison of each pair's place would cost as much as the whole search for the largest.
-        scores = scores + jnp.where(places < gallery_size, 0, -jnp.inf).astype(jnp.float32)[None, :]
+        if not is_whole:
+            scores = scores + jnp.where(places < gallery_size, 0, -jnp.inf).astype(jnp.float32)[None, :]
         if leave_one_out:
             scores = jnp.where(query_places[:, None] == places[None, :], -jnp.inf, scores)
         found, columns = _largest(scores, min(k, scores.shape[1]))
