@@ -96,4 +96,5 @@ def _figures(
     far, tar = rates
     auc = (np.diff(far, axis=1) * (tar[:, 1:] + tar[:, :-1])).sum(axis=1) / 2
     rest = [[equal_error_rate(f, t), *np.interp(fars, f, t)] for f, t in zip(far, tar, strict=True)]
-    return np.concatenate([auc[:, None], rest], axis=1)
+    found = np.concatenate([auc[:, None], rest], axis=1)
+    return np.where(np.isnan(auc)[:, None], np.nan, found)

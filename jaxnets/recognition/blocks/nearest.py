@@ -65,7 +65,7 @@ def neighbours(
     query_labels, gallery_labels = labels or (np.zeros(len(queries), np.int32), np.zeros(len(gallery), np.int32))
     for start in range(0, len(queries), size):
         count = min(size, len(queries) - start)
-        rows = block(queries, start, size)
+        rows = _unit(mesh)(block(queries, start, size))
         codes = block(np.asarray(query_labels), start, size, np.int32)
         places = np.arange(start, start + size, dtype=np.int32)
         keys: Any = np.full((size, k), -np.inf, np.float32)
@@ -83,6 +83,11 @@ def neighbours(
                 np.int32(len(gallery)),
             )
         yield Neighbours(start, np.asarray(keys)[:count], np.asarray(indices)[:count])
+
+
+@functools.lru_cache(maxsize=8)
+def _unit(mesh: Mesh | None) -> Callable[..., Any]:
+    return over_devices(unit, mesh, (True,))
 
 
 @functools.lru_cache(maxsize=32)
@@ -103,7 +108,7 @@ def _merging(k: int, labelled: bool, leave_one_out: bool, is_whole: bool, mesh: 
         first: Int32[jax.Array, ""],
         gallery_size: Int32[jax.Array, ""],
     ) -> tuple[Float[jax.Array, "B k"], Int32[jax.Array, "B k"]]:
-        scores = products(unit(queries), unit(gallery))
+        scores = products(queries, unit(gallery))
         if labelled:
             scores = ranked(scores, query_labels[:, None] == gallery_labels[None, :])
         places = first + jnp.arange(len(gallery), dtype=jnp.int32)

@@ -187,6 +187,18 @@ def test_copies_of_every_example_narrow_no_interval():
     assert twice[1] - twice[0] > 0.6 * (once[1] - once[0])
 
 
+def test_resamples_without_a_genuine_pair_do_not_count():
+    # One identity alone has two examples, which are one: it is not among a third of the resamples.
+    rng = np.random.default_rng(6)
+    x = rng.normal(size=(N, 4))
+    x[0] = x[1]
+    measured = verification(x, np.maximum(np.arange(N), 1), fars=[1e-1])
+    assert measured.num_genuine == 1
+    assert measured.auc == measured.tar_at_far[1e-1] == 1
+    assert measured.intervals["auc"] == measured.intervals["tar_at_far[0.1]"] == (1, 1)
+    assert measured.intervals["eer"] == (0, 0)
+
+
 def test_a_result_goes_into_json():
     x, labels = clustered(0)
     measured = verification(x, labels, bootstrap=Bootstrap(20))
