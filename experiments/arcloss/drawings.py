@@ -20,7 +20,7 @@ from jaxnets.losses import cosines, dominant_centers
 from jaxnets.separability import separability
 from jaxnets.train import TrainState
 
-FRAMES = 40  # of the animation, however many epochs there are: each takes 6 MiB until it is written
+FRAMES = 40  # of the animation, however many epochs there are: each takes a MiB until it is written
 VARIANT_EPOCHS = 25  # of each variant on their common page
 
 
@@ -97,7 +97,7 @@ def draw_run(variant: Variant, dataset: Dataset, angle: float | None) -> Callabl
                 figures.scatter(embeddings, labels, weights, classes=dataset.classes, radius=radius, **shared)
             )
 
-        write_atomically(folder.path / "scatter.gif", figures.animate([*map(frame, filmed)]))
+        write_atomically(folder.path / "scatter.gif", figures.animate(map(frame, filmed)))
         begun = folder.begun()
         shown = run_of(variant.name, folder, page.spread(lines), dataset)
         described = {
