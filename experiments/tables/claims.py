@@ -36,7 +36,7 @@ class Ending:
 
 ENDINGS = {
     "v0": Ending(separated=False),
-    "v1": Ending(separated=False, seeds=1, untested="a loss that stops falling after ten-odd epochs takes longer runs"),
+    "v1": Ending(separated=False, seeds=1, untested="takes runs of more than ten epochs"),
     "v1_1": Ending(separated=True, seeds=1),
     "v1_1_2": Ending(separated=True),
     "v1_1_3": Ending(separated=False),

@@ -42,7 +42,7 @@ def runs_of(result: dict[str, Any], setup: Setup, variant: str) -> list[Run]:
 
 
 def variants_table(result: dict[str, Any]) -> str:
-    columns = ("variant", "last", "best", "smallest gap", "overlap", "runs end", "the study", "answer")
+    columns = ("variant", "last", "best", "smallest gap", "overlap", "runs end", "the study says", "answer")
     rows = head(columns)
     for name, variant in VARIANTS.items():
         runs = runs_of(result, PUBLISHED, name)
@@ -60,7 +60,7 @@ def variants_table(result: dict[str, Any]) -> str:
 
 
 def changes_table(result: dict[str, Any]) -> str:
-    rows = head(("change", "loss", "overlap before", "overlap after", "the study", "answer"))
+    rows = head(("change", "loss", "overlap before", "overlap after", "the study says", "answer"))
     for change in CHANGES:
         for setup in (PUBLISHED, TUTORIAL):
             before, after = (
