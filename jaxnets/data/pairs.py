@@ -46,9 +46,7 @@ def load_bin(path: str | os.PathLike[str]) -> tuple[tuple[bytes, ...], Bool[np.n
         encoded, same = tuple(map(_bytes, _items(pictures))), [_truth(value) for value in _items(is_same)]
     except Exception as error:  # a damaged pickle fails in more ways than can be listed
         reason = quoted(str(error) or type(error).__name__, 100)
-        raise DataError(
-            f"{where} is no pickle of pictures and of a list of pairs ({reason}); fetch it again."
-        ) from error
+        raise DataError(f"{where} is no pickle of pictures and of pairs ({reason}); fetch it again.") from error
     if not same or len(encoded) != 2 * len(same):
         raise DataError(
             f"{where} has {len(encoded)} pictures and {len(same)} pairs, and not two pictures for each of one or more "

@@ -5,9 +5,10 @@ nothing and calls nothing. It makes dictionaries, lists, tuples, numbers and str
 else becomes an `Inert`, which has the name and does nothing: optimisers, configurations, classes, hostile functions.
 """
 
+import codecs
 import io
 import pickletools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from jaxnets.naming import quoted
@@ -19,6 +20,7 @@ LITERALS = {
     *("STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"),
     *("BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"),
 }
+_BY_CODE = {opcode.code.encode("latin-1"): opcode for opcode in pickletools.opcodes}
 SINGLETONS = {"NONE": None, "NEWFALSE": False, "NEWTRUE": True}
 
 
@@ -71,10 +73,10 @@ def describe(file: io.BytesIO, call: Call, stored: Stored) -> Any:
         return Inert(function.name, arguments) if made is None else made
 
     argument: Any
-    for count, (opcode, argument, _) in enumerate(pickletools.genops(file)):
+    for count, (opcode, argument) in enumerate(_instructions(file)):
         if count >= MOST_INSTRUCTIONS:
             raise ValueError(f"its pickle has more than {MOST_INSTRUCTIONS:,} instructions")
-        match opcode.name:
+        match opcode:
             case "PROTO" | "FRAME":
                 pass
             case "STOP":
@@ -100,7 +102,7 @@ def describe(file: io.BytesIO, call: Call, stored: Stored) -> Any:
             case "TUPLE" | "FROZENSET":
                 stack.append(tuple(pop_from(marks.pop())))
             case "TUPLE1" | "TUPLE2" | "TUPLE3":
-                stack.append(tuple(pop_from(-int(opcode.name[-1]))))
+                stack.append(tuple(pop_from(-int(opcode[-1]))))
             case "LIST":
                 stack.append(pop_from(marks.pop()))
             case "DICT":
@@ -142,10 +144,23 @@ def describe(file: io.BytesIO, call: Call, stored: Stored) -> Any:
                 if type(stack[-1]) is Inert:
                     stack[-1].state = state
             case "PERSID" | "BINPERSID":
-                stack.append(stored(stack.pop() if opcode.name == "BINPERSID" else argument))
+                stack.append(stored(stack.pop() if opcode == "BINPERSID" else argument))
             case other:
                 raise ValueError(f"its pickle has the instruction {other}, which no weights need")
     raise ValueError("its pickle has no end")
+
+
+def _instructions(file: io.BytesIO) -> Iterator[tuple[str, Any]]:
+    """The name and argument of each. `pickletools.genops` refuses Python 2's byte strings of more than ASCII."""
+    while code := file.read(1):
+        opcode = _BY_CODE.get(code)
+        if opcode is None:
+            raise ValueError(f"its pickle has the byte {code!r} in the place of an instruction")
+        if opcode.name == "STRING":
+            escaped = pickletools.read_stringnl(file, decode=False)
+            yield opcode.name, codecs.escape_decode(escaped)[0].decode("latin-1")
+        else:
+            yield opcode.name, opcode.arg.reader(file) if opcode.arg else None
 
 
 def put(items: list[Any], into: Any) -> None:

@@ -32,9 +32,7 @@ def test_a_file_that_insightface_would_read():
 
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
-@pytest.mark.parametrize(
-    "same", [IS_SAME, [1, 0, 1], [np.bool_(value) for value in IS_SAME]], ids=["bool", "int", "np"]
-)
+@pytest.mark.parametrize("same", [IS_SAME, [1, 0, 1], [np.bool_(value) for value in IS_SAME]])
 def test_every_protocol_of_python_3(tmp_path, protocol, same):
     (tmp_path / "x.bin").write_bytes(pickle.dumps((PICTURES, same), protocol))
     pictures, is_same = load_bin(tmp_path / "x.bin")
@@ -91,9 +89,7 @@ def refused(tmp_path):
 def test_other_pickles_are_refused_and_nothing_is_run(tmp_path, name):
     for protocol in (0, 2, 5):
         (tmp_path / "x.bin").write_bytes(pickle.dumps(refused(tmp_path)[name], protocol))
-        with pytest.raises(
-            DataError, match=r"x\.bin (is no pickle of pictures and|has \d pictures and \d pairs)"
-        ) as refusal:
+        with pytest.raises(DataError, match=r"x\.bin (is no pickle|has \d pictures and \d pairs)") as refusal:
             load_bin(tmp_path / "x.bin")
         assert str(refusal.value).isprintable()
     assert not (tmp_path / "ran").exists()
@@ -102,9 +98,7 @@ def test_other_pickles_are_refused_and_nothing_is_run(tmp_path, name):
 @pytest.mark.parametrize("content", [b"", b"seven", b"\x80\x02]", FIXTURE.read_bytes()[:-500], b"]\x94" * 1000])
 def test_damage_is_said_in_one_sentence(tmp_path, content):
     (tmp_path / "x.bin").write_bytes(content)
-    with pytest.raises(
-        DataError, match=r"x\.bin is no pickle of pictures and of a list of pairs \(.*\); fetch it again"
-    ):
+    with pytest.raises(DataError, match=r"x\.bin is no pickle of pictures and of pairs \(.*\); fetch it again"):
         load_bin(tmp_path / "x.bin")
 
 
