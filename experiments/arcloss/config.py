@@ -6,13 +6,24 @@ from typing import Annotated
 import tyro
 
 from experiments.arcloss.variants import VARIANTS
-from experiments.run.options import DATA, MarginOptions, OptionalInt, RunOptions, check_name, choice
+from experiments.run.options import (
+    DATA,
+    MarginOptions,
+    OptionalInt,
+    RunOptions,
+    check_counts,
+    check_name,
+    check_seed,
+    choice,
+)
 
 
 @dataclasses.dataclass(frozen=True)
 class VariantOptions:
     variant: Annotated[str, tyro.conf.arg(metavar=choice((*VARIANTS, "all")))] = "v1_2_3"
     """one of the twelve, which --list describes, or all"""
+    seeds: int = 1
+    """train with so many seeds, one after the other, from --seed on"""
     list: bool = False
     """print the twelve with the study's verdicts, and stop"""
 
@@ -48,4 +59,6 @@ class Config(RunOptions, MarginOptions, VariantOptions):  # the options of the l
         """
         check_name("variant", self.variant, [*VARIANTS, "all"])
         RunOptions.check(self)
+        check_counts(self, ("seeds",))
+        check_seed(self.seed + self.seeds - 1)
         MarginOptions.check(self)

@@ -11,7 +11,7 @@ import jax
 from experiments.arcloss import drawings
 from experiments.arcloss.config import Config
 from experiments.arcloss.variants import VARIANTS, Adam, Sgd, Variant
-from experiments.run.experiment import Experiment
+from experiments.run.experiment import Experiment, check_takes
 from experiments.run.loop import run_all
 from experiments.run.margin import build_margin, build_scale
 from experiments.run.pictures import load
@@ -32,13 +32,14 @@ def train(config: Config, invocation: Invocation) -> None:
     dataset = load(config.data, size=config.picture_size, skip_unreadable=config.skip_unreadable)
     for note in dataset.notes:
         print(f"note: {note}")
-    builds = [partial(build, VARIANTS[name], config, dataset) for name in config.names]
+    of_seeds = [dataclasses.replace(config, seed=config.seed + i) for i in range(config.seeds)]
+    builds = [partial(build, VARIANTS[name], each, dataset) for each in of_seeds for name in config.names]
     run_all(builds, drawings.closing_words, invocation)
-    if len(builds) > 1:
-        folders = {VARIANTS[name]: folder_of(config, name) for name in config.names}
-        sheet = drawings.draw_sheet(config.out / "arcloss" / f"sheet_seed{config.seed}.png", folders, dataset)
-        pages = drawings.draw_variants(config.out / "arcloss" / f"index_seed{config.seed}.html", folders, dataset)
-        print(f"the {len(builds)} of them side by side: {pages} and {sheet}")
+    for each in of_seeds if len(config.names) > 1 else ():
+        folders = {VARIANTS[name]: folder_of(each, name) for name in config.names}
+        sheet = drawings.draw_sheet(config.out / "arcloss" / f"sheet_seed{each.seed}.png", folders, dataset)
+        pages = drawings.draw_variants(config.out / "arcloss" / f"index_seed{each.seed}.html", folders, dataset)
+        print(f"the {len(folders)} of them side by side: {pages} and {sheet}")
 
 
 def build(variant: Variant, config: Config, dataset: Dataset) -> Experiment:
@@ -52,11 +53,13 @@ def build(variant: Variant, config: Config, dataset: Dataset) -> Experiment:
     plan = EpochPlan.of(len(dataset.train.labels), config.batch_size or variant.batch_size, config.steps_per_epoch)
     with as_user_error(ValueError):
         mesh = parallel.data_mesh(config.devices)
+    model = models.create(variant.name)
+    check_takes(model, dataset.test.images.shape[1:])
     net_optimizer, learning_rate = build_optimizer(variant.net, plan.steps)
     head_optimizer, _ = build_optimizer(variant.head, plan.steps)
     state = create_train_state(
         jax.random.key(config.seed),
-        models.create(variant.name),
+        model,
         MarginHead(len(dataset.classes), margin, scale, config.subcenters, config.margin_grad, config.min_norm),
         dataset.train.images,
         net_optimizer=net_optimizer,

@@ -12,7 +12,7 @@ import optax
 
 from experiments.mynn import drawings
 from experiments.mynn.config import DEFAULT_SIZE, Config
-from experiments.run.experiment import Experiment
+from experiments.run.experiment import Experiment, check_takes
 from experiments.run.loop import run_all
 from experiments.run.pictures import Streamed, load, open_stream
 from experiments.run.session import Invocation
@@ -68,9 +68,9 @@ def build(name: str, config: Config, dataset: Dataset | Streamed) -> Experiment:
     is_normalized = given is not None and expects_imagenet(name, given, config.inputs)
     if is_normalized:
         model = Normalized(model)
+    check_takes(model, dataset.test.images.shape[1:])
     with as_user_error(ValueError):
         mesh = parallel.data_mesh(config.devices)
-        check_size(model, dataset.test.images.shape[1:])
     state = create_train_state(
         jax.random.key(config.seed),
         model,
@@ -123,12 +123,6 @@ def build(name: str, config: Config, dataset: Dataset | Streamed) -> Experiment:
         draw_run=drawings.draw_run(name, dataset.test, dataset.classes, dataset.name, plan.steps),
         evaluation_batch=config.batch_size,
     )
-
-
-def check_size(model: Any, image_shape: tuple[int, ...]) -> None:
-    """Traces the network on one image; raises its ValueError for a size that it does not take."""
-    image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
-    jax.eval_shape(partial(model.init, train=False), jax.random.key(0), image)
 
 
 def _schedule(config: Config, rate: float, steps: int) -> float | Callable[..., Any]:

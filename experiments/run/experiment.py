@@ -1,14 +1,18 @@
 """An experiment: all that the loop needs to know of a study's training."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
-from functools import cached_property
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
 from jax.sharding import Mesh
 
 from experiments.run.folder import Arrays, Folder, Line
+from experiments.run.terminal import as_user_error
 from jaxnets import parallel
 from jaxnets.data import Split
 from jaxnets.data.streaming import Stream
@@ -52,3 +56,14 @@ class Experiment:
         if isinstance(self.train, Stream):
             return train_epoch_by_stream(state, self.train, self.plan, epoch, done=done, totals=totals)
         return train_epoch_by_call(state, self.train, self.plan, epoch, done=done, totals=totals, take=self._take)
+
+
+def check_takes(model: nn.Module, image_shape: Sequence[int]) -> None:
+    """Refuses images of a size that a network does not take.
+
+    Raises:
+      UserError: in the network's own words.
+    """
+    image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+    with as_user_error(ValueError):
+        jax.eval_shape(partial(model.init, train=False), jax.random.key(0), image)

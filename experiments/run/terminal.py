@@ -12,6 +12,7 @@ from typing import Any
 
 import tyro
 
+LONGEST = 2000  # characters of a sentence that has to be escaped
 BAD_INPUT = 2  # the exit code for whatever the person can put right
 
 
@@ -129,5 +130,9 @@ def main(command: Callable[[], None]) -> None:
 
 
 def _say(sentence: str, code: int, prefix: str = "error: ") -> int:
+    if not sentence.isprintable():  # it quotes something with control characters or line ends
+        from jaxnets.naming import quoted  # jaxnets imports JAX, which --help does without
+
+        sentence = quoted(sentence, LONGEST)
     print(f"{prefix}{sentence}", file=sys.stderr)
     return code

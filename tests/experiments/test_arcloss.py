@@ -16,9 +16,10 @@ from experiments.arcloss.config import Config
 from experiments.arcloss.study import build
 from experiments.arcloss.variants import VARIANTS, Sgd
 from experiments.run import terminal
+from experiments.run.experiment import check_takes
 from experiments.run.folder import Folder
 from experiments.run.progress import Progress
-from jaxnets import load
+from jaxnets import create, load
 
 FIGURES = ["curves.png", "angles.png", "confusion.png", "scatter.gif"]
 
@@ -205,6 +206,7 @@ def test_two_devices_train_as_one_does(digits, tmp_path):
         (["--devices", "99"], "99 devices were asked for"),
         (["--data", "imagenet"], "no such data set"),
         (["--data", "idx:/nowhere"], "/nowhere"),
+        (["--seeds", "0"], "--seeds must be 1 or more, not 0"),
         (["--size", "32"], "mnist: size=32 has no meaning here"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -241,6 +243,11 @@ def test_list_and_help(capsys):
     assert "--beyond {classic,smooth,rising}" in said and "{arcface,cosface," in said
 
 
+def test_images_that_are_too_small_for_the_network_are_refused():
+    with pytest.raises(terminal.UserError, match="too small"):
+        check_takes(create("v1"), (2, 2, 1))
+
+
 @pytest.mark.parametrize(
     ("data", "given", "loaded"),
     [
@@ -263,10 +270,13 @@ def test_a_batch_of_more_images_than_there_are_is_said(digits, tmp_path, capsys)
 @pytest.mark.slow
 def test_all_variants_share_a_sheet(digits, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(options, "VARIANTS", {name: VARIANTS[name] for name in ("v0", "v1_2_2")})
-    arcloss.command(config(digits, tmp_path, variant="all", epochs=1))
-    with Image.open(tmp_path / "arcloss" / "sheet_seed0.png") as sheet:
-        assert sheet.width > sheet.height / 2
-    assert "the 2 of them side by side" in capsys.readouterr().out
+    arcloss.command(config(digits, tmp_path, variant="all", epochs=1, seeds=2))
+    for seed in (0, 1):
+        with Image.open(tmp_path / "arcloss" / f"sheet_seed{seed}.png") as sheet:
+            assert sheet.width > sheet.height / 2
+    assert capsys.readouterr().out.count("the 2 of them side by side") == 2
+    begun = [Folder(tmp_path / "arcloss" / "v0" / f"seed{seed}").begun()["config"]["seed"] for seed in (0, 1)]
+    assert begun == [0, 1]
 
 
 def test_what_is_printed_is_meant_for_people(digits, tmp_path, capsys):

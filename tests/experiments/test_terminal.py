@@ -27,3 +27,12 @@ def test_a_lack_of_memory_is_one_sentence(take, amount, capsys):
 def test_another_fault_keeps_its_traceback():
     with pytest.raises(RuntimeError, match="of our own"):
         main(lambda: (_ for _ in ()).throw(RuntimeError("of our own")))
+
+
+def test_control_characters_and_line_ends_do_not_reach_the_terminal(capsys):
+    def refuse():
+        raise UserError("there is no file a\nb\x1b[31m.png")
+
+    with pytest.raises(SystemExit):
+        main(refuse)
+    assert capsys.readouterr().err == "error: there is no file a\\nb\\x1b[31m.png\n"
