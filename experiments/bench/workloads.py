@@ -65,5 +65,5 @@ def trainings(
     from jaxnets import load
 
     of_variant = Config(name, data=data or "mnist", batch_size=batch_size, **shared)
-    digits = load(of_variant.data)
+    digits = load(of_variant.data, size=of_variant.picture_size)
     return digits, lambda seed: study.build(VARIANTS[name], dataclasses.replace(of_variant, seed=seed), digits)
