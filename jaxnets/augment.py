@@ -8,7 +8,11 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Key, UInt8
+
+from jaxnets.domains import check
+from jaxnets.explicit_axes import between_auto_axes, of_rows
 
 _LUMA = (0.2989, 0.587, 0.114)  # ITU-R 601, to torchvision's four digits
 
@@ -28,25 +32,22 @@ class Augmentation:
       ValueError: for a number outside these.
     """
 
-    flip: float = 0.5
-    smallest_area: float = 0.8
-    widest_ratio: float = 4 / 3
-    brightness: float = 0.2
-    contrast: float = 0.2
-    saturation: float = 0.2
+    flip: float | int = 0.5
+    smallest_area: float | int = 0.8
+    widest_ratio: float | int = 4 / 3
+    brightness: float | int = 0.2
+    contrast: float | int = 0.2
+    saturation: float | int = 0.2
 
     def __post_init__(self) -> None:
         for name in ("flip", "brightness", "contrast", "saturation"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; give a number from 0 to 1")
-        if not 0 < self.smallest_area <= 1:
-            raise ValueError(f"smallest_area is {self.smallest_area}; give a share above 0 and up to 1")
-        if not self.widest_ratio >= 1:
-            raise ValueError(f"widest_ratio is {self.widest_ratio}; give a ratio of at least 1")
+            check(name, getattr(self, name), "[0, 1]")
+        check("smallest_area", self.smallest_area, "(0, 1]")
+        check("widest_ratio", self.widest_ratio, "[1, ∞)")
 
 
 def augment(
-    keys: Key[Array, "N"], images: UInt8[Array, "N H W C"], augmentation: Augmentation | None = None
+    keys: Key[Array, "N"], images: UInt8[Array | np.ndarray, "N H W C"], augmentation: Augmentation | None = None
 ) -> UInt8[Array, "N H W C"]:
     """Each image changed as its key determines, whatever shares its batch; None takes `Augmentation`'s defaults.
 
@@ -67,7 +68,10 @@ def augment(
             floats = adjust(floats, 1 + spread * (2 * number - 1))
         return jnp.round(floats * 255).astype(jnp.uint8)
 
-    return jax.vmap(one)(keys, images)
+    changed: UInt8[Array, "N H W C"] = between_auto_axes(
+        jax.vmap(one), keys, jnp.asarray(images), out=lambda: of_rows(images)
+    )
+    return changed
 
 
 def flip(image: Float[Array, "H W C"]) -> Float[Array, "H W C"]:
@@ -76,7 +80,7 @@ def flip(image: Float[Array, "H W C"]) -> Float[Array, "H W C"]:
 
 
 def choose_crop(
-    numbers: Float[Array, "4"], smallest_area: float, widest_ratio: float
+    numbers: Float[Array, "4"], smallest_area: float | int, widest_ratio: float | int
 ) -> tuple[Float[Array, "2"], Float[Array, "2"]]:
     """A crop's first corner and its size, both (vertical, horizontal) in shares of the image, by numbers in [0, 1).
 

@@ -13,10 +13,12 @@ import numpy as np
 import optax
 from flax import linen as nn
 from flax import struct
+from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from jaxnets.data import Split
 from jaxnets.domains import check
+from jaxnets.explicit_axes import between_auto_axes, of_rows, specs_of
 from jaxnets.labels import as_labels, count_of
 from jaxnets.optim import by_group
 from kernels.platform import jit_with
@@ -52,7 +54,9 @@ class TrainState(struct.PyTreeNode):
     `params` is {"net": …, "head": …}: two groups, each with its own optimiser. `batch_stats` are the net's running
     statistics, `head_stats` the head's (AdaFace's or CurricularFace's; empty for others). `augment` changes the images
     of each training step, by a key for each. With `averaging`, `averages` are {"params", "batch_stats"} averaged over
-    the steps, of which each keeps that share (see `averaged`), and it is they that are evaluated; else empty.
+    the steps, of which each keeps that share (see `averaged`), and it is they that are evaluated; else empty. With
+    `freeze_batch_stats` training normalises by the running statistics and leaves them as they are, as PyTorch does with
+    its BatchNorm layers in `eval()`: `optax.set_to_zero()` freezes parameters alone.
     """
 
     params: Params
@@ -67,6 +71,7 @@ class TrainState(struct.PyTreeNode):
     optimizer: optax.GradientTransformation = struct.field(pytree_node=False)
     augment: Augment | None = struct.field(pytree_node=False, default=None)
     averaging: float | None = struct.field(pytree_node=False, default=None)
+    freeze_batch_stats: bool = struct.field(pytree_node=False, default=False)
 
     def for_inference(self) -> tuple[Params, Params]:
         """The parameters and running statistics to evaluate: the averages, where there are any."""
@@ -84,6 +89,7 @@ def create_train_state(
     head_optimizer: optax.GradientTransformation,
     augment: Augment | None = None,
     averaging: float | None = None,
+    freeze_batch_stats: bool = False,
 ) -> TrainState:
     """A fresh state. `images` [N, H, W, C] gives the shape alone; the same key gives the same state, bit for bit.
 
@@ -122,6 +128,7 @@ def create_train_state(
         optimizer=optimizer,
         augment=augment,
         averaging=averaging,
+        freeze_batch_stats=freeze_batch_stats,
     )
 
 
@@ -142,7 +149,19 @@ def train_step(
 
     With `axis_name`, `batch` is this device's share: BatchNorm's and the head's statistics, gradients and metrics are
     averaged over that mapped axis, so that the step equals the one on the whole batch. Shares must be of equal size.
+
+    Under `jax.jit` a batch may be split over a mesh instead, of Auto or Explicit axes; the state stays split as it is.
     """
+
+    def out() -> Any:
+        return specs_of(state), P()
+
+    if axis_name is None:
+        return between_auto_axes(_train_step, state, batch, out=out)
+    return _train_step(state, batch, axis_name)
+
+
+def _train_step(state: TrainState, batch: Split, axis_name: str | None = None) -> tuple[TrainState, dict[str, Array]]:
     _, step_key = jax.random.split(state.key)
     dropout_key, augment_key = jax.random.split(jax.random.fold_in(step_key, state.step))
     params, images, labels = state.params, jnp.asarray(batch.images), as_labels(batch.labels)
@@ -165,12 +184,12 @@ def train_step(
             as_floats(images, params),
             train=True,
             axis_name=axis_name,
-            mutable=["batch_stats"],
+            mutable=[] if state.freeze_batch_stats else ["batch_stats"],
             rngs={"dropout": dropout_key},
         )
         head_stats = state.head.update_stats(state.head_stats, params["head"], outputs, labels, axis_name)
         losses = state.head.loss(head_stats, params["head"], outputs, labels)
-        return mean_of_share(losses), (outputs, updated.get("batch_stats", {}), head_stats)
+        return mean_of_share(losses), (outputs, updated.get("batch_stats", state.batch_stats), head_stats)
 
     (loss, (outputs, batch_stats, head_stats)), grads = jax.value_and_grad(mean_loss, has_aux=True)(params)
     is_correct = (state.head.predict(params["head"], outputs) == labels).astype(loss.dtype)
@@ -223,6 +242,12 @@ class Outputs(NamedTuple):
 
 def eval_step(state: TrainState, batch: Split) -> Outputs:
     """The network and the head in inference, by their running statistics; the loss has its margin, predictions not."""
+
+    outputs: Outputs = between_auto_axes(_eval_step, state, batch, out=lambda: of_rows(batch.images))
+    return outputs
+
+
+def _eval_step(state: TrainState, batch: Split) -> Outputs:
     images, labels = jnp.asarray(batch.images), as_labels(batch.labels)
     params, batch_stats = state.for_inference()
     outputs = state.model.apply(

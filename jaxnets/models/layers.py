@@ -192,13 +192,16 @@ def _normalised(
     layout: Layout,
     axis_name: str | None,
 ) -> Float[Array, "..."]:
-    """`norm_act_pool` with variables of `module`: scale, bias, and running statistics, which training moves."""
+    """`norm_act_pool` with variables of `module`: scale, bias, and running statistics, which training moves.
+
+    Where these are not mutable, training normalises by them too.
+    """
     shape = (x.shape[layout.index("C")],)
     scale = module.param("scale", nn.initializers.ones, shape)
     bias = module.param("bias", nn.initializers.zeros, shape)
     running_mean = module.variable("batch_stats", "mean", jnp.zeros, shape)
     running_var = module.variable("batch_stats", "var", jnp.ones, shape)
-    if not train:
+    if not train or not module.is_mutable_collection("batch_stats"):
         return norm_act_pool_inference(
             x, scale, bias, slope, running_mean.value, running_var.value, pool=pool, layout=layout
         )

@@ -62,6 +62,14 @@ def test_the_key_determines_all_and_every_image_differs():
     assert np.abs(eager - first).max() <= 1  # a rounding may fall on the other side
 
 
+def test_images_split_over_an_explicit_mesh_are_changed_alike():
+    mesh = jax.make_mesh((2,), ("data",), axis_types=(jax.sharding.AxisType.Explicit,))
+    images = np.concatenate([IMAGES, IMAGES[:1]])
+    got = augment(keys(3, 6), jax.device_put(images, jax.NamedSharding(mesh, jax.P("data"))))
+    assert got.sharding.spec[0] == "data"
+    np.testing.assert_array_equal(got, augment(keys(3, 6), images))
+
+
 def test_an_image_is_changed_alike_whatever_shares_its_batch():
     changed = np.asarray(augment(keys(0), IMAGES))
     some = np.asarray(augment(keys(0)[2:4], IMAGES[2:4]))
@@ -124,7 +132,7 @@ GREYS = [0.2989 * 0.5 + 0.587 * 0.25 + 0.114 * 1.0, 0.587 * 0.5]
 
 
 def test_colours_by_hand():
-    np.testing.assert_allclose(adjust_brightness(PIXELS, jnp.float32(1.5)), np.minimum(PIXELS * 1.5, 1))
+    np.testing.assert_allclose(adjust_brightness(jnp.asarray(PIXELS), jnp.float32(1.5)), np.minimum(PIXELS * 1.5, 1))
     mean = sum(GREYS) / 2
     contrast = np.clip(mean + 1.5 * (PIXELS - mean), 0, 1)
     np.testing.assert_allclose(adjust_contrast(jnp.asarray(PIXELS), jnp.float32(1.5)), contrast, atol=8 * EPS)
@@ -169,14 +177,55 @@ def test_jitter_draws_its_factors_evenly():
     assert lit.std() == pytest.approx(1 / np.sqrt(12), rel=5 / np.sqrt(4000))
 
 
+def factors_of(changed):
+    """What contrast and saturation, alone or together, multiplied: distances to the mean grey, and to a pixel's grey.
+
+    The image is of two pixels, of greys 0.3 and 0.6, whose red exceeds their grey by 0.05 (blue makes up for it).
+    """
+    grey = changed @ np.float64([0.2989, 0.587, 0.114])
+    return (grey[:, 1] - grey[:, 0]) / 0.3, (changed[:, :, 0] - grey).mean(axis=1) / 0.05
+
+
+def two_pixels(count):
+    blue = -0.05 * 0.2989 / 0.114
+    image = np.float64([[0.3, 0.3, 0.3], [0.6, 0.6, 0.6]]) + np.float64([0.05, 0, blue])
+    return np.tile(np.uint8(np.round(image * 255)), (count, 1, 1, 1))
+
+
+def test_contrast_and_saturation_are_drawn_alone_and_apart():
+    """Each moves its own distance alone, over all of its range; together, their factors are uncorrelated."""
+    count = 3000
+    images = two_pixels(count)
+    ways = {
+        "both": {"contrast": 0.5, "saturation": 0.5},
+        "contrast": {"contrast": 0.5},
+        "saturation": {"saturation": 0.5},
+    }
+    found = {
+        name: factors_of(np.asarray(augment(keys(0, count), images, only(**how)))[:, 0] / 255)
+        for name, how in ways.items()
+    }
+    rounding = 2 * 0.5 / 255 / 0.05  # of two values to whole numbers, at the smaller distance
+    contrast, scaled_by_it = found["contrast"]
+    greys, saturation = found["saturation"]
+    assert contrast.min() < 0.52 and contrast.max() > 1.48 and saturation.min() < 0.6 and saturation.max() > 1.4
+    for factor in (contrast, saturation):
+        assert factor.mean() == pytest.approx(1, abs=5 / np.sqrt(12 * count) + rounding)
+        assert factor.std() == pytest.approx(1 / np.sqrt(12), abs=5 / np.sqrt(count) / np.sqrt(12) + rounding)
+    assert np.abs(greys - 1).max() < rounding  # saturation leaves greys
+    np.testing.assert_allclose(scaled_by_it, contrast, atol=2 * rounding)  # contrast scales all distances
+    contrast, product = found["both"]
+    assert abs(np.corrcoef(contrast, product / contrast)[0, 1]) < 5 / np.sqrt(count) + rounding
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"flip": 1.1}, "flip is 1.1; give a number from 0 to 1"),
-        ({"contrast": -0.1}, "contrast is -0.1; give"),
-        ({"smallest_area": 0.0}, "smallest_area is 0.0; give a share above 0"),
-        ({"smallest_area": 1.1}, "smallest_area is 1.1; give a share"),
-        ({"widest_ratio": 0.9}, "widest_ratio is 0.9; give a ratio of at least 1"),
+        ({"flip": 1.1}, r"flip must be in \[0, 1\], not 1.1"),
+        ({"contrast": -0.1}, r"contrast must be in \[0, 1\], not -0.1"),
+        ({"smallest_area": 0.0}, r"smallest_area must be in \(0, 1\], not 0.0"),
+        ({"smallest_area": 1.1}, r"smallest_area must be in \(0, 1\], not 1.1"),
+        ({"widest_ratio": 0.9}, r"widest_ratio must be in \[1, ∞\), not 0.9"),
     ],
 )
 def test_what_makes_no_sense_is_refused(change, message):

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType, NamedSharding
 
 from jaxnets import (
     ArcFace,
@@ -164,6 +165,41 @@ def test_eight_devices_equal_one_on_the_whole_batch(head, how):
     want = (whole.params, whole.batch_stats, whole.head_stats, metrics)
     chex.assert_trees_all_close(jax.device_get(got), jax.device_get(want), rtol=1e-4, atol=2e-6)
     assert int(after.step) == 1 and all(whole.head_stats[name] != value for name, value in state.head_stats.items())
+
+
+@pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
+def test_a_batch_split_over_a_mesh_of_any_kind(axis_type):
+    """As `jax.make_mesh` makes it, Explicit by default; class weights split over it too stay so."""
+    head = MarginHead(10, CurricularFace(0.5), 3.0, min_norm=1.0)
+    state, batch = state_with(head).replace(augment=augment), made_up(16)
+    whole, metrics = step(state, batch)
+    mesh = jax.make_mesh((2,), ("data",), axis_types=(axis_type,))
+    rows = NamedSharding(mesh, jax.P("data"))
+    shared, split = replicate(state, mesh), jax.device_put(batch, rows)
+    shared = shared.replace(params={**shared.params, "head": jax.device_put(shared.params["head"], rows)})
+    after, split_metrics = step(shared, split)
+    assert after.params["head"]["class_weights"].sharding.is_equivalent_to(rows, 2)
+    got, want = (after.params, after.head_stats, split_metrics), (whole.params, whole.head_stats, metrics)
+    chex.assert_trees_all_close(jax.device_get(got), jax.device_get(want), rtol=1e-4, atol=2e-6)
+    again, _ = step(after, split)
+    assert again.step == 2
+    losses = jax.jit(eval_step)(shared, split).losses
+    np.testing.assert_allclose(losses, jax.jit(eval_step)(state, batch).losses, rtol=1e-4)
+    assert losses.sharding.spec[0] == "data"
+
+
+def test_frozen_statistics_normalise_and_stay(state):
+    """A step then sees the network as it is in inference, and learns no statistics of the batch."""
+    batch = made_up(16)
+    warm = step(state, batch)[0]
+    frozen = warm.replace(freeze_batch_stats=True)
+    after, metrics = step(frozen, batch)
+    chex.assert_trees_all_equal(after.batch_stats, warm.batch_stats)
+    assert float(metrics["loss"]) == pytest.approx(evaluate(warm, batch).loss, rel=1e-5)
+    assert not np.allclose(after.params["head"]["class_weights"], warm.params["head"]["class_weights"])
+    assert not np.allclose(
+        step(warm, batch)[0].batch_stats["hidden_layer_0"]["mean"], warm.batch_stats["hidden_layer_0"]["mean"]
+    )
 
 
 def test_means_are_over_the_rows_that_count(state):
