@@ -219,8 +219,7 @@ def _placed(array: np.ndarray, like: Any) -> Any:
     if isinstance(like, (np.ndarray, int, float)):
         return array
     if data is not like:  # a key
-        key = jax.random.wrap_key_data(jnp.asarray(array), impl=like.dtype)
-        return jax.device_put(key, like.sharding)
+        return jax.random.wrap_key_data(_placed(array, data), impl=like.dtype)
     if like.sharding is None:
         return jax.device_put(array)
     return jax.make_array_from_callback(array.shape, like.sharding, lambda index: array[index])

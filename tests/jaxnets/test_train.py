@@ -254,9 +254,9 @@ def test_images_are_augmented_alike_on_eight_devices_and_otherwise_in_each_step(
 
 @pytest.mark.parametrize("head", WITH_STATISTICS, ids=lambda head: type(head.margin).__name__)
 def test_a_heads_statistics_move_in_training_and_rest_in_evaluation(head):
-    """After a step they are those of the batch before its update; `evaluate` takes its loss with them."""
+    """A step updates them with its batch, and its loss is taken with the new ones; `evaluate` reads these."""
     state, batch = state_with(head), made_up(32)
-    after, _ = step(state, batch)
+    after, metrics = step(state, batch)
     pixels = jnp.asarray(batch.images, jnp.float32) / 255
 
     def outputs(state, train):
@@ -266,6 +266,12 @@ def test_a_heads_statistics_move_in_training_and_rest_in_evaluation(head):
     (embeddings, _), class_weights = outputs(state, True), state.params["head"]["class_weights"]
     wanted = head.margin.update(head.margin.init(), embeddings, class_weights, batch.labels)
     chex.assert_trees_all_close(after.head_stats, wanted, rtol=1e-5, atol=1e-6)
+
+    def mean_loss(stats):
+        return float(head.loss(stats, state.params["head"], embeddings, batch.labels).mean())
+
+    assert float(metrics["loss"]) == pytest.approx(mean_loss(wanted), rel=1e-5)
+    assert mean_loss(state.head_stats) != pytest.approx(mean_loss(wanted), rel=1e-4)  # stale ones would show
 
     embeddings, class_weights = outputs(after, False), after.params["head"]["class_weights"]
     now = head.margin.at(after.head_stats, embeddings)
