@@ -1,8 +1,8 @@
 """Convolution as a discrete Fourier transform written in matrix products.
 
-The transform covers the whole image (see `kernels.conv2d.transforms` for the mathematics), so it needs 4 to 15 times
-fewer multiplications than the sum over taps, and all of them are in matrix products, which is where a CPU is fast.
-Nothing is transposed if the batch is the minor axis, so that is the native layout.
+The transform covers the whole image (see `kernels.conv2d.transforms` for the mathematics). It needs 4 to 15 times fewer
+multiplications than the sum over taps, and makes all of them in matrix products, at which a CPU is fast. With the batch
+as the minor axis nothing is transposed, so that is the native layout.
 """
 
 import functools
@@ -13,25 +13,24 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from kernels.conv2d import choice
-from kernels.conv2d.reference import Padding
 from kernels.conv2d.transforms import Transforms, transforms
 
 
 def conv2d(
-    x: Float[Array, "..."], w: Float[Array, "k k c_in c_out"], *, stride: int, padding: Padding, layout: str
+    x: Float[Array, "..."], w: Float[Array, "k_h k_w c_in c_out"], *, stride: int, padding: int, layout: str
 ) -> Float[Array, "..."]:
-    """As `reference`, for stride 1, odd square filters, no negative padding, float32 or float64."""
-    refuse_unless_served("dft", x, w, stride, padding)
+    """As `reference`, for stride 1, odd square filters, float32 or float64."""
+    refuse_unless_served("dft", x, w, stride)
     if layout == "NHWC":
         x = x.transpose(1, 2, 3, 0)
     height, width, c_in, _ = x.shape
-    plan = choice.dft_plan((height, width), c_in, w.shape[3])
-    y = convolve(transforms((height, width), w.shape[0], padding, plan), x, w)
+    form = choice.dft_form((height, width), c_in, w.shape[3])
+    y = convolve(transforms((height, width), w.shape[0], padding, form), x, w)
     return y.transpose(3, 0, 1, 2) if layout == "NHWC" else y
 
 
-def refuse_unless_served(name: str, x: Array, w: Array, stride: int, padding: Padding) -> None:
-    """Raises NotImplementedError for what the matrix-product implementations do not do."""
+def refuse_unless_served(name: str, x: Array, w: Array, stride: int) -> None:
+    """Raises NotImplementedError for arguments that the implementations of matrix products do not serve."""
     k_h, k_w = w.shape[:2]
     if stride != 1:
         raise NotImplementedError(f"{name} convolves with stride 1 only, not {stride}")
@@ -39,8 +38,6 @@ def refuse_unless_served(name: str, x: Array, w: Array, stride: int, padding: Pa
         raise NotImplementedError(f"{name} takes odd square filters only, not {k_h}x{k_w}")
     if x.dtype not in (jnp.float32, jnp.float64):
         raise NotImplementedError(f"{name} computes in float32 and float64 only, not {x.dtype}")
-    if min(*padding[0], *padding[1]) < 0:
-        raise NotImplementedError(f"{name} takes no negative padding, not {padding}")
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -51,17 +48,24 @@ def convolve(
     return forward(maps, x, w)[0]
 
 
-def forward(maps: Transforms, x: Array, w: Array) -> tuple[Array, tuple[Array, Array]]:
-    """The convolution, and what `backward` needs."""
+def forward(
+    maps: Transforms, x: Float[Array, "H W c_in N"], w: Float[Array, "k k c_in c_out"]
+) -> tuple[Float[Array, "H_out W_out c_out N"], tuple[Float[Array, "P c n"], Float[Array, "k k c_in c_out"]]]:
+    """The convolution, and the residuals of `backward`."""
     x_points = _stacked(maps.image.apply(x), maps)
     y_points = _filtered(x_points, w, maps)
     return maps.output.apply_transpose(_unstacked(y_points, maps)), (x_points, w)
 
 
-def backward(maps: Transforms, residuals: tuple[Array, Array], dy: Array) -> tuple[Array, Array]:
+def backward(
+    maps: Transforms,
+    residuals: tuple[Float[Array, "P c n"], Float[Array, "k k c_in c_out"]],
+    dy: Float[Array, "H_out W_out c_out N"],
+) -> tuple[Float[Array, "H W c_in N"], Float[Array, "k k c_in c_out"]]:
     """dx and dw."""
     x_points, w = residuals
-    # A dependency that XLA cannot remove as it does a barrier; or it transforms the filters early and holds them.
+    # Makes the filters depend on dy, which XLA cannot undo as it can a barrier: else it transforms them early and holds
+    # them.
     w = w * jnp.where(jnp.isnan(dy[0, 0, 0, 0]), jnp.nan, 1).astype(w.dtype)
     dy_points = _stacked(maps.output.apply(dy), maps)
     dx_points = _filtered(dy_points, w, maps, transpose=True)
@@ -75,42 +79,44 @@ def backward(maps: Transforms, residuals: tuple[Array, Array], dy: Array) -> tup
 convolve.defvjp(forward, backward)
 
 
-def _filtered(points: Float[Array, "P c n"], w: Array, maps: Transforms, *, transpose: bool = False) -> Array:
+def _filtered(
+    points: Float[Array, "P a n"], w: Float[Array, "k k c_in c_out"], maps: Transforms, *, transpose: bool = False
+) -> Float[Array, "P b n"]:
     """Σ_i w[i, o]·points[i] at every point, or with `transpose` Σ_o w[i, o]·points[o].
 
-    The filters are transformed anew for either, which costs less than to keep them, or to multiply by them in the
-    order that does not suit: XLA:CPU has one routine for a·b and another for aᵀ·b.
+    Each transforms the filters anew. That costs less than to keep them, or to multiply in the slower order: XLA:CPU has
+    one routine for a·b and another for aᵀ·b.
     """
-    plain = choice.is_plain(min(w.shape[2:]) * (1 if maps.plan.gauss else 2))
+    plain = choice.is_plain(min(w.shape[2:]) * (1 if maps.form.gauss else 2))
     swap = plain != transpose
     filters = _matrices(maps.kernel.apply(w.swapaxes(2, 3) if swap else w), maps, swapped=swap)
     return _einsum("pab,pbn->pan" if plain else "pba,pbn->pan", filters, points)
 
 
-# Points are [points, c, n]. Without Gauss's trick those of images come in pairs (re, im), which count as twice the
-# channels, and those of filters in fours, the 2×2 blocks that multiply them.
+# Points are [points, c, n]. Without Gauss's trick, points of images come in pairs (re, im), which count as twice the
+# channels, and points of filters in fours, the 2×2 blocks that multiply these pairs.
 
 
-def _stacked(points: Float[Array, "P c n"], maps: Transforms) -> Array:
-    return points if maps.plan.gauss else points.reshape(-1, 2 * points.shape[1], points.shape[2])
+def _stacked(points: Float[Array, "P c n"], maps: Transforms) -> Float[Array, "P_2 c_2 n"]:
+    return points if maps.form.gauss else points.reshape(-1, 2 * points.shape[1], points.shape[2])
 
 
-def _unstacked(points: Array, maps: Transforms) -> Float[Array, "P c n"]:
-    return points if maps.plan.gauss else points.reshape(-1, points.shape[1] // 2, points.shape[2])
+def _unstacked(points: Float[Array, "P_2 c_2 n"], maps: Transforms) -> Float[Array, "P c n"]:
+    return points if maps.form.gauss else points.reshape(-1, points.shape[1] // 2, points.shape[2])
 
 
-def _matrices(points: Float[Array, "P a b"], maps: Transforms, *, swapped: bool) -> Array:
-    """What multiplies the points of images: [points, in, out], or [points, out, in] of `swapped` filters."""
-    if maps.plan.gauss:
+def _matrices(points: Float[Array, "P_4 a b"], maps: Transforms, *, swapped: bool) -> Float[Array, "P i o"]:
+    """The factors of the points of images: [points, in, out], or [points, out, in] of `swapped` filters."""
+    if maps.form.gauss:
         return points
     a, b = points.shape[1:]
     order = (0, 2, 3, 1, 4) if swapped else (0, 1, 3, 2, 4)
     return points.reshape(-1, 2, 2, a, b).transpose(order).reshape(-1, 2 * a, 2 * b)
 
 
-def _points_of_filters(matrices: Float[Array, "P i o"], maps: Transforms) -> Array:
-    """The way back of `_matrices`, unswapped."""
-    if maps.plan.gauss:
+def _points_of_filters(matrices: Float[Array, "P i o"], maps: Transforms) -> Float[Array, "P_4 a b"]:
+    """The inverse of `_matrices`, unswapped."""
+    if maps.form.gauss:
         return matrices
     i, o = matrices.shape[1] // 2, matrices.shape[2] // 2
     return matrices.reshape(-1, 2, i, 2, o).transpose(0, 1, 3, 2, 4).reshape(-1, i, o)

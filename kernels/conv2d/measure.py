@@ -1,7 +1,7 @@
 """Times every implementation on layers of this project's networks: `python -m kernels.conv2d.measure`.
 
-What `kernels.conv2d.choice` says was read off this table. Implementations take turns within a row, so that whatever
-else the machine does meets them all; each number is the median time in ms of value and both gradients, layout HWCN.
+The thresholds of `kernels.conv2d.choice` come from this table. Implementations take turns within a row, so that other
+load on the machine meets them all. Each number is the median time in ms of value and both gradients, layout HWCN.
 """
 
 import argparse
@@ -14,7 +14,7 @@ from jaxtyping import Array
 
 from kernels.conv2d.api import Implementation, conv2d
 from kernels.conv2d.dft import convolve
-from kernels.conv2d.transforms import Plan, transforms
+from kernels.conv2d.transforms import Form, transforms
 
 # size, k, padding, c_in, c_out, batch
 LAYERS = [
@@ -23,11 +23,11 @@ LAYERS = [
     *[(26, 3, 0, 16, 32, 256), (7, 3, 0, 128, 256, 256), (15, 3, 2, 128, 256, 256)],
     *[(224, 5, 2, 3, 32, 16), (112, 5, 2, 32, 32, 16), (56, 5, 2, 32, 64, 16)],
 ]
-PLANS = {
-    "dense": Plan(dense=True, gauss=False),
-    "dense gauss": Plan(dense=True, gauss=True),
-    "separable": Plan(dense=False, gauss=False),
-    "separable gauss": Plan(dense=False, gauss=True),
+FORMS = {
+    "dense": Form(dense=True, gauss=False),
+    "dense gauss": Form(dense=True, gauss=True),
+    "separable": Form(dense=False, gauss=False),
+    "separable gauss": Form(dense=False, gauss=True),
 }
 
 
@@ -62,17 +62,16 @@ def _times(layer: tuple[int, ...], repeats: int) -> dict[str, float]:
         except NotImplementedError:
             continue
         compiled[name] = step
-    for form, plan in PLANS.items():
-        if plan.dense and size > 15:
+    for name_of_form, form in FORMS.items():
+        if form.dense and size > 15:
             continue  # quadratic in the pixels: hopeless, and slow to find out
 
-        def with_plan(x: Array, w: Array, plan: Plan = plan) -> tuple[Array, ...]:
-            pads = ((padding, padding), (padding, padding))
-            maps = transforms((size, size), k, pads, plan)
+        def with_form(x: Array, w: Array, form: Form = form) -> tuple[Array, ...]:
+            maps = transforms((size, size), k, padding, form)
             y, vjp = jax.vjp(lambda x, w: convolve(maps, x, w), x, w)
             return y, *vjp(y)
 
-        compiled[form] = jax.jit(with_plan).lower(x, w).compile()
+        compiled[name_of_form] = jax.jit(with_form).lower(x, w).compile()
 
     for run in compiled.values():
         jax.block_until_ready(run(x, w))

@@ -1,12 +1,12 @@
 """Convolution of few input channels, a square of 2×2 outputs at a time, as one matrix product.
 
 A product over three channels and 25 taps is too thin for a CPU. The four outputs of a square see (k + 1)² pixels
-between them, and the filters, moved to where each of the four has them, form one matrix [4·c_out, (k + 1)²·c_in] that
-is the same everywhere: for k = 5 it makes 1.44 times the multiplications of the sum over taps, all in one product of a
-shape that suits. `toeplitz` does the same with a longer block of one row, which suits small images.
+together. The filters, moved to the place of each of the four, form one matrix [4·c_out, (k + 1)²·c_in] that is the same
+everywhere. For k = 5 it makes 1.44 times the multiplications of the sum over taps, all in one product of a good shape.
+`toeplitz` does the same with a longer block of one row, which suits small images.
 
-Squares of a row, of all images, are computed together, row after row; so what is laid out for the product stays near
-the processor. A max-pool is taken of the squares themselves, before anything is written out.
+The squares of a row, of all images, are computed together, row after row, so that the patches stay in the cache. A
+max-pool is taken of the squares themselves, before anything is written out.
 """
 
 import dataclasses
@@ -18,10 +18,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Float, Int8
+from jaxtyping import Array, Float, Int, Int8
 
 from kernels.conv2d.dft import refuse_unless_served
-from kernels.conv2d.reference import Padding
 from kernels.max_pool.winners import largest_of
 from kernels.varying import varying_like
 
@@ -30,21 +29,21 @@ _MAX_CHANNELS = 4
 
 def conv2d(
     x: Float[Array, "..."],
-    w: Float[Array, "k k c_in c_out"],
+    w: Float[Array, "k_h k_w c_in c_out"],
     *,
     stride: int,
-    padding: Padding,
+    padding: int,
     layout: str,
     pool: bool = False,
 ) -> Float[Array, "..."]:
-    """As `reference`, for at most 4 input channels and what `dft` serves; with `pool`, the maxima of 2×2 windows."""
-    refuse_unless_served("squares", x, w, stride, padding)
+    """As `reference`, for at most 4 input channels and the arguments that `dft` serves; with `pool`, its 2×2 maxima."""
+    refuse_unless_served("squares", x, w, stride)
     if w.shape[2] > _MAX_CHANNELS:
         raise NotImplementedError(f"squares takes at most {_MAX_CHANNELS} input channels, not {w.shape[2]}")
     if layout == "NHWC":
         x = x.transpose(1, 2, 3, 0)
-    height, width = (length + sum(pads) - w.shape[0] + 1 for length, pads in zip(x.shape[:2], padding, strict=True))
-    # A last odd row or column is half a square, which the pool leaves out.
+    height, width = (length + 2 * padding - w.shape[0] + 1 for length in x.shape[:2])
+    # A last odd row or column is half a square, and the pool leaves it out.
     down, across = (length // 2 if pool else -(-length // 2) for length in (height, width))
     y = _convolve(_Squares(w.shape[0], down, across, pool), _in_pairs(x, w.shape[0], padding, down, across), w)
     y = y if pool else y[:height, :width]
@@ -58,16 +57,18 @@ class _Squares:
     across: int
     pool: bool
 
-    def rows(self, pairs: Float[Array, "H 2 c_in W_2 N"], i: Array) -> Float[Array, "k+1 2 c_in W_2 N"]:
-        """What the squares of row i see."""
+    def rows(self, pairs: Float[Array, "H 2 c_in W_2 N"], i: Int[Array, ""]) -> Float[Array, "{self.k}+1 2 c_in W_2 N"]:
+        """The input of the squares of row i."""
         return lax.dynamic_slice_in_dim(pairs, 2 * i, self.k + 1)
 
-    def patches(self, rows: Float[Array, "k+1 2 c_in W_2 N"]) -> Float[Array, "taps squares"]:
-        """Pairs of columns next to each other, once for each of the (k + 1) / 2 that a square sees: copies alone."""
+    def patches(
+        self, rows: Float[Array, "{self.k}+1 2 c_in W_2 N"]
+    ) -> Float[Array, "({self.k}+1)**2*c_in {self.across}*N"]:
+        """A column of pixels for each square: every one of the (k + 1) / 2 pairs of columns that it sees, by copies."""
         shifted = [rows[..., pair : pair + self.across, :] for pair in range((self.k + 1) // 2)]
         return jnp.stack(shifted).reshape(-1, self.across * rows.shape[4])
 
-    def matrix(self, w: Float[Array, "k k c_in c_out"]) -> Float[Array, "4·c_out taps"]:
+    def matrix(self, w: Float[Array, "k k c_in c_out"]) -> Float[Array, "4*c_out (k+1)**2*c_in"]:
         """The filters at each output of a square, in the order of `patches`."""
         place = np.stack([np.eye(self.k, self.k + 1, offset) for offset in range(2)]).astype(w.dtype)
         matrix = jnp.einsum("isa,jtb,stco->ijobac", place, place, w, precision=lax.Precision.HIGHEST)
@@ -78,12 +79,11 @@ class _Squares:
 
 
 def _in_pairs(
-    x: Float[Array, "H W c_in N"], k: int, padding: Padding, down: int, across: int
-) -> Float[Array, "H_in 2 c_in W_in/2 N"]:
-    """The pixels that the squares see, with even columns and odd ones apart."""
-    lows = padding[0][0], padding[1][0]
-    highs = (2 * count + k - 1 - low - n for count, low, n in zip((down, across), lows, x.shape[:2], strict=True))
-    pads = [(low, high, 0) for low, high in zip(lows, highs, strict=True)]  # a high one below 0 takes away
+    x: Float[Array, "H W c_in N"], k: int, padding: int, down: int, across: int
+) -> Float[Array, "2*{down}+{k}-1 2 c_in {across}+({k}-1)//2 N"]:
+    """The input of all squares, with even and odd columns apart."""
+    highs = (2 * count + k - 1 - padding - n for count, n in zip((down, across), x.shape[:2], strict=True))
+    pads = [(padding, high, 0) for high in highs]  # a negative one takes away
     x = lax.pad(x, jnp.zeros((), x.dtype), [*pads, (0, 0, 0), (0, 0, 0)])
     return x.reshape(x.shape[0], -1, 2, *x.shape[2:]).transpose(0, 2, 3, 1, 4)
 
@@ -95,7 +95,9 @@ def _convolve(
     return _forward(squares, pairs, w)[0]
 
 
-def _forward(squares: _Squares, pairs: Array, w: Array) -> tuple[Array, Any]:
+def _forward(
+    squares: _Squares, pairs: Float[Array, "H 2 c_in W_2 N"], w: Float[Array, "k k c_in c_out"]
+) -> tuple[Float[Array, "H_out W_out c_out N"], Any]:
     matrix = squares.matrix(w)
 
     def one(i: Array) -> tuple[Array, Int8[Array, "c_out W_2 N"] | None]:
@@ -103,7 +105,7 @@ def _forward(squares: _Squares, pairs: Array, w: Array) -> tuple[Array, Any]:
         y = _product("qp,pn->qn", matrix, patches).reshape(2, 2, -1, squares.across, pairs.shape[4])
         if not squares.pool:
             return y.transpose(0, 3, 1, 2, 4), None
-        # Or XLA would convolve once for the maxima and once more for their places.
+        # Else XLA would convolve once for the maxima and once more for their places.
         largest, winner = largest_of(list(lax.optimization_barrier(y.reshape(4, *y.shape[2:]))))
         return largest.swapaxes(0, 1), winner
 
@@ -113,7 +115,9 @@ def _forward(squares: _Squares, pairs: Array, w: Array) -> tuple[Array, Any]:
     return y, (pairs, w, winners)
 
 
-def _backward(squares: _Squares, residuals: Any, dy: Array) -> tuple[Array, Array]:
+def _backward(
+    squares: _Squares, residuals: Any, dy: Float[Array, "H_out W_out c_out N"]
+) -> tuple[Float[Array, "H 2 c_in W_2 N"], Float[Array, "k k c_in c_out"]]:
     pairs, w, winners = residuals
     matrix, to_dw = jax.vjp(squares.matrix, w)
     of_rows = dy if squares.pool else dy.reshape(squares.down, 2, squares.across, 2, *dy.shape[2:])
@@ -126,7 +130,7 @@ def _backward(squares: _Squares, residuals: Any, dy: Array) -> tuple[Array, Arra
         else:
             dy = dy.swapaxes(0, 1)
             dy = jnp.stack([jnp.where(winner == place, dy, jnp.zeros_like(dy)) for place in range(4)])
-        # Or XLA would lay them out anew for each product.
+        # Else XLA would lay them out anew for each product.
         patches, dy = lax.optimization_barrier((squares.patches(rows), dy.reshape(matrix.shape[0], -1)))
         (d_rows,) = jax.linear_transpose(squares.patches, rows)(_product("qp,qn->pn", matrix, dy))
         return d_transposed + _product("pn,qn->pq", patches, dy), d_rows
@@ -139,8 +143,10 @@ def _backward(squares: _Squares, residuals: Any, dy: Array) -> tuple[Array, Arra
 _convolve.defvjp(_forward, _backward)
 
 
-def _summed(d_rows: Float[Array, "down k+1 2 c_in W_2 N"], pairs: Array) -> Float[Array, "H 2 c_in W_2 N"]:
-    """The way back of all `rows`: a row of squares begins two pixels below the one before."""
+def _summed(
+    d_rows: Float[Array, "down k_1 2 c_in W_2 N"], pairs: Float[Array, "H 2 c_in W_2 N"]
+) -> Float[Array, "H 2 c_in W_2 N"]:
+    """The transpose of all `rows`: a row of squares begins two pixels below the one before."""
 
     def of_two(first: int) -> Array:
         two = d_rows[:, first : first + 2].reshape(-1, *pairs.shape[1:])

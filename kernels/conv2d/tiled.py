@@ -1,12 +1,12 @@
 """Convolution of large images as a DFT of small overlapping tiles (overlap-save).
 
-The work of `dft` for a pixel grows with the side of the image; cut into tiles it does not. A tile of t×t output
-pixels needs t + k − 1 input pixels a side, so neighbours share a border of k − 1; a "valid" convolution of each gives
-the output without any sum over tiles.
+The work of `dft` for a pixel grows with the side of the image; in tiles it does not. A tile of t×t output pixels needs
+t + k − 1 input pixels a side, so neighbours share a border of k − 1. An unpadded convolution of each tile gives the
+output, without any sum over tiles.
 
-Rows of tiles are computed one after the other, with the tiles of a row, of all images, as one batch: what there is of
-points then at a time stays near the processor. They are written out, not a loop of XLA's, which would clear what it
-collects from its rounds and then copy into it. A max-pool is taken of the tiles, before anything is written out.
+Rows of tiles are computed one after the other. The tiles of a row, of all images, form one batch, so that its points
+stay in the cache. The rows are unrolled: a loop of XLA's would clear the array of its results first, and then copy into
+it. A max-pool is taken of the tiles, before anything is written out.
 """
 
 import dataclasses
@@ -20,7 +20,6 @@ from jax import lax
 from jaxtyping import Array, Float, Int8
 
 from kernels.conv2d import choice, dft
-from kernels.conv2d.reference import Padding
 from kernels.conv2d.transforms import Transforms, transforms
 from kernels.max_pool.windows import PAIRS, unpool
 from kernels.max_pool.winners import maxima
@@ -29,23 +28,23 @@ from kernels.varying import varying_like
 
 def conv2d(
     x: Float[Array, "..."],
-    w: Float[Array, "k k c_in c_out"],
+    w: Float[Array, "k_h k_w c_in c_out"],
     *,
     stride: int,
-    padding: Padding,
+    padding: int,
     layout: str,
     pool: bool = False,
 ) -> Float[Array, "..."]:
     """As `reference`, for what `dft` serves; with `pool`, the maxima of 2×2 windows of that."""
-    dft.refuse_unless_served("tiled", x, w, stride, padding)
+    dft.refuse_unless_served("tiled", x, w, stride)
     if layout == "NHWC":
         x = x.transpose(1, 2, 3, 0)
     k = w.shape[0]
-    height, width = (length + sum(pads) - k + 1 for length, pads in zip(x.shape[:2], padding, strict=True))
+    height, width = (length + 2 * padding - k + 1 for length in x.shape[:2])
     limit = choice.tile_limit(width, k, x.shape[3], max(w.shape[2:]))
     tile_h, tile_w = (_tile(length, limit, k, even=pool) for length in (height, width))
     sides = tile_h + k - 1, tile_w + k - 1
-    maps = transforms(sides, k, ((0, 0), (0, 0)), choice.dft_plan(sides, *w.shape[2:]))
+    maps = transforms(sides, k, 0, choice.dft_form(sides, *w.shape[2:]))
     tiling = _Tiling(maps, k, padding, (tile_h, tile_w), (-(-height // tile_h), -(-width // tile_w)), pool)
     y = _convolve(tiling, x, w)
     y = y[: height // 2, : width // 2] if pool else y[:height, :width]
@@ -54,25 +53,25 @@ def conv2d(
 
 @dataclasses.dataclass(frozen=True)
 class _Tiling:
-    """`tile` and `count`, of tiles, along the height and the width of the output, which the last ones may exceed."""
+    """The sides of a tile and the count of tiles, along the output's height and width. The last may reach beyond it."""
 
     maps: Transforms
     k: int
-    padding: Padding
+    padding: int
     tile: tuple[int, int]
     count: tuple[int, int]
     pool: bool
 
     def rows(self, x: Float[Array, "H W c_in N"]) -> list[Float[Array, "side W c_in N"]]:
-        """What each row of tiles sees: k − 1 pixels more than its tiles, which the next row sees too."""
-        tile, low = self.tile[0], self.padding[0][0]
+        """The input of each row of tiles: k − 1 pixels higher than its tiles, a border that the next row sees too."""
+        tile, low = self.tile[0], self.padding
         wanted = self.count[0] * tile + self.k - 1
         x = jnp.pad(x, ((low, wanted - low - x.shape[0]), (0, 0), (0, 0), (0, 0)))
         return [x[top : top + tile + self.k - 1] for top in range(0, self.count[0] * tile, tile)]
 
     def summed(self, rows: list[Float[Array, "side W c_in N"]], height: int) -> Float[Array, "H W c_in N"]:
-        """The way back of `rows`."""
-        tile, low, shared = self.tile[0], self.padding[0][0], self.k - 1
+        """The transpose of `rows`."""
+        tile, low, shared = self.tile[0], self.padding, self.k - 1
         x = [rows[0][:tile]]
         for above, row in itertools.pairwise(rows):
             x += [above[tile:] + row[:shared], row[shared:tile]]
@@ -81,11 +80,11 @@ class _Tiling:
     def tiles(self, row: Float[Array, "side W c_in N"]) -> Float[Array, "side side_w c_in tiles"]:
         """A row's tiles, of all images.
 
-        Written as blocks with the head of the block that follows, the way back is one sum of two arrays; of
-        overlapping slices it would be a sum of as many arrays as there are tiles.
+        Each is a block and the head of the next block, so that the transpose is one sum of two arrays. Of overlapping
+        slices it would be a sum of as many arrays as there are tiles.
         """
         side, width, c_in, _ = row.shape
-        tile, count, low = self.tile[1], self.count[1], self.padding[1][0]
+        tile, count, low = self.tile[1], self.count[1], self.padding
         row = jnp.pad(row, ((0, 0), (low, (count + 1) * tile - low - width), (0, 0), (0, 0)))
         blocks = row.reshape(side, count + 1, tile, c_in, -1)
         x = jnp.concatenate([blocks[:, :-1], blocks[:, 1:, : self.k - 1]], axis=2)
@@ -96,7 +95,7 @@ class _Tiling:
         return tiles.reshape(h, w, c, self.count[1], -1).transpose(0, 3, 1, 2, 4).reshape(h, self.count[1] * w, c, -1)
 
     def parted(self, row: Float[Array, "h across_w c N"]) -> Float[Array, "h w c tiles"]:
-        """The way back of `joined`."""
+        """The inverse of `joined`."""
         h, _, c, batch = row.shape
         return (
             row.reshape(h, self.count[1], -1, c, batch)
@@ -109,16 +108,18 @@ class _Tiling:
 def _convolve(
     tiling: _Tiling, x: Float[Array, "H W c_in N"], w: Float[Array, "k k c_in c_out"]
 ) -> Float[Array, "H_tiled W_tiled c_out N"]:
-    """What of the last tiles is beyond the output is there still."""
+    """The output, with the part of the last tiles that reaches beyond it."""
     return _forward(tiling, x, w)[0]
 
 
-def _forward(tiling: _Tiling, x: Array, w: Array) -> tuple[Array, Any]:
+def _forward(
+    tiling: _Tiling, x: Float[Array, "H W c_in N"], w: Float[Array, "k k c_in c_out"]
+) -> tuple[Float[Array, "H_tiled W_tiled c_out N"], Any]:
     def one(row: Array) -> tuple[Array, tuple[Array, Int8[Array, "..."] | None]]:
         y, (points, _) = dft.forward(tiling.maps, tiling.tiles(row), w)
         if not tiling.pool:
             return tiling.joined(y), (points, None)
-        # Or XLA would convolve once for the maxima and once more for their places.
+        # Else XLA would convolve once for the maxima and once more for their places.
         largest, winner = maxima(lax.optimization_barrier(y), PAIRS)
         return tiling.joined(largest), (points, winner)
 
@@ -133,7 +134,9 @@ def _forward(tiling: _Tiling, x: Array, w: Array) -> tuple[Array, Any]:
     return jnp.concatenate(y), (x, w, of_rows)  # x is kept for its shape alone
 
 
-def _backward(tiling: _Tiling, residuals: Any, dy: Array) -> tuple[Array, Array]:
+def _backward(
+    tiling: _Tiling, residuals: Any, dy: Float[Array, "H_tiled W_tiled c_out N"]
+) -> tuple[Float[Array, "H W c_in N"], Float[Array, "k k c_in c_out"]]:
     x, w, of_rows = residuals
     row = jax.eval_shape(lambda x: tiling.rows(x)[0], x)
     dw = varying_like(jnp.zeros_like(w), dy)
@@ -154,11 +157,11 @@ _convolve.defvjp(_forward, _backward)
 
 
 def _after(array: Array, other: Array) -> tuple[Array, Array]:
-    """Both, of which none is to be had before both are; or XLA would compute rows side by side, and hold them all."""
+    """Forces both to be computed first, so that XLA cannot run rows in parallel and hold them all."""
     return lax.optimization_barrier((array, other))
 
 
 def _tile(length: int, limit: int, k: int, *, even: bool) -> int:
-    """The length of a tile along an output axis: tiles as equal as can be, and no border wider than one."""
+    """The side of a tile along an output axis: all as equal as possible, and none narrower than a border."""
     tile = max(-(-length // -(-length // limit)), k - 1)
     return tile + tile % 2 if even else tile

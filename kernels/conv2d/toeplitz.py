@@ -1,8 +1,8 @@
 """Convolution of few input channels as one matrix product with a Toeplitz matrix of the filters.
 
 A product over one channel and 25 taps is too thin for a CPU. So a block of neighbouring output pixels of one row is
-computed at once, from the k rows of input below it: the filters, shifted a pixel for each output pixel of the block,
-form a matrix [block·c_out, k·(block + k − 1)·c_in] that is the same everywhere in the image.
+computed at once, from the k rows of input that it sees: the filters, shifted by a pixel for each output pixel of the
+block, form a matrix [block·c_out, k·(block + k − 1)·c_in] that is the same everywhere in the image.
 """
 
 import functools
@@ -14,17 +14,16 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from kernels.conv2d.dft import refuse_unless_served
-from kernels.conv2d.reference import Padding
 
 _BLOCK = 8  # Output pixels computed together, at most: more would mostly multiply the zeros of the Toeplitz matrix.
 _MAX_CHANNELS = 4
 
 
 def conv2d(
-    x: Float[Array, "..."], w: Float[Array, "k k c_in c_out"], *, stride: int, padding: Padding, layout: str
+    x: Float[Array, "..."], w: Float[Array, "k_h k_w c_in c_out"], *, stride: int, padding: int, layout: str
 ) -> Float[Array, "..."]:
-    """As `reference`, for at most 4 input channels and what `dft` serves."""
-    refuse_unless_served("toeplitz", x, w, stride, padding)
+    """As `reference`, for at most 4 input channels and the arguments that `dft` serves."""
+    refuse_unless_served("toeplitz", x, w, stride)
     if w.shape[2] > _MAX_CHANNELS:
         raise NotImplementedError(f"toeplitz takes at most {_MAX_CHANNELS} input channels, not {w.shape[2]}")
     if layout == "NHWC":
@@ -35,23 +34,29 @@ def conv2d(
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _convolve(
-    padding: Padding, x: Float[Array, "H W c_in N"], w: Float[Array, "k k c_in c_out"]
+    padding: int, x: Float[Array, "H W c_in N"], w: Float[Array, "k k c_in c_out"]
 ) -> Float[Array, "H_out W_out c_out N"]:
     return _forward(padding, x, w)[0]
 
 
-def _forward(padding: Padding, x: Array, w: Array) -> tuple[Array, tuple[Array, Array]]:
-    height, width = (size + sum(pads) - w.shape[0] + 1 for size, pads in zip(x.shape, padding, strict=False))
+def _forward(
+    padding: int, x: Float[Array, "H W c_in N"], w: Float[Array, "k k c_in c_out"]
+) -> tuple[Float[Array, "H_out W_out c_out N"], tuple[Array, Array]]:
+    height, width = (size + 2 * padding - w.shape[0] + 1 for size in x.shape[:2])
     patches = _patches(padding, w.shape[0], x)
     matrix = _filter_matrix(w, _blocks(width)[1])
-    # One matrix for all patches, yet a batched product: so the images stay the minor axis. The barrier keeps XLA:CPU
-    # from building the matrix anew for each patch.
+    # A batched product, though all patches have one matrix, so that the images stay the minor axis. Without the barrier
+    # XLA:CPU would build the matrix anew for each patch.
     matrix = jnp.broadcast_to(lax.optimization_barrier(matrix), (patches.shape[0], *matrix.shape))
     y = jnp.matmul(matrix, patches, precision=lax.Precision.HIGHEST)
     return y.reshape(height, -1, w.shape[3], x.shape[3])[:, :width], (x, w)
 
 
-def _backward(padding: Padding, residuals: tuple[Array, Array], dy: Array) -> tuple[Array, Array]:
+def _backward(
+    padding: int,
+    residuals: tuple[Float[Array, "H W c_in N"], Float[Array, "k k c_in c_out"]],
+    dy: Float[Array, "H_out W_out c_out N"],
+) -> tuple[Float[Array, "H W c_in N"], Float[Array, "k k c_in c_out"]]:
     x, w = residuals
     height, width = dy.shape[:2]
     count, block = _blocks(width)
@@ -59,7 +64,7 @@ def _backward(padding: Padding, residuals: tuple[Array, Array], dy: Array) -> tu
     matrix, to_dw = jax.vjp(functools.partial(_filter_matrix, block=block), w)
     dy = jnp.pad(dy, ((0, 0), (0, count * block - width), (0, 0), (0, 0))).reshape(height * count, -1, x.shape[3])
     d_patches = jnp.einsum("qp,bqn->bpn", matrix, dy, precision=lax.Precision.HIGHEST)
-    # Summed apart: fused with its products, the sum makes XLA:CPU take them one after the other, several times as slow.
+    # Fused with its products, the sum would make XLA:CPU take them in turn, several times slower.
     of_blocks = lax.optimization_barrier(jnp.einsum("bpn,bqn->bpq", patches, dy, precision=lax.Precision.HIGHEST))
     return (*to_dx(d_patches), *to_dw(of_blocks.sum(0).T))
 
@@ -73,12 +78,11 @@ def _blocks(width: int) -> tuple[int, int]:
     return count, -(-width // count)
 
 
-def _patches(padding: Padding, k: int, x: Float[Array, "H W c_in N"]) -> Float[Array, "blocks taps N"]:
-    """What each block of output pixels sees: [H_out·count, k·(block + k − 1)·c_in, N]."""
-    (top, bottom), (left, right) = padding
-    height, width = x.shape[0] + top + bottom - k + 1, x.shape[1] + left + right - k + 1
+def _patches(padding: int, k: int, x: Float[Array, "H W c_in N"]) -> Float[Array, "blocks taps N"]:
+    """The input of each block of output pixels: [H_out·count, k·(block + k − 1)·c_in, N]."""
+    height, width = (size + 2 * padding - k + 1 for size in x.shape[:2])
     count, block = _blocks(width)
-    x = jnp.pad(x, ((top, bottom), (left, right + count * block - width), (0, 0), (0, 0)))
+    x = jnp.pad(x, ((padding, padding), (padding, padding + count * block - width), (0, 0), (0, 0)))
     by_column = jnp.stack([x[:, b * block : b * block + block + k - 1] for b in range(count)], axis=1)
     by_row = jnp.stack([by_column[r : r + height] for r in range(k)], axis=2)
     return by_row.reshape(height * count, -1, x.shape[3])

@@ -1,21 +1,21 @@
 """The constant matrices that turn a convolution into products over channels, one per frequency.
 
-Along one axis, a correlation of x (h pixels) with k taps w, after padding by (low, high) zeros,
+Along one axis, a correlation of x (h pixels) with k taps w, after padding by p zeros on both sides,
 
-    y[i] = Σ_t w[t] · x[i + t − low],                 0 ≤ i < h + low + high − k + 1,
+    y[i] = Σ_t w[t] · x[i + t − p],                   0 ≤ i < h + 2p − k + 1,
 
-is a circular convolution of any period ≥ h + max(low, high), if tap t is put at position low − t: the positions
-i + t − low that the sum asks for lie in [−low, h + high), and those outside [0, h) then stay outside it when they
-wrap, where x is 0. A discrete Fourier transform makes a circular convolution a product at each frequency. So
+is a circular convolution of any period ≥ h + p, if tap t is put at position p − t. The sum asks for positions i + t − p
+in [−p, h + p). Those outside [0, h) stay outside when they wrap, and x is 0 there. A discrete Fourier transform makes a
+circular convolution a product at each frequency. So
 
     y = Yᵀ[(K·w) ⊙ (X·x)]
 
-with X, K and Y real and constant, and all that depends on channels and batch a matrix product at each point of ⊙.
-All gradients are of the same form: dx = Xᵀ[(K·w) ⊙ (Y·dy)], dw = Kᵀ[(X·x) ⊙ (Y·dy)].
+with X, K and Y real and constant. At each point of ⊙ the sum over channels, for all images, is a matrix product.
+The gradients have the same form: dx = Xᵀ[(K·w) ⊙ (Y·dy)], dw = Kᵀ[(X·x) ⊙ (Y·dy)].
 
-Of each conjugate pair of frequencies of these real signals one is kept. Its complex product (a + ib)(c + id) is made
-either by Gauss's three real ones, (a+b)·c, a·(d−c), b·(c+d), or by one real product of twice the channels, of rows
-(a, b) with the 2×2 blocks ((c, d), (−d, c)).
+The signals are real, so one frequency of each conjugate pair is kept. Its complex product (a + ib)(c + id) is either
+Gauss's three real products (a+b)·c, a·(d−c), b·(c+d), or one real product of twice the channels: rows (a, b) times the
+2×2 blocks ((c, d), (−d, c)).
 """
 
 import dataclasses
@@ -27,9 +27,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
-from kernels.conv2d.reference import Padding
-
-# What the (re, im) of a frequency contributes to each of its points.
+# The points of a frequency are these matrices times its (re, im).
 _PAIR = np.array([[1, 0], [0, 1]])
 _BLOCK = np.array([[1, 0], [0, 1], [0, -1], [1, 0]])
 _GAUSS_IMAGE = np.array([[1, 1], [1, 0], [0, 1]])
@@ -38,9 +36,9 @@ _GAUSS_OUTPUT = np.array([[1, 1], [0, 1], [-1, 0]])
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
-    """How a transform is computed: `dense` as one matrix over all pixels, or else an axis at a time; with `gauss`
-    three real products a frequency (fewer operations), or else one of twice the channels (less to read and write)."""
+class Form:
+    """How to compute a transform: `dense`, one matrix over all pixels, or else one axis at a time; with `gauss`, three
+    real products a frequency (fewer operations), or else one of twice the channels (less to read and write)."""
 
     dense: bool
     gauss: bool
@@ -78,24 +76,24 @@ class Transform:
 class Transforms:
     """X, K and Y of the module's docstring."""
 
-    plan: Plan
+    form: Form
     image: Transform
     kernel: Transform
     output: Transform
 
 
 @functools.lru_cache(maxsize=256)
-def transforms(size: tuple[int, int], k: int, padding: Padding, plan: Plan) -> Transforms:
+def transforms(size: tuple[int, int], k: int, padding: int, form: Form) -> Transforms:
     """The transforms of images of `size` and k×k filters, in float64."""
-    period = [length + max(pads) for length, pads in zip(size, padding, strict=True)]
-    if not plan.dense:
+    period = [length + padding for length in size]
+    if not form.dense:
         period[0] += period[0] % 2  # the two real frequencies of an even period share a pair of rows
     image = [np.arange(length) for length in size]
-    kernel = [low - np.arange(k) for low, _ in padding]
-    output = [np.arange(length + sum(pads) - k + 1) for length, pads in zip(size, padding, strict=True)]
-    of = functools.partial(_dense if plan.dense else _separable, period=period)
-    rules = (_GAUSS_IMAGE, _GAUSS_KERNEL, _GAUSS_OUTPUT) if plan.gauss else (_PAIR, _BLOCK, _PAIR)
-    return Transforms(plan, of(image, rules[0]), of(kernel, rules[1]), of(output, rules[2], inverse=True))
+    kernel = [padding - np.arange(k)] * 2
+    output = [np.arange(length + 2 * padding - k + 1) for length in size]
+    of = functools.partial(_dense if form.dense else _separable, period=period)
+    rules = (_GAUSS_IMAGE, _GAUSS_KERNEL, _GAUSS_OUTPUT) if form.gauss else (_PAIR, _BLOCK, _PAIR)
+    return Transforms(form, of(image, rules[0]), of(kernel, rules[1]), of(output, rules[2], inverse=True))
 
 
 def _dense(positions: Sequence[np.ndarray], rule: np.ndarray, *, period: list[int], inverse: bool = False) -> Transform:
@@ -107,7 +105,7 @@ def _dense(positions: Sequence[np.ndarray], rule: np.ndarray, *, period: list[in
             continue  # the conjugate of a frequency already kept
         turns = np.add.outer(f * positions[0] / height, g * positions[1] / width).ravel()
         is_real = (f, g) == mirror
-        blocks.append(_points(_wave(turns), rule, is_real) * _weight(is_real, inverse) / (_count(period, inverse)))
+        blocks.append(_points(_wave(turns), rule, is_real) * _weight(is_real, inverse) / _count(period, inverse))
     return Transform((len(positions[0]), len(positions[1])), None, np.concatenate(blocks))
 
 
@@ -126,7 +124,7 @@ def _separable(
             for g in range(width // 2 + 1)
         ]
     )
-    # Any other is re + i·im: times cos + i·sin that is (re·cos − im·sin) + i·(re·sin + im·cos).
+    # The other pairs are re + i·im; times cos + i·sin, (re·cos − im·sin) + i·(re·sin + im·cos).
     full = np.concatenate([_points(np.block([[c, -s], [s, c]]), rule, False) for c, s in along_width])
     points = max(2 * len(half), len(full))
     columns = np.zeros((height // 2, points, full.shape[1]))
@@ -136,8 +134,8 @@ def _separable(
     return Transform((len(positions[0]), len(positions[1])), rows, columns / _count(period, inverse))
 
 
-def _wave(turns: np.ndarray) -> np.ndarray:
-    """[2, positions]: the real and imaginary part of exp(−2πi·turns)."""
+def _wave(turns: Float[np.ndarray, "positions"]) -> Float[np.ndarray, "2 positions"]:
+    """The real and imaginary part of exp(−2πi·turns)."""
     return np.stack([np.cos(2 * np.pi * turns), -np.sin(2 * np.pi * turns)])
 
 
@@ -149,7 +147,7 @@ def _points(parts: np.ndarray, rule: np.ndarray, is_real: bool) -> np.ndarray:
 
 
 def _weight(is_real: bool, inverse: bool) -> int:
-    """A kept frequency stands for its conjugate too when the output is summed."""
+    """In the sum of the output, a kept frequency counts for its conjugate too."""
     return 2 if inverse and not is_real else 1
 
 
@@ -157,5 +155,5 @@ def _count(period: list[int], inverse: bool) -> int:
     return period[0] * period[1] if inverse else 1
 
 
-def _matmul(a: np.ndarray, b: Array) -> Array:
+def _matmul(a: Float[np.ndarray, "..."], b: Float[Array, "..."]) -> Float[Array, "..."]:
     return jnp.matmul(a, b, precision=lax.Precision.HIGHEST)

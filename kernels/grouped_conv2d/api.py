@@ -4,8 +4,10 @@ from collections.abc import Callable
 from typing import Literal, TypeAlias
 
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
+from kernels.explicit import by_device
 from kernels.grouped_conv2d import reference, taps, xla
 from kernels.platform import is_cpu
 from kernels.varying import vary_alike
@@ -20,8 +22,8 @@ _IMPLEMENTATIONS: dict[str, Callable[..., Array]] = {
 
 
 def grouped_conv2d(
-    x: Float[Array, "N H W C_in"],
-    w: Float[Array, "k_h k_w i C_out"],
+    x: Float[ArrayLike, "N H W C_in"],
+    w: Float[ArrayLike, "k_h k_w i C_out"],
     *,
     groups: int,
     stride: int = 1,
@@ -31,13 +33,13 @@ def grouped_conv2d(
     """Convolves each of `groups` equal blocks of channels with filters of its own, as PyTorch's `Conv2d(groups=…)`.
 
     With as many groups as channels it is the depthwise convolution. Differentiable in x and w, in reverse mode; usable
-    under jit, vmap, grad, pmap and shard_map. The result has the dtype of the inputs; sums are made in float32, or
-    float64.
+    under jit, vmap, grad, pmap and shard_map, on meshes of any kind. The result has the dtype of the inputs; it adds up
+    in float32, or float64.
 
     Args:
       x: [N, H, W, C_in].
       w: [k_h, k_w, C_in / groups, C_out], of the dtype of x; the first C_out / groups filters are the first group's.
-      groups: how many; C_in and C_out are multiples of it.
+      groups: their number, of which C_in and C_out are multiples.
       stride: of both axes.
       padding: zeros on every side.
       implementation: a name is used or refused; None is "taps" on a CPU and else "xla".
@@ -48,7 +50,18 @@ def grouped_conv2d(
     Raises:
       ValueError: for arrays that do not fit together, or an unknown implementation.
     """
-    x, w = jnp.asarray(x), jnp.asarray(w)
+    images, filters = jnp.asarray(x), jnp.asarray(w)
+    _check(images, filters, groups, stride, padding, implementation)
+    convolve = _IMPLEMENTATIONS[implementation or ("taps" if is_cpu() else "xla")]
+
+    def of_device(axes: tuple[str, ...], x: Array, w: Array) -> Array:
+        x, w = vary_alike(x, w)
+        return convolve(x, w, groups=groups, stride=stride, padding=padding)
+
+    return by_device(of_device, "NHWC", images, filters)
+
+
+def _check(x: Array, w: Array, groups: int, stride: int, padding: int, implementation: str | None) -> None:
     if implementation not in (None, *_IMPLEMENTATIONS):
         known = ", ".join(_IMPLEMENTATIONS)
         raise ValueError(
@@ -64,6 +77,3 @@ def grouped_conv2d(
         raise ValueError(f"grouped_conv2d takes a stride of 1 or more and no negative padding, not {stride}, {padding}")
     if x.shape[1] + 2 * padding < w.shape[0] or x.shape[2] + 2 * padding < w.shape[1]:
         raise ValueError(f"filters {w.shape[:2]} do not fit in images {x.shape[1:3]} padded by {padding}")
-    name = implementation or ("taps" if is_cpu() else "xla")
-    x, w = vary_alike(x, w)
-    return _IMPLEMENTATIONS[name](x, w, groups=groups, stride=stride, padding=padding)

@@ -7,8 +7,8 @@ from jaxtyping import Array, Float
 def grouped_conv2d(
     x: Float[Array, "N H W C_in"], w: Float[Array, "k_h k_w i C_out"], *, groups: int, stride: int, padding: int
 ) -> Float[Array, "N H_out W_out C_out"]:
-    """y[n, i, j, o] = Σ_{s, t, c} w[s, t, c, o] · x[n, stride·i + s − padding, stride·j + t − padding, g·i + c], with g
-    the group that o is in, and x being 0 outside."""
+    """y[n, i, j, o] = Σ_{s, t, c} w[s, t, c, o] · x[n, stride·i + s − padding, stride·j + t − padding, first + c], with
+    `first` the first channel of o's group; x is 0 outside."""
     return lax.conv_general_dilated(
         x,
         w,

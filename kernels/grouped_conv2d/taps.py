@@ -1,8 +1,8 @@
 """Convolution in groups as a sum over the filter's taps, where XLA:CPU has no fast routine.
 
-It has none for one channel a group, nor for the filters' gradient whatever the groups: those it computes a number at a
-time. Fast are products with the image, shifted to where a tap sees it: with a number for each channel, or with the
-output's gradient for the filters'.
+XLA:CPU computes a convolution with one channel a group a number at a time, and so the filters' gradient of any groups.
+Here both are products with the image, shifted by the place of a tap: with one weight for each channel, or, for the
+filters' gradient, with the output's gradient.
 """
 
 import dataclasses
@@ -39,7 +39,9 @@ def grouped_conv2d(
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _grouped(static: _Static, x: Array, w: Array) -> Array:
+def _grouped(
+    static: _Static, x: Float[Array, "N H W C_in"], w: Float[Array, "k_h k_w i C_out"]
+) -> Float[Array, "N H_out W_out C_out"]:
     return reference.grouped_conv2d(x, w, **dataclasses.asdict(static))
 
 
@@ -47,7 +49,11 @@ def _forward(static: _Static, x: Array, w: Array) -> tuple[Array, tuple[Array, A
     return _grouped(static, x, w), (x, w)
 
 
-def _backward(static: _Static, residuals: tuple[Array, Array], dy: Array) -> tuple[Array, Array]:
+def _backward(
+    static: _Static,
+    residuals: tuple[Float[Array, "N H W C_in"], Float[Array, "k_h k_w i C_out"]],
+    dy: Float[Array, "N H_out W_out C_out"],
+) -> tuple[Float[Array, "N H W C_in"], Float[Array, "k_h k_w i C_out"]]:
     x, w = residuals
     (dx,) = jax.vjp(lambda x: reference.grouped_conv2d(x, w, **dataclasses.asdict(static)), x)[1](dy)
     by_group = dy.reshape(-1, static.groups, dy.shape[3] // static.groups)
@@ -67,8 +73,10 @@ def _backward(static: _Static, residuals: tuple[Array, Array], dy: Array) -> tup
 _grouped.defvjp(_forward, _backward)
 
 
-def _shifted(static: _Static, x: Array, w: Array) -> list[Float[Array, "N H_out W_out C_in"]]:
-    """For each tap the input pixels that it is multiplied with."""
+def _shifted(
+    static: _Static, x: Float[Array, "N H W C_in"], w: Float[Array, "k_h k_w i C_out"]
+) -> list[Float[Array, "N H_out W_out C_in"]]:
+    """For each tap, the input pixels that it multiplies."""
     pads, stride = (static.padding, static.padding), static.stride
     x = jnp.pad(x, ((0, 0), pads, pads, (0, 0)))
     batch, height, width, channels = x.shape

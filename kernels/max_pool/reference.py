@@ -1,14 +1,17 @@
-"""The definition: XLA's own reduction over windows, differentiated by JAX."""
+"""The definition: every value of a window is looked at, and JAX differentiates the choice of one."""
 
 import jax.numpy as jnp
-from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Shaped
 
-from kernels.max_pool.windows import Windows
+from kernels.max_pool.windows import Windows, inside, pixels
 
 
-def max_pool(x: Float[Array, "..."], windows: Windows) -> Float[Array, "..."]:
-    """The maximum of each window, padded with −∞; of equal maxima the first in row-major order gets the gradient."""
-    size, stride = (tuple(n if axis in "HW" else 1 for axis in windows.layout) for n in (windows.size, windows.stride))
-    padding = [(windows.padding,) * 2 if axis in "HW" else (0, 0) for axis in windows.layout]
-    return lax.reduce_window(x, -jnp.inf, lax.max, size, stride, padding)
+def max_pool(x: Shaped[Array, "..."], windows: Windows) -> Shaped[Array, "..."]:
+    """The maximum of each window. The first of equal maxima in row-major order gets the gradient; the last NaN does."""
+    seen = jnp.stack(pixels(x, windows))
+    largest = seen.max(0)
+    is_nan = seen != seen
+    is_best = jnp.stack(inside(x, windows)) & (is_nan | (seen == largest[None]))
+    last_nan = len(seen) - 1 - jnp.argmax(is_nan[::-1], 0)
+    place = jnp.where(is_nan.any(0), last_nan, jnp.argmax(is_best, 0))
+    return jnp.take_along_axis(seen, place[None], 0)[0]

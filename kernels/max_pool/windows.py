@@ -1,4 +1,4 @@
-"""The windows of a pool: what they see, and how a gradient finds its way back to where each maximum was.
+"""The windows of a pool: which pixels each one sees, and the way of a gradient back to the place of each maximum.
 
 XLA's own way back is a scatter, and XLA:CPU is slow at that. Here it is a comparison of places.
 """
@@ -8,11 +8,11 @@ import functools
 import itertools
 import operator
 from collections.abc import Iterator
-from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
-from jaxtyping import Array, Float, Int8
+from jaxtyping import Array, Bool, Float, Int8, Shaped
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,12 +40,19 @@ class Windows:
 PAIRS = Windows(size=2, stride=2, padding=0, layout="HWCN")
 
 
-def pixels(x: Float[Array, "..."], windows: Windows) -> list[Float[Array, "..."]]:
-    """For each place the pixels there of all windows; what fits in no window is in none."""
+def lowest(dtype: np.dtype) -> np.ndarray:
+    """The number that padding is made of: no other is below it."""
+    if jnp.issubdtype(dtype, jnp.floating):
+        return np.array(-np.inf, dtype)
+    return np.array(jnp.iinfo(dtype).min, dtype)
+
+
+def pixels(x: Shaped[Array, "..."], windows: Windows) -> list[Shaped[Array, "..."]]:
+    """For each place, the pixels that all windows have there. Pixels that fit in no window are left out."""
     counts = [windows.count(x.shape[axis]) for axis in windows.axes]
     if windows.padding:
         margin = (windows.padding, windows.padding, 0)
-        x = lax.pad(x, jnp.array(-jnp.inf, x.dtype), [margin if axis in "HW" else (0, 0, 0) for axis in windows.layout])
+        x = lax.pad(x, lowest(x.dtype), [margin if axis in "HW" else (0, 0, 0) for axis in windows.layout])
 
     def at(place: tuple[int, int]) -> Array:
         start, stop, step = [0] * 4, list(x.shape), [1] * 4
@@ -57,8 +64,27 @@ def pixels(x: Float[Array, "..."], windows: Windows) -> list[Float[Array, "..."]
     return [at(place) for place in windows.places()]
 
 
+def inside(x: Shaped[Array, "..."], windows: Windows) -> list[Bool[np.ndarray, "..."]]:
+    """For each place, which windows have a pixel of the image there and not of the padding; to broadcast over x."""
+    starts = [np.arange(windows.count(x.shape[axis])) * windows.stride - windows.padding for axis in windows.axes]
+    masks = []
+    for offsets in windows.places():
+        rows, columns = (
+            (start + offset >= 0) & (start + offset < x.shape[axis])
+            for start, offset, axis in zip(starts, offsets, windows.axes, strict=True)
+        )
+        shape = [len(rows) if axis == "H" else len(columns) if axis == "W" else 1 for axis in windows.layout]
+        masks.append((rows[:, None] & columns).reshape(shape))
+    return masks
+
+
+def first_inside(x: Shaped[Array, "..."], windows: Windows) -> Int8[Array, "..."]:
+    """The first place of each window that is in the image; to broadcast over the pooled x."""
+    return jnp.asarray(np.argmax(np.stack(inside(x, windows)), axis=0), jnp.int8)
+
+
 def unpool(
-    dy: Float[Array, "..."], winner: Int8[Array, "..."], shape: tuple[int, ...], windows: Windows
+    dy: Float[Array, "*pooled"], winner: Int8[Array, "*pooled"], shape: tuple[int, ...], windows: Windows
 ) -> Float[Array, "..."]:
     """dy of each window at its winner's place in an array of `shape`, 0 elsewhere; where windows overlap, the sum."""
     if windows.stride == windows.size and not windows.padding:
@@ -77,7 +103,7 @@ def unpool(
 def _room(
     axis: int, offsets: tuple[int, int], pooled: tuple[int, ...], shape: tuple[int, ...], windows: Windows
 ) -> tuple[int, int, int]:
-    """`lax.pad`'s (low, high, interior) that moves one place of all windows to where it is in the image."""
+    """`lax.pad`'s (low, high, interior) that moves one place of all windows to its pixels in the image."""
     if axis not in windows.axes:
         return 0, 0, 0
     low = offsets[windows.axes.index(axis)] - windows.padding
@@ -85,8 +111,10 @@ def _room(
     return low, shape[axis] - low - reach, windows.stride - 1
 
 
-def _spread(dy: Array, winner: Array, shape: tuple[int, ...], windows: Windows) -> Array:
-    """`unpool` for windows side by side, which it writes once instead of adding one array for each place."""
+def _spread(
+    dy: Float[Array, "*pooled"], winner: Int8[Array, "*pooled"], shape: tuple[int, ...], windows: Windows
+) -> Float[Array, "..."]:
+    """`unpool` for windows side by side: writes the result once instead of adding one array for each place."""
     rows, columns = windows.axes
     size = windows.size
 
@@ -98,7 +126,7 @@ def _spread(dy: Array, winner: Array, shape: tuple[int, ...], windows: Windows) 
     row = lax.broadcasted_iota(jnp.int8, spread_dy.shape, rows + 1)
     column = lax.broadcasted_iota(jnp.int8, spread_dy.shape, columns + 2)
     is_winner = spread(winner) == size * row + column
-    pooled: list[Any] = [
+    pooled = [
         length // size * size if name in "HW" else length for length, name in zip(shape, windows.layout, strict=True)
     ]
     dx = jnp.where(is_winner, spread_dy, jnp.zeros_like(spread_dy)).reshape(pooled)

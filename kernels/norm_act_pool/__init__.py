@@ -1,6 +1,5 @@
 """BatchNorm, PReLU and 2×2 max-pooling as one operation."""
 
 from kernels.norm_act_pool.api import Implementation as Implementation
-from kernels.norm_act_pool.api import Layout as Layout
 from kernels.norm_act_pool.api import norm_act_pool as norm_act_pool
 from kernels.norm_act_pool.api import norm_act_pool_inference as norm_act_pool_inference

@@ -1,8 +1,8 @@
 """The operation with a gradient of its own, for XLA:CPU.
 
-JAX's gradient of pooling is a scatter, and XLA:CPU is slow at that, and at sums over anything but arrays in memory.
-Here the gradient of the pool is a comparison of positions, sums read arrays that an optimisation barrier has put into
-memory, and nothing but x and the statistics is kept from the forward pass.
+JAX's gradient of pooling is a scatter. XLA:CPU is slow at scatters, and at sums over arrays that are not in memory.
+Here the gradient of the pool is a comparison of places, an optimisation barrier puts arrays into memory before their
+sums, and the backward pass needs x and the statistics alone.
 """
 
 import dataclasses
@@ -14,27 +14,26 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int8
 
+from kernels.max_pool import Layout
 from kernels.max_pool.windows import Windows, pixels, unpool
-from kernels.norm_act_pool.reference import per_channel
+from kernels.norm_act_pool.reference import EPSILON, per_channel
 
 
 @dataclasses.dataclass(frozen=True)
 class _Static:
     pool: bool
-    layout: str
-    axis_name: str | None
-    epsilon: float
+    layout: Layout
+    axis_names: tuple[str, ...]
 
     def sum(self, x: Float[Array, "..."]) -> Float[Array, "C"]:
         return jnp.sum(x, [axis for axis, name in enumerate(self.layout) if name != "C"])
 
-    def over_devices(self, sums: Array) -> Array:
-        return sums if self.axis_name is None else lax.psum(sums, self.axis_name)
+    def over_devices(self, sums: Float[Array, "C"]) -> Float[Array, "C"]:
+        return lax.psum(sums, self.axis_names) if self.axis_names else sums
 
-    def count(self, x: Array) -> int:
-        """How many values each channel's statistics are taken of."""
-        devices = 1 if self.axis_name is None else lax.axis_size(self.axis_name)
-        return devices * math.prod(x.shape) // x.shape[self.layout.index("C")]
+    def count(self, x: Float[Array, "..."]) -> int:
+        """The number of values in each channel's statistics."""
+        return lax.axis_size(self.axis_names) * math.prod(x.shape) // x.shape[self.layout.index("C")]
 
 
 def norm_act_pool(
@@ -44,38 +43,26 @@ def norm_act_pool(
     slope: Float[Array, ""] | None,
     *,
     pool: bool,
-    layout: str,
-    axis_name: str | None,
-    epsilon: float,
+    layout: Layout,
+    axis_names: tuple[str, ...],
 ) -> tuple[Float[Array, "..."], Float[Array, "C"], Float[Array, "C"]]:
     """As `reference`."""
-    return _norm_act_pool(_Static(pool, layout, axis_name, epsilon), x, scale, bias, slope)
+    return _norm_act_pool(_Static(pool, layout, axis_names), x, scale, bias, slope)
 
 
-def apply(
+def activate(
     x: Float[Array, "..."],
+    slope: Float[Array, ""] | None,
     scale: Float[Array, "C"],
     bias: Float[Array, "C"],
-    slope: Float[Array, ""] | None,
     mean: Float[Array, "C"],
     var: Float[Array, "C"],
     *,
-    pool: bool,
-    layout: str,
-    epsilon: float,
+    layout: Layout,
 ) -> Float[Array, "..."]:
-    """As `reference.apply`."""
-    expand = functools.partial(per_channel, layout=layout)
-    gain = scale * lax.rsqrt(var + epsilon)
-    shift = bias - mean * gain
-
-    def activate(x: Array) -> Array:
-        return _prelu(x * expand(gain) + expand(shift), slope)
-
-    if not pool:
-        return activate(x)
-    a, b, c, d = (activate(corner) for corner in pixels(x, _windows(layout)))
-    return _first_max(_first_max(a, b), _first_max(c, d))
+    """PReLU(scale · (x − mean) / √(var + ε) + bias) as one product and one sum."""
+    gain = scale * lax.rsqrt(var + EPSILON)
+    return _prelu(x * per_channel(gain, layout) + per_channel(bias - mean * gain, layout), slope)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -91,7 +78,9 @@ def _forward(
     count = static.count(x)
     mean = static.over_devices(static.sum(x)) / count
     var = static.over_devices(static.sum(jnp.square(x - per_channel(mean, static.layout)))) / count
-    y = apply(x, scale, bias, slope, mean, var, pool=static.pool, layout=static.layout, epsilon=static.epsilon)
+    seen = pixels(x, _windows(static.layout)) if static.pool else [x]
+    of_places = (activate(at, slope, scale, bias, mean, var, layout=static.layout) for at in seen)
+    y = functools.reduce(jnp.maximum, of_places)
     return (y, mean, var), (x, scale, bias, slope, mean, var)
 
 
@@ -102,17 +91,17 @@ def _backward(
 
     dbias = Σ dz,  dscale = Σ dz·x̂,  dslope = Σ dy·min(z, 0),  dx = scale/σ · (dz − dbias/M − x̂·dscale/M).
 
-    The sums are made with x, and x̂'s from theirs: x − mean would first have to be written to memory. What that costs
-    in digits, |mean|/σ, x has itself lost already when it was rounded.
+    The sums are over x, and those over x̂ follow from them: x − mean would first have to be written to memory. This
+    loses a factor |mean|/σ of precision, which x has already lost when it was rounded.
     """
     x, scale, bias, slope, mean, var = residuals
     dy, _, _ = cotangents
     expand = functools.partial(per_channel, layout=static.layout)
-    inverse_std = lax.rsqrt(var + static.epsilon)
+    inverse_std = lax.rsqrt(var + EPSILON)
     gain = scale * inverse_std
     shift = bias - mean * gain
 
-    # The gradient of the pool reaches a quarter of x, so sums are made over that quarter.
+    # The gradient of the pool reaches a quarter of x, so the sums are over that quarter.
     winner, reached = None, x
     if static.pool:
         winner, reached = lax.optimization_barrier(_pool_winners(x, gain, shift, slope, static.layout))
@@ -120,7 +109,7 @@ def _backward(
         dz, dslope = dy, None
         sum_dz, sum_dz_x = static.sum(dy), static.sum(dy * reached)
     else:
-        # Σ dz = slope·Σ dy + (1 − slope)·Σ kept, so this one product with a mask is all that has to be in memory.
+        # Σ dz = slope·Σ dy + (1 − slope)·Σ kept, so only this one product with a mask has to be in memory.
         is_positive = reached * expand(gain) + expand(shift) > 0
         kept = lax.optimization_barrier(jnp.where(is_positive, dy, jnp.zeros_like(dy)))
         sum_dy, sum_kept = static.sum(dy), static.sum(kept)
@@ -137,34 +126,25 @@ def _backward(
     per_x = gain * inverse_std * static.over_devices(dscale) / count
     constant = gain * static.over_devices(dbias) / count - mean * per_x
     dx = expand(gain) * dz - x * expand(per_x) - expand(constant)
-    # Or XLA computes dx anew inside each of its readers.
+    # Else XLA would compute dx anew inside each of its readers.
     return lax.optimization_barrier(dx), dscale, dbias, dslope
 
 
 _norm_act_pool.defvjp(_forward, _backward)
 
 
-def _prelu(z: Array, slope: Array | None) -> Array:
+def _prelu(z: Float[Array, "..."], slope: Float[Array, ""] | None) -> Float[Array, "..."]:
     return z if slope is None else jnp.where(z > 0, z, slope * z)
 
 
-def _first_max(a: Array, b: Array) -> Array:
-    return jnp.where(_is_first(a, b), a, b)
-
-
-def _is_first(a: Array, b: Array) -> Array:
-    """Whether a is the maximum, of equals the first; NaN is above all, or it would be lost."""
-    return (a >= b) | jnp.isnan(a)
-
-
-def _windows(layout: str) -> Windows:
+def _windows(layout: Layout) -> Windows:
     return Windows(size=2, stride=2, padding=0, layout=layout)
 
 
 def _pool_winners(
-    x: Array, gain: Array, shift: Array, slope: Array | None, layout: str
+    x: Array, gain: Array, shift: Array, slope: Array | None, layout: Layout
 ) -> tuple[Int8[Array, "..."], Float[Array, "..."]]:
-    """For each window the place (0 … 3) of its first maximum after the activation, and x there."""
+    """For each window, the place (0 … 3) of its first maximum after the activation, and x there."""
     expand = functools.partial(per_channel, layout=layout)
     candidates = [
         (_prelu(corner * expand(gain) + expand(shift), slope), place, corner)
@@ -172,8 +152,8 @@ def _pool_winners(
     ]
 
     def better(a: tuple, b: tuple) -> tuple:
-        first = _is_first(a[0], b[0])
-        return tuple(jnp.where(first, of_a, of_b) for of_a, of_b in zip(a, b, strict=True))
+        is_second = b[0] > a[0]  # NaN, in the statistics then, makes the whole gradient NaN
+        return tuple(jnp.where(is_second, of_b, of_a) for of_a, of_b in zip(a, b, strict=True))
 
     _, winner, reached = better(better(*candidates[:2]), better(*candidates[2:]))
     return winner.astype(jnp.int8), reached

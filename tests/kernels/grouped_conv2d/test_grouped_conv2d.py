@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
 from kernels.grouped_conv2d import grouped_conv2d
@@ -61,73 +62,92 @@ def assert_close(actual, expected, tolerance):
         assert error <= tolerance, f"{name}: {error:.1e} of the largest value"
 
 
+def run_all(arrays, implementation=None):
+    """y, dx and dw of every case of `arrays`, by one program."""
+
+    @jax.jit
+    def run(arrays):
+        def of(case):
+            groups, stride, padding = CASES[case][3:]
+            options = {"groups": groups, "stride": stride, "padding": padding, "implementation": implementation}
+            return y_dx_dw(*arrays[case], **options)
+
+        return {case: of(case) for case in arrays}
+
+    return run(arrays)
+
+
 @pytest.mark.parametrize("implementation", ["reference", "xla", "taps"])
 class TestContract:
-    def run(self, arrays, case, implementation):
-        groups, stride, padding = CASES[case][3:]
-        arguments = {"groups": groups, "stride": stride, "padding": padding, "implementation": implementation}
-        return jax.jit(functools.partial(y_dx_dw, **arguments))(*arrays)
-
-    @pytest.mark.parametrize("case", CASES)
-    def test_values_and_gradients(self, implementation, case):
-        arrays = make(*CASES[case])
-        actual = self.run(arrays, case, implementation)
-        assert_close(actual, by_definition(*arrays, *CASES[case][3:]), 2e-6)
-        assert [a.dtype for a in actual] == [np.float32] * 3
-
-    @pytest.mark.parametrize("case", ["depthwise", "groups"])
-    def test_float64(self, implementation, case):
-        arrays = make(*CASES[case], dtype=np.float64)
+    def test_values_and_gradients_in_float64(self, implementation):
+        cases = CASES if implementation == "taps" else ["depthwise_stride_2", "stride_3_unpadded"]
         with jax.enable_x64(True):
-            assert_close(self.run(arrays, case, implementation), by_definition(*arrays, *CASES[case][3:]), 1e-14)
+            arrays = {case: make(*CASES[case], dtype=np.float64) for case in cases}
+            for case, actual in run_all(arrays, implementation).items():
+                assert_close(actual, by_definition(*arrays[case], *CASES[case][3:]), 1e-14)
 
-    @pytest.mark.parametrize("case", ["depthwise", "groups"])
-    def test_bfloat16(self, implementation, case):
-        arrays = tuple(jnp.asarray(a, jnp.bfloat16) for a in make(*CASES[case]))
-        actual = self.run(arrays, case, implementation)
-        assert_close(actual, by_definition(*arrays, *CASES[case][3:]), 2**-7)
-        assert [a.dtype for a in actual] == [jnp.bfloat16] * 3
+    @pytest.mark.parametrize(("dtype", "tolerance"), [(np.float32, 2e-6), (jnp.bfloat16, 2**-7)])
+    def test_narrower_dtypes(self, implementation, dtype, tolerance):
+        arrays = {case: make(*CASES[case], dtype=dtype) for case in ("depthwise", "groups")}
+        for case, actual in run_all(arrays, implementation).items():
+            assert {a.dtype for a in actual} == {np.dtype(dtype)}
+            assert_close(actual, by_definition(*arrays[case], *CASES[case][3:]), tolerance)
 
     @pytest.mark.parametrize("case", ["depthwise", "groups_stride_2"])
     def test_vmap(self, implementation, case):
         x, w, dy = make(*CASES[case])
-        run = functools.partial(self.run, case=case, implementation=implementation)
-        actual = jax.vmap(lambda x: run((x, w, dy)))(np.stack([x, -2 * x]))
-        for i, factor in enumerate((1, -2)):
-            expected = by_definition(factor * x, w, dy, *CASES[case][3:])
+        groups, stride, padding = CASES[case][3:]
+        options = {"groups": groups, "stride": stride, "padding": padding, "implementation": implementation}
+        run = jax.jit(jax.vmap(functools.partial(y_dx_dw, **options), (0, 3, None)))
+        actual = run(np.stack([x, -2 * x]), np.stack([w, 3 * w], 3), dy)
+        for i, (of_x, of_w) in enumerate(((1, 1), (-2, 3))):
+            expected = by_definition(of_x * x, of_w * w, dy, *CASES[case][3:])
             assert_close([of_both[i] for of_both in actual], expected, 2e-6)
 
-    @pytest.mark.parametrize("case", ["depthwise", "groups"])
-    def test_gradients_under_shard_map(self, implementation, case):
-        """Each of two devices has one image; the filters are shared, so their gradient is of both."""
-        arrays = make(*CASES[case])
-        mesh = jax.make_mesh((2,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
-        images = P("data")
-        sharded = jax.shard_map(
-            lambda *arrays: self.run(arrays, case, implementation),
-            mesh=mesh,
-            in_specs=(images, P(), images),
-            out_specs=(images, images, P()),
-        )
-        assert_close(jax.jit(sharded)(*arrays), by_definition(*arrays, *CASES[case][3:]), 2e-6)
+    @pytest.mark.parametrize("axis_type", AxisType, ids=str)
+    def test_over_a_mesh(self, implementation, axis_type):
+        """An image on each of two devices, by shard_map where the mesh is manual, else by jit.
+
+        The filters are shared, so their gradient is a sum.
+        """
+        arrays = {case: make(*CASES[case]) for case in ("depthwise", "groups")}
+        specs = P("data", None, None, None), P(None, None, None, None), P("data", None, None, None)
+        kind = AxisType.Auto if axis_type == AxisType.Manual else axis_type
+        mesh = jax.make_mesh((2,), ("data",), axis_types=(kind,))
+        run = functools.partial(run_all, implementation=implementation)
+        if axis_type == AxisType.Manual:
+            out_specs = specs[0], specs[0], specs[1]
+            results = jax.jit(
+                jax.shard_map(
+                    run,
+                    mesh=mesh,
+                    in_specs=(dict.fromkeys(arrays, specs),),
+                    out_specs=dict.fromkeys(arrays, out_specs),
+                )
+            )(arrays)
+        else:
+            placings = tuple(jax.NamedSharding(mesh, spec) for spec in specs)
+            results = run({case: jax.device_put(of_case, placings) for case, of_case in arrays.items()})
+        for case, actual in results.items():
+            if axis_type == AxisType.Explicit:
+                assert [a.sharding.spec for a in actual] == [specs[0], specs[0], specs[1]]
+            assert_close(actual, by_definition(*arrays[case], *CASES[case][3:]), 2e-6)
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_equals_pytorch(case):
+def test_equals_pytorch():
     torch = pytest.importorskip("torch")
-    groups, stride, padding = CASES[case][3:]
-    x, w, dy = make(*CASES[case])
-    x_torch = torch.tensor(x.transpose(0, 3, 1, 2).copy(), requires_grad=True)
-    w_torch = torch.tensor(w.transpose(3, 2, 0, 1).copy(), requires_grad=True)
-    y_torch = torch.nn.functional.conv2d(x_torch, w_torch, stride=stride, padding=padding, groups=groups)
-    y_torch.backward(torch.tensor(dy.transpose(0, 3, 1, 2).copy()))
-    expected = y_torch.detach(), x_torch.grad
-    expected = [a.numpy().transpose(0, 2, 3, 1) for a in expected] + [w_torch.grad.numpy().transpose(2, 3, 1, 0)]
-    actual = jax.jit(functools.partial(y_dx_dw, groups=groups, stride=stride, padding=padding))(x, w, dy)
-    assert_close(actual, expected, 2e-6)
+    arrays = {case: make(*CASES[case]) for case in CASES}
+    for case, actual in run_all(arrays).items():
+        (x, w, dy), (groups, stride, padding) = arrays[case], CASES[case][3:]
+        x_torch = torch.tensor(x.transpose(0, 3, 1, 2).copy(), requires_grad=True)
+        w_torch = torch.tensor(w.transpose(3, 2, 0, 1).copy(), requires_grad=True)
+        y_torch = torch.nn.functional.conv2d(x_torch, w_torch, stride=stride, padding=padding, groups=groups)
+        y_torch.backward(torch.tensor(dy.transpose(0, 3, 1, 2).copy()))
+        images = [a.numpy().transpose(0, 2, 3, 1) for a in (y_torch.detach(), x_torch.grad)]
+        assert_close(actual, [*images, w_torch.grad.numpy().transpose(2, 3, 1, 0)], 2e-6)
 
 
-def test_checks():
+def test_checks(unenforced):
     x, w = jnp.ones((1, 4, 4, 6)), jnp.ones((3, 3, 2, 6))
     for arguments, complaint in [
         ({"implementation": "triton"}, "no implementation 'triton'"),

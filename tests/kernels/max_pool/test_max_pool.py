@@ -1,14 +1,24 @@
 """One contract for every implementation of max_pool, and PyTorch."""
 
 import functools
+import importlib.util
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from kernels.max_pool import max_pool
+from kernels.platform import portable
+
+FIXTURES = Path(__file__).parents[2] / "fixtures"
+RECORDED = np.load(FIXTURES / "torch_pools.npz")
+spec = importlib.util.spec_from_file_location("make_torch_pools", FIXTURES / "make_torch_pools.py")
+script = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(script)
 
 # batch, height, width, channels; size, stride, padding
 CASES = {
@@ -18,8 +28,10 @@ CASES = {
     "overlapping": ((2, 6, 5, 2), (3, 1, 0)),
     "as_resnet": ((2, 8, 7, 3), (3, 2, 1)),
     "apart": ((2, 8, 7, 2), (2, 3, 1)),
+    "touching_and_padded": ((1, 5, 6, 1), (3, 3, 1)),
     "smallest": ((1, 2, 2, 1), (2, 2, 0)),
     "one_pixel": ((2, 1, 1, 2), (3, 2, 1)),
+    "empty": ((0, 4, 4, 1), (2, 2, 0)),
 }
 
 
@@ -57,87 +69,130 @@ def value_and_gradient(x, dy, windows, **options):
     return y, *vjp(dy)
 
 
+def assert_right(actual, x, dy, windows, atol=1e-6):
+    for got, want in zip(actual, by_definition(x, np.asarray(dy, np.float64), windows), strict=True):
+        np.testing.assert_allclose(np.asarray(got, np.float64), want, rtol=0, atol=atol)
+
+
+def over_mesh(run, axis_type, arrays):
+    """run(arrays), whose first axes are split over two devices."""
+    if axis_type == AxisType.Manual:
+        mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,))
+        return jax.jit(jax.shard_map(run, mesh=mesh, in_specs=P("data"), out_specs=P("data")))(arrays)
+    mesh = jax.make_mesh((2,), ("data",), axis_types=(axis_type,))
+    results = jax.jit(run)(jax.device_put(arrays, NamedSharding(mesh, P("data"))))
+    if axis_type == AxisType.Explicit:
+        assert {leaf.sharding.spec for leaf in jax.tree.leaves(results)} == {P("data", None, None, None)}
+    return results
+
+
 @pytest.mark.parametrize("implementation", ["reference", "winners"])
 class TestContract:
-    def run(self, x, dy, windows, **options):
-        return jax.jit(functools.partial(value_and_gradient, windows=windows, **options))(x, dy)
+    @pytest.mark.parametrize("layout", ["NHWC", "HWCN"])
+    def test_values_and_gradients(self, implementation, layout):
+        arrays = {case: make(*CASES[case]) for case in CASES}
+
+        @jax.jit
+        def run(arrays):
+            options = {"layout": layout, "implementation": implementation}
+            return {case: value_and_gradient(*of_case, CASES[case][1], **options) for case, of_case in arrays.items()}
+
+        results = run(jax.tree.map(functools.partial(to, layout), arrays))
+        for case, (x, dy) in arrays.items():
+            back = [np.einsum(f"{layout.lower()}->nhwc", a) for a in results[case]]
+            assert_right(back, x, dy, CASES[case][1])
+
+    @pytest.mark.parametrize("case", ["odd", "as_resnet"])
+    def test_bfloat16_and_vmap(self, implementation, case):
+        shape, windows = CASES[case]
+        x, dy = make(shape, windows)
+        run = jax.jit(functools.partial(value_and_gradient, windows=windows, implementation=implementation))
+        half = x.astype(jnp.bfloat16), dy.astype(jnp.bfloat16)
+        y, dx = run(*half)
+        assert y.dtype == dx.dtype == jnp.bfloat16
+        assert_right((y, dx), *half, windows, atol=2**-7 * np.abs(dx).max().astype(float))
+        y, dx = jax.vmap(run)(np.stack([x, -x]), np.stack([dy, 2 * dy]))
+        assert_right((y[0], dx[0]), x, dy, windows)
+        assert_right((y[1], dx[1]), -x, 2 * dy, windows)
+
+    @pytest.mark.parametrize("axis_type", AxisType, ids=str)
+    def test_over_a_mesh(self, implementation, axis_type):
+        """Both kinds of windows, by shard_map where the mesh is manual, else by jit."""
+        cases = [CASES[case] for case in ("odd", "as_resnet")]
+        arrays = [make(*case) for case in cases]
+
+        def run(arrays):
+            options = {"implementation": implementation}
+            return [value_and_gradient(*of, case[1], **options) for case, of in zip(cases, arrays, strict=True)]
+
+        for got, case, (x, dy) in zip(over_mesh(run, axis_type, arrays), cases, arrays, strict=True):
+            assert_right(got, x, dy, case[1])
 
     @pytest.mark.parametrize("layout", ["NHWC", "HWCN"])
-    @pytest.mark.parametrize("case", CASES)
-    def test_values_and_gradients(self, implementation, layout, case):
-        shape, windows = CASES[case]
-        x, dy = make(shape, windows)
-        y, dx = self.run(to(layout, x), to(layout, dy), windows, layout=layout, implementation=implementation)
-        expected_y, expected_dx = by_definition(x, dy, windows)
-        np.testing.assert_array_equal(y, to(layout, expected_y))
-        np.testing.assert_allclose(dx, to(layout, expected_dx), rtol=0, atol=1e-6)
+    def test_nan_and_infinities_as_in_pytorch(self, implementation, layout):
+        """The last NaN of a window has its gradient, and the first −∞ inside the image that of a window of −∞ alone."""
+        wanted = {name: [to(layout, RECORDED[f"pooled/{name}/{a}"]) for a in ("y", "dx")] for name in script.WINDOWS}
+        dy = {name: to(layout, script.gradients(RECORDED[f"pooled/{name}/y"])) for name in wanted}
 
-    @pytest.mark.parametrize("case", ["odd", "as_resnet"])
-    def test_bfloat16(self, implementation, case):
-        shape, windows = CASES[case]
-        x, dy = (jnp.asarray(a, jnp.bfloat16) for a in make(shape, windows))
-        y, dx = self.run(x, dy, windows, implementation=implementation)
-        assert y.dtype == dx.dtype == jnp.bfloat16
-        expected_y, expected_dx = by_definition(x, np.asarray(dy, np.float64), windows)
-        np.testing.assert_array_equal(np.asarray(y, np.float64), expected_y)
-        np.testing.assert_allclose(
-            np.asarray(dx, np.float64), expected_dx, rtol=0, atol=2**-7 * np.abs(expected_dx).max()
-        )
+        @jax.jit
+        def run(x, dy):
+            options = {"layout": layout, "implementation": implementation}
+            return {name: value_and_gradient(x, dy[name], script.WINDOWS[name], **options) for name in dy}
 
-    def test_nan_is_passed_on(self, implementation):
-        x = np.zeros((1, 2, 6, 1), np.float32)
-        x[0, 0, 0] = x[0, 1, 3] = np.nan  # the first of its window, and the last
-        y = max_pool(x, implementation=implementation)
-        np.testing.assert_array_equal(np.isnan(y[0, 0, :, 0]), [True, True, False])
+        for name, results in run(to(layout, script.images()), dy).items():
+            for got, want in zip(results, wanted[name], strict=True):
+                np.testing.assert_allclose(got, want, rtol=0, atol=1e-6, err_msg=name)
 
-    @pytest.mark.parametrize("case", ["odd", "as_resnet"])
-    def test_vmap(self, implementation, case):
-        shape, windows = CASES[case]
-        x, dy = make(shape, windows)
-        run = functools.partial(self.run, windows=windows, implementation=implementation)
-        y, dx = jax.vmap(run)(np.stack([x, -x]), np.stack([dy, 2 * dy]))
-        for i, images, cotangent in ((0, x, dy), (1, -x, 2 * dy)):
-            expected_y, expected_dx = by_definition(images, cotangent, windows)
-            np.testing.assert_array_equal(y[i], expected_y)
-            np.testing.assert_allclose(dx[i], expected_dx, rtol=0, atol=1e-6)
-
-    @pytest.mark.parametrize("case", ["odd", "as_resnet"])
-    def test_under_shard_map(self, implementation, case):
-        shape, windows = CASES[case]
-        x, dy = make(shape, windows)
-        mesh = jax.make_mesh((2,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
-        run = functools.partial(value_and_gradient, windows=windows, implementation=implementation)
-        sharded = jax.shard_map(run, mesh=mesh, in_specs=P("data"), out_specs=P("data"))
-        y, dx = jax.jit(sharded)(x, dy)
-        expected_y, expected_dx = by_definition(x, dy, windows)
-        np.testing.assert_array_equal(y, expected_y)
-        np.testing.assert_allclose(dx, expected_dx, rtol=0, atol=1e-6)
+    @pytest.mark.parametrize("dtype", [np.int32, np.uint8, jnp.int4])
+    def test_integers(self, implementation, dtype):
+        """Padding is below any integer, and an integer has no gradient."""
+        x = np.array([[-8, -8, 3], [-8, -8, -5]]).clip(jnp.iinfo(dtype).min).reshape(1, 2, 3, 1)
+        pool = functools.partial(max_pool, size=3, stride=2, padding=1, implementation=implementation)
+        y, vjp = jax.vjp(pool, jnp.asarray(x, dtype))
+        assert y.dtype == dtype and y[0, 0].ravel().tolist() == [x[0, 0, 0, 0], 3]
+        assert vjp(np.zeros(y.shape, jax.dtypes.float0))[0].dtype == jax.dtypes.float0
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_equals_pytorch(case):
-    torch = pytest.importorskip("torch")
-    shape, windows = CASES[case]
-    x, dy = make(shape, windows)
-    x_torch = torch.tensor(x.transpose(0, 3, 1, 2).copy(), requires_grad=True)
-    y_torch = torch.nn.MaxPool2d(*windows)(x_torch)
-    y_torch.backward(torch.tensor(dy.transpose(0, 3, 1, 2).copy()))
-    y, dx = jax.jit(functools.partial(value_and_gradient, windows=windows))(x, dy)
-    np.testing.assert_array_equal(y, y_torch.detach().numpy().transpose(0, 2, 3, 1))
-    np.testing.assert_allclose(dx, x_torch.grad.numpy().transpose(0, 2, 3, 1), rtol=0, atol=1e-6)
+def test_the_last_place_of_the_largest_window():
+    x = np.zeros((1, 11, 11, 1), np.float32)
+    x[0, 10, 10] = 1
+    y, dx = value_and_gradient(x, jnp.full((1, 1, 1, 1), 3.0), (11, 11, 0))
+    assert y.item() == 1 and dx.sum() == dx[0, 10, 10, 0] == 3
 
 
-def test_checks():
+@pytest.mark.parametrize("name", script.WINDOWS)
+def test_the_recorded_pools_are_pytorchs(name):
+    pytest.importorskip("torch")
+    for what, live in zip(("y", "dx"), script.pooled(name), strict=True):
+        np.testing.assert_array_equal(RECORDED[f"pooled/{name}/{what}"], live)
+
+
+def test_off_the_cpu_the_value_is_xlas_own_reduction():
+    for dtype, of_padding in ((np.float32, -np.inf), (jnp.bfloat16, -np.inf), (np.int32, -(2**31))):
+        x = make((2, 8, 7, 3), (3, 2, 1))[0].astype(dtype)
+        with portable():
+            pool = jax.jit(lambda x: max_pool(x, size=3, stride=2, padding=1))
+            text = pool.lower(x).as_text()
+            y = pool(x)
+        assert text.count("reduce_window") == 1 and not np.any(np.asarray(y) == of_padding)
+        np.testing.assert_array_equal(y, max_pool(x, size=3, stride=2, padding=1))
+
+
+def test_checks(unenforced):
     x = jnp.ones((1, 4, 4, 1))
     for arguments, complaint in [
-        ({"layout": "NCHW"}, "layouts"),
-        ({"implementation": "triton"}, "no implementation 'triton'"),
-        ({"x": x[0]}, "images"),
+        ({"layout": "NCHW"}, "layouts NHWC, HWCN, not 'NCHW'"),
+        ({"implementation": "triton"}, "no implementation 'triton'; there is reference, winners, or None"),
+        ({"x": x[0]}, r"images \[NHWC\], not \(4, 4, 1\)"),
+        ({"x": x > 0}, "floating point or integers, not bool"),
+        ({"x": x.astype(jnp.complex64)}, "floating point or integers, not complex64"),
         ({"size": 0}, "size of 1 to 11"),
         ({"size": 12}, "size of 1 to 11"),
         ({"stride": 0}, "stride of 1 or more"),
+        ({"padding": -1}, "at most half the size, not 2, 2 and -1"),
         ({"size": 3, "padding": 2}, "at most half"),
         ({"size": 5}, "too small for 5×5"),
+        ({"x": x[:, :, :1]}, "too small for 2×2"),
     ]:
         with pytest.raises(ValueError, match=complaint):
             max_pool(**{"x": x, **arguments})
