@@ -42,23 +42,24 @@ def command(config: Config) -> None:
 
     from experiments.trained.network import pytorch_class, state_of_run
     from jaxnets import torch_weights
+    from jaxnets.naming import quoted
 
     recorded: dict[str, Any] = {}
     with as_user_error(ValueError), as_user_error(ImportError):
         if config.source.is_dir():
             if config.key is not None:
-                raise UserError(f"--key is for files: {config.source} is a run's folder")
+                raise UserError(f"--key is for files: {quoted(config.source)} is a run's folder")
             recorded, origin, variables = state_of_run(config.source, config.model, (config.which,))
             name = recorded["variant"]
         else:
             if config.model is None:
-                raise UserError(f"--model must say of which network {config.source} holds the weights")
-            name, origin = config.model, str(config.source)
+                raise UserError(f"--model must say of which network {quoted(config.source)} holds the weights")
+            name, origin = config.model, quoted(config.source)
             variables = torch_weights.from_torch(name, config.source, key=config.key)
         torch_weights.save(config.target, name, variables)
     parameters = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
     print(
-        f"{config.target}: {name} from {origin}; {len(jax.tree.leaves(variables))} arrays, "
+        f"{quoted(config.target)}: {name} from {origin}; {len(jax.tree.leaves(variables))} arrays, "
         f"{parameters:,} parameters, {config.target.stat().st_size:,} bytes"
     )
     print(f"they fit {pytorch_class(name, variables)}")

@@ -50,12 +50,13 @@ def command(config: Config) -> None:
         raise UserError(f"ONNX needs {' and '.join(missing)}: pip install 'jaxnets[onnx]'")
     prepare()
     from experiments.trained import exporting, network  # JAX is imported from here on, not for --help
+    from jaxnets.naming import quoted
 
     trained = network.load(config.source, config.model, config.inputs)
     with as_user_error(ValueError), as_user_error(NotImplementedError):
         report = exporting.write(trained.program(config.what), config.target)
     print(
-        f"{config.target}: {trained.name} from {trained.origin}; images, uint8 {report.images} in 0 … 255, "
+        f"{quoted(config.target)}: {trained.name} from {trained.origin}; images, uint8 {report.images} in 0 … 255, "
         f"to {config.what}, float32 {report.outputs}; {report.size:,} bytes; "
         f"{report.difference:.0e} of the largest value away from the network's own"
     )

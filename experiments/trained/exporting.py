@@ -10,11 +10,11 @@ import numpy as np
 from jaxnets.export import Program, export_onnx, export_stablehlo, load_stablehlo
 from jaxnets.files import write_atomically
 
-TOLERANCE = 1e-3  # of the largest value: what is wrong in a program is far above it, and rounding far below
+TOLERANCE = 1e-3  # of the largest value: faults in a program are far above it, and rounding far below
 
 
 class Report(NamedTuple):
-    """Shapes of what the program takes and gives, the file's size in bytes, and the difference to the network."""
+    """The shapes of the program's inputs and outputs, the file's size in bytes, and the difference to the network."""
 
     images: str
     outputs: str
@@ -23,11 +23,11 @@ class Report(NamedTuple):
 
 
 def write(program: Program, target: Path) -> Report:
-    """Writes the program as ONNX or StableHLO, as the file's ending says, once it gives what the network gives.
+    """Writes the program as ONNX or StableHLO, as the file's ending says, once its outputs equal the network's.
 
     Raises:
-      ValueError, NotImplementedError: as the exporters.
-      RuntimeError: where it gives something else.
+      ValueError, NotImplementedError: as the exporters and `check`.
+      RuntimeError: where the outputs differ.
       OSError: where it cannot be written.
     """
     content, run = (_onnx if target.suffix == ".onnx" else _stablehlo)(program)
@@ -42,9 +42,12 @@ def check(program: Program, run: Callable[[np.ndarray], np.ndarray], images: np.
     """The network's outputs, and the largest difference of the exported program's, relative to the largest output.
 
     Raises:
-      RuntimeError: where that is more than rounding.
+      ValueError: where the network's own outputs are not finite: its weights are too large.
+      RuntimeError: where the difference is more than rounding.
     """
     outputs = np.asarray(jax.jit(program.apply)(program.weights, images))
+    if not np.isfinite(outputs).all():
+        raise ValueError("the network's own outputs are not finite on images of noise: its weights are too large")
     largest = float(np.abs(outputs).max()) or 1.0
     difference = float(np.abs(run(images) - outputs).max()) / largest
     if not difference <= TOLERANCE:

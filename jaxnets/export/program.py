@@ -1,4 +1,4 @@
-"""What is exported: a function of images alone, its weights and all that comes before and after the network in it."""
+"""The exported function: from pixels to embeddings or scores, with its weights."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -26,7 +26,7 @@ ClassWeights: TypeAlias = Float[Array | np.ndarray, "C D"] | Float[Array | np.nd
 class Program:
     """`apply(weights, images)` makes `output`, float32 [N, …], of uint8 images [N, *image_shape] in 0 … 255.
 
-    Jitted as it is, `apply` is as fast as this machine can do it. `lowered` has the form for any machine.
+    Jitted, `apply` uses the fastest implementations for this machine. `lowered` has the form for any machine.
     """
 
     apply: Callable[[Weights, UInt8[Array, "N H W channels"]], Float[Array, "N ..."]]
@@ -35,13 +35,13 @@ class Program:
     output: Output
 
     def lowered(self, platforms: Sequence[str], *, weights_within: bool = False) -> jax.export.Exported:
-        """`apply` in StableHLO, of XLA's own operations in full float32, for any N.
+        """`apply` in StableHLO, of XLA's own operations in full float32, for any N ≥ 1.
 
-        With `weights_within` it is a function of images alone, which has the weights as constants.
+        With `weights_within` it is a function of images alone, and the weights are constants.
         """
         batch = jax.export.symbolic_shape("N")
         images = jax.ShapeDtypeStruct((*batch, *self.image_shape), jnp.uint8)
-        # JAX keeps what it has traced by function: these are new ones.
+        # JAX caches traces by function. New functions are traced anew, in the portable form.
         if weights_within:
             function = jax.jit(lambda images: self.apply(self.weights, images))
             arguments: tuple[Any, ...] = (images,)
@@ -53,7 +53,7 @@ class Program:
 
 
 def embeddings(model: "nn.Module", variables: Mapping[str, Any], image_shape: tuple[int, int, int]) -> Program:
-    """The network's outputs [N, D], as they are before any head.
+    """The network's outputs [N, D], before any head.
 
     Args:
       model: one of `jaxnets.create`.
@@ -80,9 +80,9 @@ def scores(
       model: one of `jaxnets.create`.
       variables: {"params": …, "batch_stats": …}, as `model.apply` takes them; other collections are left out.
       image_shape: (H, W, C).
-      class_weights: of a margin head: the scores are `jaxnets.losses.cosines`, free of the margin. None for a network
-        whose outputs are scores already.
-      scale: what cosines are multiplied by. With the s of training, a softmax gives the probabilities it trained with.
+      class_weights: of a margin head, [C, D] or [C, K, D]: the scores are `jaxnets.losses.cosines`, without the margin.
+        None for a network whose outputs are scores already.
+      scale: multiplies the cosines. With training's s, a softmax of the scores gives training's probabilities.
 
     Raises:
       ValueError: for weights that are not finite, with the name of the first array of them.

@@ -1,4 +1,4 @@
-"""Which PyTorch entry each Flax variable is: its name, its shape, and how the one is laid out as the other."""
+"""The PyTorch entry of each Flax variable: its name, its shape, and the conversion of its layout."""
 
 import dataclasses
 import functools
@@ -13,7 +13,7 @@ from jaxnets import models
 
 
 class Free(NamedTuple):
-    """A size that the weights decide: the same wherever it stands, and a multiple of `multiple`."""
+    """A size that the weights decide: one number for all entries that have it, and a multiple of `multiple`."""
 
     word: str
     multiple: int = 1
@@ -24,7 +24,7 @@ class Free(NamedTuple):
 
 Shape: TypeAlias = tuple[int | Free, ...]
 LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
-# One Flax module here; in PyTorch a convolution, a BatchNorm and a PReLU in a row.
+# One Flax module; in PyTorch an nn.Sequential of convolution, BatchNorm and PReLU.
 CONV_LAYER_LEAVES = {
     "kernel": "0.weight",
     "scale": "1.weight",
@@ -39,8 +39,8 @@ CONV_LAYER_LEAVES = {
 class Entry:
     """One array under both its names.
 
-    `shape` is Flax's. `channels` are those of the map that a Linear reads flattened: PyTorch flattens in the order
-    channel, row, column, and we in the order row, column, channel. With 1 the order stays as it is.
+    `shape` is Flax's. A Linear may read a flattened map of `channels` channels: PyTorch flattens it in the order channel,
+    row, column; Flax in the order row, column, channel. With 1 channel the orders are the same.
     """
 
     path: tuple[str, ...]
@@ -61,7 +61,7 @@ class Entry:
 
     @property
     def counter(self) -> str | None:
-        """The name of BatchNorm's count of batches, for the entry that it goes with."""
+        """The name of BatchNorm's counter of batches, for a running variance."""
         return f"{self.name.removesuffix('running_var')}num_batches_tracked" if self.path[-1] == "var" else None
 
     def to_torch(self, array: np.ndarray) -> np.ndarray:
@@ -104,7 +104,7 @@ def entries(model_name: str) -> tuple[Entry, ...]:
     Raises:
       ValueError: for an unknown network, with the nearest one.
     """
-    # A size that differs between the two is for the weights to decide.
+    # The weights decide the sizes in which these two differ.
     shapes = _shapes(model_name, outputs=2, channels=3, size=224)
     others = _shapes(model_name, outputs=5, channels=4, size=448)
     words = {(2, 5): "outputs", (3, 4): "channels"}
@@ -132,7 +132,7 @@ def _shapes(model_name: str, *, outputs: int, channels: int, size: int) -> dict[
 
 
 def _with_flattening(table: list[Entry]) -> tuple[Entry, ...]:
-    """The first Linear reads the map of the last convolution; where that is 1×1, either order is the same."""
+    """The first Linear reads the last convolution's map. Of a 1×1 map both orders are the same."""
     linear = next((entry for entry in table if len(entry.shape) == 2), None)
     if linear is None:
         return tuple(table)

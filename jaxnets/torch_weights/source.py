@@ -1,4 +1,4 @@
-"""The state dict in whatever a training script saved around it, and its arrays under the names that a network has."""
+"""Finds the state dict within a checkpoint, and gives its arrays the network's names."""
 
 import re
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ COUNTERS = ("num_batches_tracked", "n_averaged")  # BatchNorm's, and torch.optim
 
 
 def unwrapped(subject: str, source: Mapping[str, Any], key: str | None) -> Mapping[str, Any]:
-    """The state dict itself, where it lies in a dictionary of other things."""
+    """The state dict itself, where a dictionary holds it beside other things."""
     inner = [
         name
         for name, value in source.items()
@@ -39,7 +39,7 @@ def unwrapped(subject: str, source: Mapping[str, Any], key: str | None) -> Mappi
 
 
 def canonical(subject: str, state_dict: Mapping[str, Any], known: set[str]) -> dict[str, np.ndarray | str]:
-    """Arrays under the names that `entries` gives, and for what is no array a word; without counters."""
+    """Arrays under the names of `entries`, without counters. A string describes an entry that is no array."""
     names = {key: WRAPPERS.sub("", str(key)) for key in state_dict if str(key).rpartition(".")[2] not in COUNTERS}
     prefix = _shared_prefix([name for name in names.values() if name != HEAD_NAME], known)
     found: dict[str, np.ndarray | str] = {}
@@ -58,7 +58,7 @@ def _study_name(name: str) -> str:
 
 
 def _shared_prefix(names: list[str], known: set[str]) -> str:
-    """The prefix that all names have and that is no part of the network's own names; "" where there is none."""
+    """The prefix that all names share, if it is no part of the network's own names; else ""."""
     prefix = ""
     while names and not any(_study_name(name.removeprefix(prefix)) in known for name in names):
         word = names[0].removeprefix(prefix).partition(".")[0]
@@ -77,7 +77,7 @@ def _is_tensor(value: Any) -> bool:
 
 
 def as_array(value: Any) -> np.ndarray | str:
-    """An array or a tensor as NumPy's; for anything else what it is."""
+    """An array or a tensor as a NumPy array; a description of anything else."""
     if isinstance(value, Inert):
         return quoted(value.name, LONGEST_NAME)
     if not _is_tensor(value):

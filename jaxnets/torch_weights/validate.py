@@ -1,4 +1,4 @@
-"""Whether arrays are those that a network needs; if not, a sentence with all that is wrong."""
+"""Checks that arrays are those that a network needs; if not, one sentence names the faults."""
 
 from collections.abc import Iterable, Mapping
 
@@ -15,10 +15,10 @@ LONGEST_NAME = 60  # characters
 def check(
     complaint: str, expected: Mapping[str, Shape], found: Mapping[str, np.ndarray | str]
 ) -> dict[str, np.ndarray]:
-    """The arrays of `found`, where they are those of `expected` and no others; a string says what is there instead.
+    """The arrays of `found`, if their names and shapes are those of `expected`. A string describes what is no array.
 
     Raises:
-      ValueError: where they are not, beginning with `complaint`, naming the first that are missing, not expected, of
+      ValueError: if they are not, beginning with `complaint`, naming the first that are missing, not expected, of
         another shape or of a dtype that is not floating, and counting the rest.
     """
     arrays = {name: array for name, array in found.items() if isinstance(array, np.ndarray)}

@@ -12,7 +12,7 @@ from experiments import export
 from experiments.run import terminal
 from experiments.trained import exporting
 from jaxnets import checkpoint, create, torch_weights
-from jaxnets.export import load_stablehlo
+from jaxnets.export import Program, load_stablehlo
 from jaxnets.losses import cosines
 
 KINDS = pytest.mark.parametrize("kind", ["stablehlo", "onnx"])
@@ -115,6 +115,12 @@ def test_what_would_be_wrong_is_not_written(variables, tmp_path, capsys, monkeyp
     with pytest.raises(RuntimeError, match="differs from the network by nan: nothing is written"):
         said(capsys, folder, tmp_path / "file.stablehlo")
     assert not (tmp_path / "file.stablehlo").exists()
+
+
+def test_outputs_that_are_not_finite_are_not_compared():
+    program = Program(lambda weights, images: jnp.full((2, 1), jnp.inf), {}, (1, 1, 1), "scores")
+    with pytest.raises(ValueError, match="the network's own outputs are not finite"):
+        exporting.check(program, lambda images: np.ones((2, 1), np.float32), np.zeros((2, 1, 1, 1), np.uint8))
 
 
 def test_weights_that_are_not_finite_are_not_exported(variables, tmp_path, capsys):

@@ -1,4 +1,4 @@
-"""An ONNX graph under construction: nodes in order, and constants, computed here where nothing depends on images."""
+"""An ONNX graph under construction. Nodes that depend on constants alone are computed at once."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -14,15 +14,15 @@ Shape: TypeAlias = tuple[int | None, ...]  # None: a length that depends on the 
 
 @dataclasses.dataclass(frozen=True)
 class Value:
-    """A constant, or the output of a node, which is its name.
+    """A constant, or the name of a node's output.
 
-    StableHLO broadcasts by an operation of its own, and ONNX implicitly. So a value may be smaller than the value of
-    StableHLO that it stands for: a length of 1 stands for any other, until an operation needs the value `whole`.
+    StableHLO broadcasts by an operation of its own, ONNX implicitly. So a value may be smaller than the StableHLO value
+    it stands for: a length of 1 stands for any other, until an operation needs the value `whole`.
     """
 
     content: str | np.ndarray
     shape: Shape  # of the content
-    sizes: "Value | None" = None  # the shape it stands for, where images decide that one and not the content's
+    sizes: "Value | None" = None  # the full shape, if it depends on the number of images and the content's does not
 
 
 def constant(array: np.ndarray) -> Value:
@@ -39,9 +39,9 @@ class _Node:
 
 @dataclasses.dataclass(frozen=True)
 class Operation:
-    """One of StableHLO's: its attributes, the shapes and dtypes of its inputs and of its output.
+    """A StableHLO operation: its attributes, and the shapes and dtypes of its inputs and its output.
 
-    `reduction` is the operation by which it reduces, where it does.
+    `reduction` is the name of the operation that a reduction repeats.
     """
 
     name: str
@@ -54,7 +54,7 @@ class Operation:
 
 
 class Unsupported(NotImplementedError):
-    """What ONNX export does not support; `export_onnx` makes a sentence of it."""
+    """A part of StableHLO that ONNX export does not support; `export_onnx` makes a sentence of it."""
 
 
 class Graph:
@@ -76,7 +76,7 @@ class Graph:
         return Value(output, shape, sizes)
 
     def whole(self, value: Value, shape: Shape) -> Value:
-        """The value in the full shape of the one that it stands for."""
+        """The value, broadcast to the shape that it stands for."""
         if value.shape == shape:
             return dataclasses.replace(value, sizes=None)
         if value.sizes is not None:
@@ -85,7 +85,7 @@ class Graph:
         return self.add("Expand", value, constant(np.array(shape, np.int64)), shape=shape)
 
     def model(self, image_shape: Sequence[int], result: Value, output: str, shape: Sequence[int | str]) -> bytes:
-        """The graph from "images", uint8 [N, *image_shape], to float32 `output`; nodes that it does not need are left.
+        """The graph from "images", uint8 [N, *image_shape], to float32 `output`; without the nodes that it does not need.
 
         Raises:
           onnx.checker.ValidationError: for a graph that is no valid model.
@@ -126,7 +126,7 @@ def onnx_type(dtype: Any) -> int:
 
 
 def _computed(operator: str, arrays: Sequence[np.ndarray], attributes: Mapping[str, Any]) -> np.ndarray:
-    """What ONNX defines for an operator of these arrays."""
+    """The result of an operator, by ONNX's own reference implementation."""
     from onnx import helper
     from onnx.reference import ReferenceEvaluator
 
