@@ -39,8 +39,8 @@ CONV_LAYER_LEAVES = {
 class Entry:
     """One array under both its names.
 
-    `shape` is Flax's. A Linear may read a flattened map of `channels` channels: PyTorch flattens it in the order channel,
-    row, column; Flax in the order row, column, channel. With 1 channel the orders are the same.
+    `shape` is Flax's. A Linear may read a flattened map of `channels` channels: PyTorch flattens it in the order
+    channel, row, column; Flax in the order row, column, channel. With 1 channel the orders are the same.
     """
 
     path: tuple[str, ...]

@@ -67,7 +67,11 @@ def describe(file: io.BytesIO, call: Call, stored: Stored) -> Any:
             raise ValueError(f"its pickle calls a {type(function).__name__}")
         if function.arguments is not None:
             return Inert(f"{function.name}()", arguments)
-        if function.name == "copyreg._reconstructor" and arguments and type(arguments[0]) is Inert:
+        if (
+            function.name in ("copyreg._reconstructor", "copy_reg._reconstructor")
+            and arguments
+            and type(arguments[0]) is Inert
+        ):
             return Inert(arguments[0].name, ())
         made = call(function.name, arguments)
         return Inert(function.name, arguments) if made is None else made

@@ -85,7 +85,7 @@ class Graph:
         return self.add("Expand", value, constant(np.array(shape, np.int64)), shape=shape)
 
     def model(self, image_shape: Sequence[int], result: Value, output: str, shape: Sequence[int | str]) -> bytes:
-        """The graph from "images", uint8 [N, *image_shape], to float32 `output`; without the nodes that it does not need.
+        """The graph from "images", uint8 [N, *image_shape], to float32 `output`, with the nodes that it needs alone.
 
         Raises:
           onnx.checker.ValidationError: for a graph that is no valid model.

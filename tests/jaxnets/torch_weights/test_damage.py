@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import pickle
 import random
 import struct
 import zipfile
@@ -140,8 +141,11 @@ def test_zip_directories_that_lie(tmp_path):
         path.write_bytes(content)
         return path
 
-    for sizes in ((25, 24), (24, 25), (2**31, 2**31)):
-        with pytest.raises(ValueError, match=r"claim to be larger|sizes are wrong|checksum is another"):
+    for sizes in ((25, 24), (24, 25)):
+        with pytest.raises(ValueError, match=r"its record net/data/0 is encrypted, or its sizes are wrong"):
+            read(changed(20, "<II", *sizes))
+    for sizes in ((2**31, 2**31), (24, 2**31), (2**31, 24)):
+        with pytest.raises(ValueError, match="its records claim to be larger than the file"):
             read(changed(20, "<II", *sizes))
     with pytest.raises(ValueError, match=r"its record net/data/0 is damaged: its checksum is another"):
         read(changed(16, "<I", 1))
@@ -150,6 +154,20 @@ def test_zip_directories_that_lie(tmp_path):
         read(changed(42, "<I", 1))
     with pytest.raises(ValueError, match="encrypted"):
         read(changed(8, "<H", 1))
+
+
+def test_storages_of_the_older_format_that_lie(tmp_path):
+    path, body = tmp_path / "net.pth", mapping(x=tensor(storage("0", 6)))
+    whole = write(path, "legacy", body, {"0": SIX}).read_bytes()
+    path.write_bytes(whole[:-1])
+    with pytest.raises(ValueError, match=r"its storage 0 is twice in it, or ends after the file"):
+        read(path)
+    keys = pickle.dumps(["0"], 2)
+    path.write_bytes(whole.replace(keys, pickle.dumps(["0", "0"], 2)) + whole[-32:])
+    with pytest.raises(ValueError, match=r"its storage 0 is twice in it, or ends after the file"):
+        read(path)
+    with pytest.raises(ValueError, match="its storages claim to be larger than the file"):
+        read(write(path, "legacy", mapping(x=tensor(storage("0", 2**40))), {"0": SIX}))
 
 
 def test_limits_of_size(tmp_path, monkeypatch):

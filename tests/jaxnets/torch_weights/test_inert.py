@@ -8,6 +8,7 @@ import os
 import pickle
 import struct
 import warnings
+import zipfile
 from pathlib import Path, PurePosixPath
 
 import jax
@@ -121,6 +122,21 @@ def test_the_same_attacks_do_run_in_pickle_itself(attack, tmp_path):
     assert marker.exists()
 
 
+def test_results_are_named_as_such(load):
+    """The result of a call is nothing that can be called in its turn."""
+    found = load(mapping(a=hostile("")["getattr"][1]))["a"]
+    assert repr(found) == "<builtins.getattr(), never called>"
+
+
+def test_objects_of_the_oldest_protocols(tmp_path):
+    for protocol in (0, 1):
+        path = tmp_path / "net.pth"
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("net/data.pkl", pickle.dumps({"a": argparse.Namespace(lr=0.1), "b": [1, (2,)]}, protocol))
+        found = read(path)
+        assert found["a"].name == "argparse.Namespace" and found["a"].state == {"lr": 0.1} and found["b"] == [1, (2,)]
+
+
 def test_a_hostile_name_cannot_reach_the_terminal(load):
     with pytest.raises(ValueError, match=r"holds no dictionary of weights, but <a\.\\x1b\[2J\\n") as error:
         load(lit("a") + lit("\x1b[2J\n" + "b" * 1000) + b"\x93")
@@ -212,11 +228,11 @@ def test_modules_that_contain_themselves_end(load):
     ring = named("__main__.Net") + b")\x81q\x07" + parts + b"b"
     with pytest.raises(ValueError, match="modules are nested without end"):
         load(ring)
-    doubling = a_module(mapping(w=tensor(storage("0", 6))))
-    for _ in range(40):
-        doubling = doubling + b"q\x090" + a_module(modules=mapping(a=b"h\x09", b=b"h\x09"))
-    with pytest.raises(ValueError, match="modules are nested without end"):
-        load(doubling, {"0": SIX})
+    for doubling, storages in ((a_module(mapping(w=tensor(storage("0", 6)))), {"0": SIX}), (a_module(), {})):
+        for _ in range(40):
+            doubling = doubling + b"q\x090" + a_module(modules=mapping(a=b"h\x09", b=b"h\x09"))
+        with pytest.raises(ValueError, match="modules are nested without end"):
+            load(doubling, storages)
 
 
 def test_whole_modules_and_checkpoints_of_pytorch_itself(thin, torch_files, thin_weights, tmp_path):
