@@ -22,6 +22,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
+from jaxnets.domains import check_count
 from jaxnets.naming import quoted
 
 SPARE = 2**20  # bytes that a checkpoint takes beyond its arrays, and more
@@ -53,8 +54,11 @@ def save(directory: Path, number: int, tree: Any, *, keep: int, num_classes: int
         so that a checkpoint of padded class weights does not depend on the number of devices.
 
     Raises:
+      ValueError: for a negative `number`, or a `keep` below 1.
       OSError: where it could not be written.
     """
+    check_count("number", number, least=0)
+    check_count("keep", keep)
     flat, structure = jax.tree_util.tree_flatten_with_path(tree)
     arrays = {_name(path): _cropped(_name(path), leaf, num_classes) for path, leaf in flat}
     directory.mkdir(parents=True, exist_ok=True)

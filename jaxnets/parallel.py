@@ -72,11 +72,18 @@ def place(dataset: Dataset, mesh: Mesh) -> Dataset:
 def sharded_step(step: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
     """`jaxnets.train_step` over a mesh: jitted, the state replicated, the batch split over the devices.
 
-    The batch size must be a multiple of the number of devices. The result is the step on the whole batch.
+    The result is the step on the whole batch. It raises ValueError for a batch that does not divide by the devices.
     """
     local = partial(step, axis_name=AXIS)
     sharded = jax.shard_map(local, mesh=mesh, in_specs=(P(), P(AXIS)), out_specs=(P(), P()))
-    return jit_with(quick_compilation(), sharded)
+
+    def whole(state: Any, batch: Any) -> Any:
+        sizes = {len(leaf) for leaf in jax.tree.leaves(batch)}
+        if any(size % mesh.size for size in sizes):
+            raise ValueError(f"a batch of {max(sizes)} does not divide by {mesh.size} devices")
+        return sharded(state, batch)
+
+    return jit_with(quick_compilation(), whole)
 
 
 def sharded_take_steps(mesh: Mesh) -> Callable[..., Any]:

@@ -95,6 +95,16 @@ def test_reading_changes_nothing_and_nothing_is_none(saved, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_numbers_that_cannot_be_saved_are_refused(tmp_path):
+    for number, keep, message in (
+        (-1, 1, "number must be an integer of 0 or more"),
+        (1, 0, "keep must be an integer of 1"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            checkpoint.save(tmp_path, number, tree(), keep=keep)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_number_can_be_saved_again(copied):
     checkpoint.save(copied, 10, tree(3), keep=2)
     assert_same(checkpoint.restore(copied, tree(0))[1], tree(3))

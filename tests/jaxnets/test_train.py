@@ -32,7 +32,10 @@ from jaxnets.train import is_finite
 
 THIN = ConvStack(Backbone(((4, 3, 1), "M")))
 HEAD = MarginHead(10, ArcFace(0.3), 3.0)
-WITH_STATISTICS = [MarginHead(10, AdaFace(0.4), 3.0), MarginHead(10, CurricularFace(0.5), 3.0, num_subcenters=2)]
+WITH_STATISTICS = [
+    MarginHead(10, AdaFace(0.4, t_alpha=1.0), 3.0),
+    MarginHead(10, CurricularFace(0.5), 3.0, num_subcenters=2),
+]
 step = jax.jit(train_step)
 
 
@@ -304,6 +307,11 @@ def test_a_sharded_epoch_equals_a_plain_one_with_its_short_last_batch():
     chex.assert_trees_all_close(ends[0][1], ends[1][1], rtol=1e-4, atol=1e-6)
     for plain, sharded in zip(*(jax.tree.leaves(moved) for moved, _ in ends), strict=True):
         np.testing.assert_allclose(sharded, plain, atol=0.02 * np.abs(plain).max())
+
+
+def test_a_batch_that_does_not_divide_is_refused(state):
+    with pytest.raises(ValueError, match="a batch of 12 does not divide by 8 devices"):
+        sharded_step(train_step, data_mesh(8))(state, made_up(12))
 
 
 def test_more_devices_than_there_are():
