@@ -18,13 +18,9 @@ NESTED_CONV_LAYER = re.compile(r"^(hidden_layer\.\d+)\.[^.]+\.(\d\.\w+)$")
 COUNTERS = ("num_batches_tracked", "n_averaged")  # BatchNorm's, and torch.optim.swa_utils.AveragedModel's
 
 
-def unwrapped(subject: str, source: Mapping[str, Any], key: str | None) -> Mapping[str, Any]:
+def unwrapped(subject: str, source: Mapping[str, Any], key: str | None, known: set[str]) -> Mapping[str, Any]:
     """The state dict itself, where a dictionary holds it beside other things."""
-    inner = [
-        name
-        for name, value in source.items()
-        if isinstance(value, Mapping) and value and all(map(_is_array, value.values()))
-    ]
+    inner = [name for name, value in source.items() if isinstance(value, Mapping) and _may_be_state_dict(value)]
     names = ", ".join(quoted(name, LONGEST_NAME) for name in inner[:MOST_NAMED])
     if key is not None:
         for part in key.split("."):
@@ -33,6 +29,9 @@ def unwrapped(subject: str, source: Mapping[str, Any], key: str | None) -> Mappi
                 raise ValueError(f"{subject} holds no state dict {quoted(key)!r}{f', but {names}' if names else ''}")
             source = found
         return source
+    if len(inner) > 1:
+        fitting = [name for name in inner if _has_names_of(source[name], known)]
+        inner = fitting if len(fitting) == 1 else inner
     if len(inner) > 1:
         raise ValueError(f"{subject} holds several state dicts ({names}): choose one by its key")
     return source[inner[0]] if inner else source
@@ -51,6 +50,17 @@ def canonical(subject: str, state_dict: Mapping[str, Any], known: set[str]) -> d
             raise ValueError(f"{subject} has both {first} and {second}, which are the same entry")
         found[name], origins[name] = as_array(state_dict[key]), str(key)
     return found
+
+
+def _may_be_state_dict(value: Mapping[str, Any]) -> bool:
+    kinds = [_is_array(entry) for entry in value.values() if not isinstance(entry, Inert)]
+    return any(kinds) and all(kinds)
+
+
+def _has_names_of(state_dict: Mapping[str, Any], known: set[str]) -> bool:
+    names = [WRAPPERS.sub("", str(key)) for key in state_dict]
+    prefix = _shared_prefix(names, known)
+    return any(_study_name(name.removeprefix(prefix)) in known for name in names)
 
 
 def _study_name(name: str) -> str:

@@ -1,4 +1,4 @@
-"""A PyTorch state dict made of a network's Flax variables, and variables made of a state dict."""
+"""Converts a network's Flax variables to a PyTorch state dict, and back."""
 
 import os
 from collections.abc import Iterator, Mapping
@@ -35,7 +35,8 @@ def from_torch(
     Args:
       model_name: one of `jaxnets.models.NAMES`.
       state_dict_or_path: a state dict of arrays or tensors, or a .safetensors or .pth file as `read` takes it.
-      key: of several state dicts in a dictionary the one to take, as in "model_ema" or "ema.shadow".
+      key: of several state dicts in a dictionary the one to take, as in "model_ema" or "ema.shadow". None takes the
+        only one, or the only one that has names of the network.
       num_outputs: refuses weights for another number of outputs; None takes any.
 
     Returns:
@@ -52,7 +53,8 @@ def from_torch(
     else:
         subject, source = quoted(state_dict_or_path), read(state_dict_or_path)
     table = entries(model_name)
-    found = canonical(subject, unwrapped(subject, source, key), {entry.name for entry in table})
+    known = {entry.name for entry in table}
+    found = canonical(subject, unwrapped(subject, source, key, known), known)
     if HEAD_NAME in found:
         table += (head(found[HEAD_NAME]),)
     complaint = f"{subject} does not fit {model_name}"
@@ -73,22 +75,21 @@ def from_torch(
 def to_torch(model_name: str, variables: Mapping[str, Any] | TrainState) -> dict[str, np.ndarray]:
     """PyTorch's state dict for a network, from its Flax variables or its training state: the inverse of `from_torch`.
 
-    `torch_class` says which PyTorch class it fits.
-
+    It fits torchvision's network of the same name, or the study's `Net` or `Mynn` (experiments/torch_peer.py).
     `num_batches_tracked` is 0, int64, as in a module that has not trained; PyTorch reads it only where BatchNorm's
     momentum is None.
 
     Args:
       model_name: one of `jaxnets.models.NAMES`.
       variables: {"params": …, "batch_stats": …}, and {"head": {"class_weights": [C, D]}} to get `head.weight` as well;
-        or a `jaxnets.TrainState`, which has them all (the averaged ones, where it averages).
+        or a `jaxnets.TrainState`, which has them all (averaged, where it averages).
 
     Returns:
       NumPy arrays by PyTorch's names. Without `head.weight`, `load_state_dict(…, strict=True)` takes them, each as
       `torch.from_numpy` makes a tensor of it.
 
     Raises:
-      ValueError: for an unknown network, and for variables that are not that network's, naming all that is wrong.
+      ValueError: for an unknown network, and for variables that are not that network's, naming the faults.
     """
     if isinstance(variables, TrainState):
         variables = _variables_of(variables)

@@ -6,6 +6,7 @@ import pytest
 
 from jaxnets import create
 from jaxnets.torch_weights import from_torch, to_torch
+from jaxnets.torch_weights.pickles import Inert
 
 
 def same_bits(ours, theirs):
@@ -18,13 +19,26 @@ def same_bits(ours, theirs):
     [
         lambda weights: {"state_dict": weights, "epoch": 3, "best": np.float32(0.5)},
         lambda weights: {"model": weights, "optimizer": {"state": {0: {"step": np.ones(())}}, "param_groups": [{}]}},
+        lambda weights: {
+            "model": {f"net.{k}": v for k, v in weights.items()},
+            "rng": {"cpu": np.ones(3), "gpu": np.ones(3)},
+        },
         lambda weights: {f"module.{name}": value for name, value in weights.items()},
         lambda weights: {f"_orig_mod.module.{name}": value for name, value in weights.items()},
         lambda weights: {name.replace("hidden_layer.2.", "hidden_layer.2.layer."): v for name, v in weights.items()},
         lambda weights: {name.replace("hidden_layer.2.", "hidden_layer.2.0."): v for name, v in weights.items()},
         lambda weights: weights | {"hidden_layer.2.1.num_batches_tracked": np.array(17)},
     ],
-    ids=["state_dict", "model", "module", "compiled", "one level more", "one numbered level more", "counter"],
+    ids=[
+        "state_dict",
+        "model",
+        "beside other arrays",
+        "module",
+        "compiled",
+        "one level more",
+        "one numbered level more",
+        "counter",
+    ],
 )
 def test_accepted_forms(wrap, thin, thin_weights):
     same_bits(from_torch(thin, wrap(thin_weights)), from_torch(thin, thin_weights))
@@ -86,6 +100,13 @@ def test_live_tensors_without_a_dtype_of_numpys_are_named(thin, thin_weights):
     ):
         with pytest.raises(ValueError, match=rf"no floating-point array: fc\.0\.bias \({name}\)$"):
             from_torch(thin, weights | {"fc.0.bias": tensor})
+
+
+def test_an_inert_entry_is_named(thin, thin_weights):
+    state_dict = thin_weights | {"fc.0.bias": Inert("torch.float8_e4m3fn tensor", ())}
+    for source in (state_dict, {"model": state_dict, "epoch": 3}):
+        with pytest.raises(ValueError, match=r"no floating-point array: fc\.0\.bias \(torch\.float8_e4m3fn tensor\)$"):
+            from_torch(thin, source)
 
 
 def test_many_faults_are_counted(thin, thin_weights):
