@@ -1,6 +1,7 @@
-"""Random changes of images that leave what they show the same: mirrored, cropped, recoloured; on the device, by a key.
+"""Random augmentation of images on the device: mirroring, cropping, changes of colour.
 
-The functions on one image are pure and take floats, so that they compose, and `augment` maps them over a batch.
+Functions of one image are pure and take floats, so that they compose; `augment` maps them over a batch, with a key for
+each image.
 """
 
 import dataclasses
@@ -19,17 +20,16 @@ _LUMA = (0.2989, 0.587, 0.114)  # ITU-R 601, to torchvision's four digits
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-    """How strongly images are changed. Zeros, and `smallest_area` and `widest_ratio` of 1, change nothing.
+    """The strength of each change. Zeros, and 1 for `smallest_area` and `widest_ratio`, change nothing.
 
     Attributes:
       flip: the probability of mirroring left and right.
-      smallest_area: of a crop, as a share of the image's, in (0, 1]; the largest is 1.
-      widest_ratio: the greatest ratio of a crop's relative width to its relative height, and of the latter to the
-        former, at least 1.
-      brightness, contrast, saturation: each factor is drawn uniformly from 1 ∓ this, in [0, 1].
+      smallest_area: the smallest area of a crop as a share of the image, in (0, 1].
+      widest_ratio: the largest ratio of relative width to relative height of a crop, or of height to width, 1 or more.
+      brightness, contrast, saturation: each factor is drawn uniformly from 1 ± this number, in [0, 1].
 
     Raises:
-      ValueError: for a number outside these.
+      ValueError: for a number outside its domain.
     """
 
     flip: float | int = 0.5
@@ -49,9 +49,12 @@ class Augmentation:
 def augment(
     keys: Key[Array, "N"], images: UInt8[Array | np.ndarray, "N H W C"], augmentation: Augmentation | None = None
 ) -> UInt8[Array, "N H W C"]:
-    """Each image changed as its key determines, whatever shares its batch; None takes `Augmentation`'s defaults.
+    """Changes each image as its key determines, independently of the rest of the batch.
 
-    The keys are as `jax.random.split(key, N)` gives them.
+    Args:
+      keys: [N], for example of `jax.random.split(key, N)`.
+      images: [N, H, W, C], uint8.
+      augmentation: the strength of the changes; None for the defaults.
     """
     how = Augmentation() if augmentation is None else augmentation
 
@@ -75,17 +78,18 @@ def augment(
 
 
 def flip(image: Float[Array, "H W C"]) -> Float[Array, "H W C"]:
-    """Left and right exchanged."""
+    """Exchanges left and right."""
     return image[:, ::-1]
 
 
 def choose_crop(
     numbers: Float[Array, "4"], smallest_area: float | int, widest_ratio: float | int
 ) -> tuple[Float[Array, "2"], Float[Array, "2"]]:
-    """A crop's first corner and its size, both (vertical, horizontal) in shares of the image, by numbers in [0, 1).
+    """The first corner and the size of a crop, both (vertical, horizontal) as shares of the image.
 
-    As in torchvision's `RandomResizedCrop`, its area is uniform from the smallest to 1 and its ratio log-uniform; but
-    where a side gets longer than the image's, it is as long as that, and nothing is drawn again.
+    As in torchvision's `RandomResizedCrop`, the area is uniform from the smallest to 1, and the ratio is log-uniform.
+    Unlike there, a side longer than the image is cut to its length instead of drawing again. `numbers` are uniform in
+    [0, 1).
     """
     area = smallest_area + (1 - smallest_area) * numbers[0]
     half_log_ratio = (numbers[1] - 0.5) * math.log(widest_ratio)
@@ -96,10 +100,10 @@ def choose_crop(
 def crop_and_resize(
     image: Float[Array, "H W C"], corner: Float[Array, "2"], size: Float[Array, "2"]
 ) -> Float[Array, "H W C"]:
-    """A part of the image at the image's size, bilinear; `corner` and `size` as `choose_crop` gives them.
+    """A part of the image, resized to the size of the image bilinearly; `corner` and `size` as of `choose_crop`.
 
-    The whole image (0, 1) is itself. Pixels at the crop's rim are blended with those beyond it, as Pillow's
-    `resize(box=…)` does it; torchvision cuts first, and repeats the last pixel.
+    Corner 0 and size 1 give the image itself. Pixels at the edge of the crop are blended with pixels outside it, as in
+    Pillow's `resize(box=…)`; torchvision crops first and repeats the last pixel.
     """
     scale = 1 / size
     translation = -corner * jnp.array(image.shape[:2], image.dtype) * scale
@@ -107,17 +111,17 @@ def crop_and_resize(
 
 
 def adjust_brightness(image: Float[Array, "H W C"], factor: Float[Array, ""]) -> Float[Array, "H W C"]:
-    """All values in [0, 1] times the factor, and clipped there; torchvision's."""
+    """Multiplies all values by the factor and clips them to [0, 1], as torchvision does."""
     return jnp.clip(image * factor, 0, 1)
 
 
 def adjust_contrast(image: Float[Array, "H W C"], factor: Float[Array, ""]) -> Float[Array, "H W C"]:
-    """The distance of all values in [0, 1] to the mean grey times the factor, and clipped there; torchvision's."""
+    """Multiplies the distance of all values to the mean grey by the factor and clips to [0, 1], as torchvision does."""
     return _blend(image, _grey(image).mean(), factor)
 
 
 def adjust_saturation(image: Float[Array, "H W C"], factor: Float[Array, ""]) -> Float[Array, "H W C"]:
-    """The distance of values in [0, 1] to their own pixel's grey times the factor, and clipped there; torchvision's."""
+    """Multiplies the distance of values to the grey of their pixel by the factor; clips to [0, 1], as torchvision."""
     return _blend(image, _grey(image), factor)
 
 

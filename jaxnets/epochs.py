@@ -1,4 +1,4 @@
-"""Whole epochs over a set that lives on the device as uint8, or on the host where it does not fit, and evaluation."""
+"""Whole epochs over a set of uint8 images, on the device or, where it does not fit, on the host; and evaluation."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -23,11 +23,15 @@ from kernels.platform import jit_with, quick_compilation
 
 
 class Totals(NamedTuple):
-    """Sums over the steps of an epoch so far, and the mean loss of each.
+    """Sums over the steps of an epoch so far.
 
-    `examples` counts the rows that are not labelled −1, over which `loss` is the sum and `correct` the number of right
-    predictions. `bad_step` is the first step whose loss was not finite, or −1; `taken` counts the steps, and beyond it
-    `losses` are zeros.
+    Attributes:
+      loss: the sum of the losses of all rows whose label is not −1.
+      correct: the number of right predictions among these rows.
+      examples: the number of these rows.
+      bad_step: the first step whose loss was not finite; −1 if there is none.
+      taken: the number of steps so far.
+      losses: the mean loss of each step; zeros for the steps to come.
     """
 
     loss: Float[Array, ""]
@@ -46,7 +50,7 @@ class Totals(NamedTuple):
 
 @partial(jax.jit, static_argnames="num_examples")
 def epoch_order(key: Array, epoch: int | Int[Array, ""], num_examples: int) -> Int[Array, "N"]:
-    """The order in which an epoch, counted from 0, sees the examples: a permutation that the state's key determines."""
+    """The order of the examples in an epoch, counted from 0: a permutation determined by the state's key."""
     order_key, _ = jax.random.split(key)
     return jax.random.permutation(jax.random.fold_in(order_key, epoch), num_examples)
 
@@ -54,7 +58,7 @@ def epoch_order(key: Array, epoch: int | Int[Array, ""], num_examples: int) -> I
 def take_batch(
     state: TrainState, totals: Totals, batch: Split, axis_name: str | None = None
 ) -> tuple[TrainState, Totals]:
-    """`train_step`, summed up. With `axis_name`, `batch` is this device's share."""
+    """`train_step`, with its metrics added to the totals. With `axis_name`, `batch` is this device's share."""
     new_state, metrics = train_step(state, batch, axis_name)
     loss, examples = metrics["loss"].astype(totals.loss.dtype), metrics["examples"].astype(totals.loss.dtype)
     new_totals = Totals(
@@ -99,17 +103,17 @@ def take_steps(
 
 @cache
 def _jitted(steps: Callable[..., Any], *static: str) -> Callable[..., Any]:
-    """Made on first use, since the platform decides how it is compiled."""
+    """Made at the first use: the compiler options depend on the platform."""
     return jit_with(quick_compilation(), steps, static_argnames=static, donate_argnames=("state", "totals"))
 
 
 def _zero_beside(state: TrainState, steps: int) -> Totals:
-    """`Totals.zero` on the devices of the state: placed elsewhere, they would come back there, and be traced twice."""
+    """`Totals.zero` on the devices of the state. Elsewhere, the step would be traced again for its own results."""
     return jax.jit(Totals.zero, static_argnums=0, out_shardings=state.step.sharding)(steps)
 
 
 class EpochPlan(NamedTuple):
-    """How an epoch is divided: `steps` batches of `batch_size`, the last one of `last_batch_size`."""
+    """How an epoch is divided: `steps` batches of `batch_size`, of which the last has `last_batch_size`."""
 
     batch_size: int
     steps: int
@@ -138,18 +142,18 @@ class EpochPlan(NamedTuple):
 def steps_per_call() -> int | None:
     """Steps in one jitted call: one on the CPU, None (all of an epoch's full batches) elsewhere.
 
-    On the CPU one scan gains a few percent at most over a Python loop over the jitted step (`python -m
-    experiments.bench epoch` measures both), and a loop can show progress, stop and save between steps, of which the
-    widest network takes a second each. On a GPU a step can be shorter than its dispatch.
+    On the CPU a scan is at most a few percent faster than a Python loop over the jitted step (`python -m
+    experiments.bench epoch` measures both). A loop can show progress, stop and save between steps, which take up to a
+    second each. On a GPU a step can be shorter than its dispatch.
     """
     return 1 if jax.default_backend() == "cpu" else None
 
 
 def epoch_calls(plan: EpochPlan, done: int, per_call: int | None) -> Iterator[tuple[int, int, int]]:
-    """The (first step, batch size, steps) of each call that finishes an epoch of which `done` steps are taken.
+    """The (first step, batch size, steps) of each call that remains in an epoch after `done` steps.
 
-    A full batch and the short last one never share a call, and calls lie on a fixed grid, so that an epoch interrupted
-    and resumed makes the very calls that an uninterrupted one makes.
+    A full batch and the short last one never share a call. Calls lie on a fixed grid: a resumed epoch makes the same
+    calls as an uninterrupted one.
     """
     full = plan.steps if plan.last_batch_size == plan.batch_size else plan.steps - 1
     stride = per_call or max(full, 1)
@@ -169,10 +173,11 @@ def train_epoch_by_call(
     totals: Totals | None = None,
     take: Any = None,
 ) -> Iterator[tuple[TrainState, Totals, int]]:
-    """Yields (state, totals so far, steps done) after each jitted call of an epoch, which may be resumed at `done`.
+    """Yields (state, totals so far, steps done) after each jitted call of an epoch, beginning after `done` steps.
 
-    A split on the host (NumPy) stays there, and gives its batches one by one, in the same order and to the same bits.
-    `state` is given up: its buffers are reused. `take` stands in for the jitted `take_steps` (see `jaxnets.parallel`).
+    A split on the host (NumPy) stays there; its batches go to the device one by one, in the same order and with the
+    same results bit for bit. The buffers of `state` are reused: use the yielded state instead. `take` replaces the
+    jitted `take_steps` (see `jaxnets.parallel`).
     """
     take = take or _jitted(take_steps, "batch_size", "steps", "axis_name")
     totals = _zero_beside(state, plan.steps) if totals is None else totals
@@ -189,7 +194,7 @@ def train_epoch_by_call(
 def _batches_from_host(
     split: Split, order: Int[np.ndarray, "N"], plan: EpochPlan, done: int
 ) -> Iterator[tuple[Split, Int[Array, "B"]]]:
-    """Batches on the device, each as a split of its own with its order; a thread gathers the next one meanwhile."""
+    """Batches on the device, each as a split with its own order; a thread gathers the next one in the meantime."""
 
     def batch(step: int) -> tuple[Split, Int[Array, "B"]]:
         indices = order[: plan.examples][step * plan.batch_size : (step + 1) * plan.batch_size]
@@ -208,7 +213,7 @@ def _batches_from_host(
 def train_epoch_by_stream(
     state: TrainState, stream: Stream, plan: EpochPlan, epoch: int, *, done: int = 0, totals: Totals | None = None
 ) -> Iterator[tuple[TrainState, Totals, int]]:
-    """As `train_epoch_by_call`, of pictures that are decoded as they are needed, in the stream's own order."""
+    """Like `train_epoch_by_call`, for pictures that are decoded when they are needed, in the order of the stream."""
     totals = _zero_beside(state, plan.steps) if totals is None else totals
     stream.restore({**stream.state(), "position": epoch * len(stream) + done * plan.batch_size})
     for taken, batch in zip(range(done + 1, plan.steps + 1), stream, strict=False):
@@ -219,16 +224,16 @@ def train_epoch_by_stream(
 def train_epoch(
     state: TrainState, split: Split, batch_size: int, *, steps: int | None = None
 ) -> tuple[TrainState, dict[str, float]]:
-    """One epoch over a set on the device, in an order of its own, a short last batch kept.
+    """One epoch over a set, in a new order, including a short last batch.
 
     Args:
-      state: is given up; use the returned one.
+      state: its buffers are reused; use the returned state instead.
       split: uint8 images and labels, on the device if they fit there (`Dataset.to_device`).
       batch_size: examples a step.
       steps: stop after so many; None takes all.
 
     Returns:
-      The state, and the epoch's mean `loss` and margin-free `accuracy` over its batches as they were trained on.
+      The state, and the mean `loss` and margin-free `accuracy` of the batches at the time they were trained on.
     """
     plan = EpochPlan.of(split.labels.shape[0], batch_size, steps)
     *_, (state, totals, _) = train_epoch_by_call(state, split, plan, int(state.step) // plan.steps)
@@ -236,7 +241,7 @@ def train_epoch(
 
 
 def mean_metrics(totals: Totals) -> dict[str, float]:
-    """The means over the rows that count; NaN where none does."""
+    """The means over all rows whose label is not −1; NaN if there are none."""
     examples = int(totals.examples) or math.nan
     return {"loss": float(totals.loss) / examples, "accuracy": int(totals.correct) / examples}
 
@@ -244,7 +249,7 @@ def mean_metrics(totals: Totals) -> dict[str, float]:
 class Evaluation(NamedTuple):
     """Host arrays over a whole set [N], and their means over the rows that are not labelled −1.
 
-    `accuracy` is margin-free. Where no row counts, both means are NaN.
+    `accuracy` is margin-free. Without such rows both means are NaN.
     """
 
     embeddings: Float[np.ndarray, "N D"]
@@ -257,10 +262,10 @@ _eval_step = jax.jit(eval_step)
 
 
 def evaluate(state: TrainState, split: Split, batch_size: int = 1000) -> Evaluation:
-    """The network in inference over a whole set, in batches of one size, so that it compiles once.
+    """Applies the network in inference to a whole set, in batches of one size, so that it is compiled once.
 
     Raises:
-      ValueError: for no labels, or one that is neither a class of the head nor −1; and for an empty set.
+      ValueError: for missing labels, a label that is neither a class of the head nor −1, or an empty set.
     """
     check_count("batch_size", batch_size)
     labels = np.asarray(as_labels(split.labels))
@@ -271,7 +276,7 @@ def evaluate(state: TrainState, split: Split, batch_size: int = 1000) -> Evaluat
     for start in range(0, len(labels), batch_size):
         indices = np.minimum(np.arange(start, start + batch_size, dtype=np.int32), len(labels) - 1)
         outputs.append(_eval_step(state, Split(rows(split.images, indices), labels[indices])))
-        jax.block_until_ready(outputs[-2:-1])  # or all batches would be under way at once, with their activations
+        jax.block_until_ready(outputs[-2:-1])  # otherwise the activations of all batches are in memory at once
     embeddings, losses, predictions = (
         np.concatenate([np.asarray(batch[field]) for batch in outputs])[: len(labels)] for field in range(3)
     )

@@ -1,4 +1,4 @@
-"""What stands between a network's outputs and its loss, with parameters of its own."""
+"""Heads: the last layer of a network with its loss, its predictions and its own parameters."""
 
 import dataclasses
 from typing import get_args
@@ -18,12 +18,21 @@ from kernels.margin_softmax import MarginGrad
 
 @dataclasses.dataclass(frozen=True)
 class MarginHead:
-    """A weight vector for each class; the loss is `margin_softmax_loss`, a prediction the class nearest in angle.
+    """A weight vector for each class, with `margin_softmax_loss` as the loss. It predicts the class nearest in angle.
 
-    Predictions are free of the margin: with it, accuracy would read near zero while the classes are already apart.
-    With `num_subcenters` above 1 a class has as many vectors, and is as near as the nearest. AdaFace and CurricularFace
-    have statistics, which training updates; for all other margins they are empty. `min_norm` keeps short embeddings
-    from steep gradients: worth having where there are few outputs (see `jaxnets.losses.limit_gradient`).
+    Predictions ignore the margin: with it, accuracy would be near zero while the classes are already separated.
+
+    Attributes:
+      num_classes: C.
+      margin: one of `jaxnets.margins`. AdaFace and CurricularFace have statistics, which training updates.
+      scale: s, above 0.
+      num_subcenters: vectors for each class, of which the nearest counts.
+      margin_grad: "exact" or "straight_through", see `jaxnets.margin_softmax_loss`.
+      min_norm: limits the gradient of shorter embeddings, which helps networks with few outputs (see
+        `jaxnets.losses.limit_gradient`).
+
+    Raises:
+      ValueError: for a number outside its domain.
     """
 
     num_classes: int
@@ -85,7 +94,7 @@ class MarginHead:
 
 @dataclasses.dataclass(frozen=True)
 class ScoresHead:
-    """For networks whose outputs are scores already: softmax cross-entropy, no parameters, no statistics."""
+    """For networks whose outputs are scores: softmax cross-entropy, without parameters and statistics."""
 
     def count_classes(self, num_outputs: int) -> int:
         return num_outputs

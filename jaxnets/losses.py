@@ -34,9 +34,9 @@ def adacos_scale(num_classes: int) -> float:
 
 
 def cosines(embeddings: Vectors, class_weights: ClassWeights) -> Float[Array, "N C"]:
-    """cos θ between each embedding and each class, free of any margin: what predictions are read from.
+    """cos θ between each embedding and each class, without a margin: the scores for predictions.
 
-    Of a class with K sub-centres it is the cosine to the nearest. In float32 at least, as the loss computes them.
+    For a class with K sub-centres it is the cosine to the nearest. Computed in float32, or float64 if an input is.
     """
     x, w = jnp.asarray(embeddings), jnp.asarray(class_weights)
     dtype = wide(x.dtype, w.dtype)
@@ -44,10 +44,10 @@ def cosines(embeddings: Vectors, class_weights: ClassWeights) -> Float[Array, "N
 
 
 def dominant_centers(embeddings: Vectors, class_weights: ClassWeights, labels: Labels) -> Float[Array, "C D"]:
-    """Of each class the sub-centre that is nearest to most of its embeddings; the first where there are none.
+    """For each class the sub-centre that is nearest to most of its embeddings; the first for a class without any.
 
-    The others gather what is noisy or unusual, and may be dropped after training: Deng et al., Sub-center ArcFace:
-    Boosting Face Recognition by Large-scale Noisy Web Faces, 2020.
+    The other sub-centres attract noisy or unusual images, and can be dropped after training: Deng et al., Sub-center
+    ArcFace: Boosting Face Recognition by Large-scale Noisy Web Faces, 2020.
 
     Args:
       embeddings: [N, D], of any length.
@@ -72,11 +72,12 @@ def dominant_centers(embeddings: Vectors, class_weights: ClassWeights, labels: L
 
 
 def limit_gradient(embeddings: Float[Array, "N D"], min_norm: Number) -> Float[Array, "N D"]:
-    """The same embeddings, whose gradient is that of embeddings no shorter than `min_norm`.
+    """The same embeddings, but shorter ones than `min_norm` get the gradient of embeddings of that length.
 
-    A loss of directions has a gradient that goes as 1/‖x‖. Where D is small, embeddings come near the origin: in the
-    plane P(‖x‖ < r) goes as r², so that the gradient's variance is infinite, and now and then one example throws all
-    weights. Here the gradient in x is multiplied by ‖x‖/min_norm where this is below one; 0 changes nothing.
+    The gradient of a loss of directions is proportional to 1/‖x‖. For small D embeddings come near the origin: in the
+    plane P(‖x‖ < r) is proportional to r², so the variance of the gradient is infinite, and now and then a single
+    example changes all weights. This function multiplies the gradient in x by ‖x‖/min_norm where that is below 1;
+    `min_norm=0` changes nothing.
 
     Raises:
       ValueError: for a `min_norm` that is negative or not finite.
@@ -106,8 +107,8 @@ def margin_softmax_loss(
 ) -> Float[Array, "N"]:
     """The loss of ArcFace and its family: softmax cross-entropy over scaled cosines, with a margin on the target.
 
-    Pure, jittable and differentiable in embeddings and class weights; the gradient is exact and finite everywhere, at
-    θ = 0 and θ = π too. bfloat16 inputs are widened to float32, and so is the loss.
+    Pure, jittable and differentiable in embeddings, class weights, scale and the numbers of the margin. The gradient is
+    exact and finite everywhere, including θ = 0 and θ = π. The loss is float32 for bfloat16 inputs too.
 
     >>> from jaxnets import NormFace
     >>> x, w = jnp.array([[3.0, 0.0]]), jnp.array([[1.0, 0.0], [0.0, 1.0]])  # parallel to the first class
@@ -117,20 +118,21 @@ def margin_softmax_loss(
 
     Args:
       embeddings: [N, D], of any length.
-      class_weights: [C, D], of any length, a row a class; or [C, K, D], a class being as near as the nearest of its K
-        sub-centres (Deng et al., Sub-center ArcFace, 2020).
-      labels: [N], integers in [0, C); −1 marks a row without a class: loss 0, no gradient. Others give NaN.
+      class_weights: [C, D], of any length, a row per class; or [C, K, D], where the nearest of K sub-centres counts
+        (Deng et al., Sub-center ArcFace, 2020).
+      labels: [N], integers in [0, C); −1 marks a row without a class: loss 0, no gradient, whatever the row holds. Any
+        other label gives NaN.
       margin: one of `jaxnets.margins`, or any function (cos θ, sin θ) -> ψ of the target's angle. AdaFace and
         CurricularFace, which have statistics, are given as `margin.at(statistics, embeddings)`.
-      scale: s. `adacos_scale(C)` is a good one where nothing is known.
-      margin_grad: "straight_through" takes dψ/dcos θ for 1, as insightface's arcface_torch does: the loss is the
-        same, and its gradient that of a loss without margin but for the probabilities, in which the margin counts.
-      min_norm: embeddings shorter than this get the gradient of one so long (see `limit_gradient`); 0 leaves it exact.
-      implementation: of the kernel; a name is used or refused, None chooses.
+      scale: s, above 0. `adacos_scale(C)` is a good start.
+      margin_grad: "straight_through" takes dψ/dcos θ as 1, as insightface's arcface_torch does: the loss is the same,
+        and the margin affects the gradient through the probabilities only.
+      min_norm: embeddings shorter than this get the gradient of that length (see `limit_gradient`); 0: the exact one.
+      implementation: of the kernel. A name is used or refused; None chooses.
 
     Raises:
-      ValueError: for shapes or dtypes that do not fit, a negative `min_norm`, an unknown `margin_grad`, or a margin
-        without its statistics.
+      ValueError: for shapes or dtypes that do not fit, a scale or `min_norm` outside its domain, an unknown
+        `margin_grad`, or a margin without its statistics.
     """
     if isinstance(margin, AdaptiveMargin):
         raise ValueError(f"{margin} has statistics: give its .at(statistics, embeddings), see jaxnets.margins.adaptive")
@@ -160,11 +162,11 @@ def sharded_margin_softmax_loss(
     key: Array | None = None,
     implementation: kernel.Implementation | None = None,
 ) -> Float[Array, "N"]:
-    """`margin_softmax_loss` in a `jax.shard_map` whose devices have a share of the classes each, for very many of them.
+    """`margin_softmax_loss` in a `jax.shard_map` over P devices with a share of the classes each.
 
-    It is the loss of all rows along `axis_name`, in order, the same on each of its devices: of N, where a device brings
-    n = N/P of them. With its mean as the loss, the gradients of embeddings and class weights are those of one device
-    that has everything. A whole program, and the same with rows split over "data" as well:
+    Each device brings n = N/P rows and gets the losses of all N rows along `axis_name`, in their order. If the mean of
+    these is the loss, the gradients of embeddings and class weights equal those of a single device that has everything.
+    A whole program, and the same with rows split over "data" as well:
 
         @jax.shard_map(mesh=mesh, in_specs=(P("class"), P("class"), P("class")), out_specs=P())
         def loss(x, w, y):
@@ -176,34 +178,35 @@ def sharded_margin_softmax_loss(
             losses = sharded_margin_softmax_loss(x, w, y, axis_name="class", margin=ArcFace(), scale=64.0)
             return jax.lax.pmean(losses.mean(), "data")
 
-    Embeddings and labels may also be split over "data" alone, P("data"), if all devices along "class" have the same
-    ones: nothing is gathered then. Class weights that are the same along "data" have their gradients summed over it, by
-    shard_map itself; it has to check (check_vma=True, the default). P("data") has [N] losses in the order of the rows.
-    If C does not divide by the devices, append rows of any finite numbers to the class weights and state `num_classes`:
+    Embeddings and labels may also be split over "data" only, P("data"), if all devices along "class" have the same
+    rows: nothing is gathered then. If class weights are the same along "data", shard_map sums their gradients over it,
+    for which it must check (check_vma=True, the default). With out_specs P("data") the losses are in the order of the
+    rows. If C does not divide by the devices, append rows to the class weights and give `num_classes`:
 
         w = jnp.pad(w, ((0, -C % P), (0, 0)))  # and num_classes=C
 
-    What a step costs, on paper, is in `kernels.margin_softmax.sharded`.
+    (`jaxnets.checkpoint.save` with `num_classes` saves them without these rows.) `kernels.margin_softmax.sharded`
+    estimates the cost of a step.
 
     Args:
       embeddings: [n, D], this device's, of any length.
       class_weights: [c, D] or [c, K, D], this device's c = C/P, of classes p·c to (p + 1)·c.
       labels: [n], integers in [0, C) or −1, split as the embeddings are.
       axis_name: the mesh axis over which classes are split; or several, the first one changing slowest, as in P.
-      margin: as in `margin_softmax_loss`; and AdaFace and CurricularFace as such, with
-      statistics: those of such a margin, see `jaxnets.margins.sharded_update`.
+      margin: as in `margin_softmax_loss`; also AdaFace or CurricularFace itself, together with `statistics`.
+      statistics: of such a margin, see `jaxnets.margins.sharded_update`.
       margin_grad, min_norm: as in `margin_softmax_loss`.
-      num_classes: C, where the last devices' class weights are more than that; those beyond count for nothing.
-      sample: a share of the classes in (0, 1], the only others that rows are held against: less work, and a loss and
-        gradients that are biased, as in Partial FC (An et al., 2020, arXiv:2010.05222). The classes of all rows are
-        always among them; see `kernels.margin_softmax.negative_sampling`.
-      key: what the sample is drawn by: the same on all devices, and another in each step.
+      num_classes: C, if there are more class weights than classes; the last rows are ignored then.
+      sample: a share of the classes in (0, 1]. Rows are compared with these classes only, which saves work and makes
+        the loss and its gradients biased, as in Partial FC (An et al., 2020, arXiv:2010.05222). The classes of all rows
+        are always among them; see `kernels.margin_softmax.negative_sampling`.
+      key: draws the sample; the same on all devices, and another one in each step.
       implementation: "chunked", the choice of None, "pallas_gpu" or "pallas_tpu"; the latter two take no padding.
 
     Raises:
       NotImplementedError: from a named implementation that cannot serve these arguments.
-      ValueError: as `margin_softmax_loss`; for class weights that are not split over the axis, labels split otherwise
-        than embeddings, a `num_classes` or `sample` out of range, a sample without key, a margin without statistics.
+      ValueError: as `margin_softmax_loss`; for class weights not split over the axis, labels split otherwise than
+        embeddings, a `num_classes` or `sample` outside its domain, a sample without key, a margin without statistics.
     """
     embeddings, labels = kernel.gather_rows(limit_gradient(embeddings, min_norm), labels, axis_name)
     if isinstance(margin, AdaptiveMargin):

@@ -1,4 +1,4 @@
-"""Devices: the only file that names them."""
+"""Devices and processes: the only file that names them."""
 
 import dataclasses
 from collections.abc import Callable
@@ -53,7 +53,7 @@ def replicate(tree: Any, mesh: Mesh) -> Any:
 
 
 def room_for_data(mesh: Mesh) -> int:
-    """The bytes that a data set may take on each device: half of its memory, and on a CPU 1 GiB."""
+    """The bytes that a data set may take on each device: half of the memory; on a CPU 1 GiB."""
     rooms = []
     for device in mesh.devices.flat:
         limit = (device.memory_stats() or {}).get("bytes_limit") if device.platform != "cpu" else None
@@ -62,7 +62,7 @@ def room_for_data(mesh: Mesh) -> int:
 
 
 def place(dataset: Dataset, mesh: Mesh) -> Dataset:
-    """The data set on each device of the mesh where it fits (`room_for_data`), else as it is, on the host."""
+    """The data set copied to each device of the mesh if it fits there (`room_for_data`); otherwise as it is."""
     if dataset.nbytes > room_for_data(mesh):
         return dataset
     train, test = replicate((dataset.train, dataset.test), mesh)
@@ -87,10 +87,9 @@ def sharded_step(step: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
 
 
 def sharded_take_steps(mesh: Mesh) -> Callable[..., Any]:
-    """`jaxnets.epochs.take_steps` over a mesh: everything replicated, every device taking its share of each batch.
+    """`jaxnets.epochs.take_steps` over a mesh: all arguments replicated, each device takes its share of each batch.
 
-    A batch that does not divide by the devices (an epoch's last one, say) is computed whole by each of them: the same
-    numbers, no faster.
+    A batch that does not divide by the devices, such as the last one of an epoch, is computed whole by each of them.
     """
 
     def take(state: Any, totals: Any, split: Any, order: Any, start: Any, *, batch_size: int, steps: int) -> Any:

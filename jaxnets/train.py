@@ -49,21 +49,24 @@ class Head(Protocol):
 
 
 class TrainState(struct.PyTreeNode):
-    """All that changes in training, as one pytree; what does not change rides along as static metadata.
+    """Everything that training changes, as one pytree; the rest is static metadata.
 
-    `params` is {"net": …, "head": …}: two groups, each with its own optimiser. `batch_stats` are the net's running
-    statistics, `head_stats` the head's (AdaFace's or CurricularFace's; empty for others). `augment` changes the images
-    of each training step, by a key for each. With `averaging`, `averages` are {"params", "batch_stats"} averaged over
-    the steps, of which each keeps that share (see `averaged`), and it is they that are evaluated; else empty. With
-    `freeze_batch_stats` training normalises by the running statistics and leaves them as they are, as PyTorch does with
-    its BatchNorm layers in `eval()`: `optax.set_to_zero()` freezes parameters alone.
+    Attributes:
+      params: {"net": …, "head": …}, two groups, each with its own optimiser.
+      batch_stats: the running statistics of the network's BatchNorm layers.
+      head_stats: the statistics of AdaFace or CurricularFace; empty for other heads.
+      averages: {"params", "batch_stats"}, averaged over the steps, for evaluation; empty without `averaging`.
+      augment: changes the images of each training step, with a key for each image.
+      averaging: the share of the averages that a step keeps (see `averaged`); None for no averages.
+      freeze_batch_stats: training normalises by the running statistics and does not update them, like PyTorch's
+        BatchNorm layers in `eval()`. (`optax.set_to_zero()` freezes parameters only.)
     """
 
     params: Params
     batch_stats: Params
     head_stats: Params
     opt_state: optax.OptState
-    step: Any  # Int[Array, ""], and a key; as leaves of a pytree they may be stacked or abstract too
+    step: Any  # Int[Array, ""]; and a key. As leaves of a pytree they can also be stacked or abstract.
     key: Any
     averages: Params
     model: nn.Module = struct.field(pytree_node=False)
@@ -143,14 +146,15 @@ def train_step(
 ) -> tuple[TrainState, dict[str, Float[Array, ""] | Int[Array, ""]]]:
     """One optimiser step on a batch of uint8 images.
 
-    Metrics are the batch's mean `loss` and margin-free `accuracy` over the rows that count, those of another label than
-    −1, and how many these are, `examples`. A batch without any has a loss of 0. A label that is no class makes the loss
-    NaN.
+    Metrics are the mean `loss` and the margin-free `accuracy` over the rows whose label is not −1, and the number of
+    these rows, `examples`. A batch without such rows has a loss of 0. A label that is neither a class nor −1 makes the
+    loss NaN.
 
     With `axis_name`, `batch` is this device's share: BatchNorm's and the head's statistics, gradients and metrics are
     averaged over that mapped axis, so that the step equals the one on the whole batch. Shares must be of equal size.
 
-    Under `jax.jit` a batch may be split over a mesh instead, of Auto or Explicit axes; the state stays split as it is.
+    Alternatively, under `jax.jit`, the batch may be split over a mesh of Auto or Explicit axes. The new state is split
+    as the old one.
     """
 
     def out() -> Any:
@@ -174,8 +178,8 @@ def _train_step(state: TrainState, batch: Split, axis_name: str | None = None) -
         examples, devices = jax.lax.psum(examples, axis_name), jax.lax.axis_size(axis_name)
 
     def mean_of_share(values: Float[Array, "N"]) -> Float[Array, ""]:
-        """Whose mean over the devices is the mean over the whole batch."""
-        # By a product, as XLA compiles a division by a constant: where all rows count, the bits are those of `mean`.
+        """A number whose mean over the devices is the mean over the whole batch."""
+        # XLA compiles division by a constant as this product: if all rows count, the bits are those of `mean`.
         return values.sum() * (devices / jnp.maximum(examples, 1).astype(values.dtype))
 
     def mean_loss(params: Params) -> tuple[Array, tuple[Array, Params, Params]]:
@@ -212,9 +216,9 @@ def _train_step(state: TrainState, batch: Split, axis_name: str | None = None) -
 
 
 def averaged(state: TrainState, new: Params) -> Params:
-    """The averages after a step that ends in `new`: a ← d·a + (1 − d)·new, d = min(averaging, (1 + t) / (10 + t)).
+    """The averages after a step that results in `new`: a ← d·a + (1 − d)·new, d = min(averaging, (1 + t) / (10 + t)).
 
-    t counts steps, so that the first ones, far from where training ends, are soon forgotten.
+    t counts the steps: the averages soon forget the first ones, which lie far from the end of training.
     """
     if state.averaging is None:
         return {}
@@ -225,7 +229,7 @@ def averaged(state: TrainState, new: Params) -> Params:
 
 
 def _keys_of_share(key: Array, share: int, axis_name: str | None) -> Array:
-    """A key for each image of this device's share: those that the images have in the whole batch."""
+    """A key for each image of this device's share, the same that the image has in the whole batch."""
     if axis_name is None:
         return jax.random.split(key, share)
     keys = jax.random.split(key, share * jax.lax.axis_size(axis_name))
@@ -233,7 +237,7 @@ def _keys_of_share(key: Array, share: int, axis_name: str | None) -> Array:
 
 
 class Outputs(NamedTuple):
-    """What a network makes of a batch, in inference: embeddings (or scores), losses and predicted classes."""
+    """The results of a batch in inference: embeddings (or scores), losses and predicted classes."""
 
     embeddings: Float[Array, "N D"]
     losses: Float[Array, "N"]
@@ -241,7 +245,7 @@ class Outputs(NamedTuple):
 
 
 def eval_step(state: TrainState, batch: Split) -> Outputs:
-    """The network and the head in inference, by their running statistics; the loss has its margin, predictions not."""
+    """Applies the network and the head in inference. The loss includes the margin; predictions do not."""
 
     outputs: Outputs = between_auto_axes(_eval_step, state, batch, out=lambda: of_rows(batch.images))
     return outputs

@@ -1,6 +1,6 @@
-"""Margins that follow the training, by statistics of the batches seen so far.
+"""Margins that depend on statistics of the batches seen so far.
 
-The statistics are arrays of the caller's, in and out; nothing is kept here. By hand, with the margin as AdaFace(0.4):
+The statistics are arrays that the caller keeps. For example, with margin = AdaFace(0.4):
 
     statistics = margin.init()
     # and for each batch
@@ -8,8 +8,8 @@ The statistics are arrays of the caller's, in and out; nothing is kept here. By 
     now = margin.at(statistics, embeddings)
     losses = margin_softmax_loss(embeddings, class_weights, labels, margin=now, scale=64.0)
 
-As in the authors' codes, a batch counts in the statistics that its own loss is taken with, and no gradient flows
-through them. Evaluation leaves `update` out. `jaxnets.MarginHead` does all this, with `TrainState.head_stats`.
+As in the authors' codes, the loss of a batch uses statistics that include this batch, and no gradient flows through
+them. Evaluation does not call `update`. `jaxnets.MarginHead` does all this, with `TrainState.head_stats`.
 """
 
 import math
@@ -34,10 +34,10 @@ Statistics: TypeAlias = dict[str, Array]
 
 @runtime_checkable
 class AdaptiveMargin(Protocol):
-    """What a margin with statistics has, one of your own too."""
+    """The methods of a margin with statistics, which a class of your own may have too."""
 
     def init(self) -> Statistics:
-        """What the statistics are before the first batch, float32."""
+        """The statistics before the first batch, float32."""
 
     def update(
         self,
@@ -49,9 +49,9 @@ class AdaptiveMargin(Protocol):
     ) -> Statistics:
         """The statistics after one more batch.
 
-        With `axis_name` they are of the whole batch over that mapped axis, or axes, and the same on each device. Rows
-        labelled −1 do not count, whatever they hold; a batch of no others changes nothing. Other labels that are no
-        class make the statistics NaN.
+        With `axis_name` they include the whole batch over that mapped axis, or axes, and are the same on each device.
+        Rows of label −1 do not count, whatever they hold; a batch without other rows changes nothing. Any other label
+        that is no class makes the statistics NaN.
         """
 
     def at(self, statistics: Statistics, embeddings: Vectors) -> Margin:
@@ -67,10 +67,10 @@ def sharded_update(
     axis_name: Axes,
     num_classes: int | None = None,
 ) -> Statistics:
-    """`margin.update` where each device has a share of the classes, as for `jaxnets.sharded_margin_softmax_loss`.
+    """`margin.update` for devices with a share of the classes each, as in `jaxnets.sharded_margin_softmax_loss`.
 
-    The statistics are those of the whole batch, over all mesh axes that its rows are split over. Each row is counted
-    once, where its class is.
+    The statistics include the whole batch, over all mesh axes that split its rows. Each row is counted once, on the
+    device that has its class.
 
     Raises:
       ValueError: as `sharded_margin_softmax_loss`.
@@ -203,7 +203,7 @@ def _lengths(embeddings: Vectors, dtype: jnp.dtype) -> Float[Array, "N"]:
 def _mean(
     values: Float[Array, "N"], labels: Int[Array, "N"], num_classes: int, axis_name: Axes | None
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """The mean over the rows that are not labelled −1, on all devices of the axis, and how many they are."""
+    """The mean over the rows whose label is not −1, on all devices of the axis, and the number of these rows."""
     sums = marked(values, labels, num_classes).sum(), count_of(labels).astype(values.dtype)
     total, count = sums if axis_name is None else jax.lax.psum(sums, axis_name)
     return total / jnp.maximum(count, 1), count

@@ -1,4 +1,4 @@
-"""Margins that are the same for every example and at any time: functions of the target's angle alone."""
+"""Margins that depend on the angle of the target only."""
 
 from collections.abc import Callable
 from typing import Literal, TypeAlias, get_args
@@ -47,13 +47,13 @@ class ArcFace:
 
     Deng et al., ArcFace: Additive Angular Margin Loss for Deep Face Recognition, 2019, arXiv:1801.07698, eq. 3.
 
-    Beyond θ = π − m that cosine would rise again and pull the embedding the wrong way, so it is replaced:
+    Beyond θ = π − m this cosine would rise again and move the embedding the wrong way. There ψ is replaced:
 
-    - `beyond="classic"`, as the authors' code has it: ψ = cos θ − m·sin m. It falls, but jumps at π − m, from −1 to
+    - `beyond="classic"`, as in the authors' code: ψ = cos θ − m·sin m. It decreases, but jumps at π − m, from −1 to
       −cos m − m·sin m (−1.117 at m = 0.5).
     - `beyond="smooth"`: ψ = −2 − cos(θ + m), which continues value and slope.
-    - `beyond="rising"`: ψ = cos(θ + m) still, as insightface's arcface_torch has it. Its exact gradient turns the
-      wrong way there; theirs does not, for it is `margin_grad="straight_through"`: give both to match that code.
+    - `beyond="rising"`: ψ = cos(θ + m) everywhere, as in insightface's arcface_torch. Its exact gradient has the wrong
+      sign there. That code does not use it, but the one of `margin_grad="straight_through"`: give both to match it.
     """
 
     m: Numbers = 0.5
