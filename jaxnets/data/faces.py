@@ -1,10 +1,9 @@
 """Two families of cartoon faces, drawn here: a set of two classes that needs no files, and says nothing about people.
 
-Every face has four traits that its family inclines but does not decide: the squareness of its head, the size of its
-eyes, the slant of its brows and the width of its mouth. A trait is a normal variable of deviation 1 with mean +1 in
-one family and −1 in the other, so that each by itself tells the family for Φ(1) = 84 % of the faces, and the four
-together for Φ(√4) = 97.7 %, which no classifier can exceed but by luck. All else, colours, place, size, hair, glasses
-and background, is drawn alike for both.
+Every face has four traits: the squareness of its head, the size of its eyes, the slant of its brows and the width of
+its mouth. Each is a normal variable of standard deviation 1, with mean +1 in one family and −1 in the other. One trait
+alone tells the family of Φ(1) = 84 % of the faces, and all four tell that of Φ(√4) = 97.7 %; no classifier exceeds this
+except by chance. Colours, place, size, hair, glasses and background are drawn in the same way for both families.
 """
 
 import numpy as np
@@ -40,9 +39,9 @@ def load_faces(*, size: int = 224) -> Dataset:
 
 
 def draw_traits(num_faces: int, *, seed: int) -> tuple[Int[np.ndarray, "N 4"], Int[np.ndarray, " N"]]:
-    """The traits of faces in `TRAITS`' order, in thousandths, and the faces' families, 0 and 1 by turns."""
+    """The traits of faces in the order of `TRAITS`, in thousandths, and their families, 0 and 1 by turns."""
     rng = np.random.RandomState(seed)  # the one generator whose numbers NumPy promises never to change
-    # The sum of twelve uniform variables, less its mean, is close to normal, and the same integer on every machine.
+    # The sum of twelve uniform variables, minus its mean, is nearly normal, and the same integer on every machine.
     traits = rng.randint(0, _UNIT + 1, (num_faces, len(TRAITS), 12)).sum(axis=2) - 6 * _UNIT
     labels = np.arange(num_faces) % 2
     return traits + _UNIT * (2 * labels[:, np.newaxis] - 1), labels.astype(np.int32)
@@ -57,7 +56,7 @@ def _draw_all(traits: Int[np.ndarray, "N 4"], size: int, *, seed: int) -> UInt8[
 
 
 def _rounded(drawing: ImageDraw.ImageDraw, corners: list[tuple[int, int]], radius: int, fill: tuple[int, ...]) -> None:
-    """A rectangle with round corners, of shapes that all versions of Pillow draw alike, as they do not its own one."""
+    """A rectangle with round corners, of shapes that, unlike Pillow's own one, are the same in all its versions."""
     (left, top), (right, bottom) = corners
     radius = min(radius, (right - left) // 2, (bottom - top) // 2)
     drawing.rectangle((left + radius, top, right - radius, bottom), fill)
