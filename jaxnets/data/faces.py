@@ -6,6 +6,8 @@ alone tells the family of Î¦(1) = 84 % of the faces, and all four tell that of Î
 except by chance. Colours, place, size, hair, glasses and background are drawn in the same way for both families.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 from jaxtyping import Int, UInt8
 from PIL import Image, ImageDraw
@@ -66,32 +68,44 @@ def _rounded(drawing: ImageDraw.ImageDraw, corners: list[tuple[int, int]], radiu
             drawing.ellipse((x, y, x + 2 * radius, y + 2 * radius), fill)
 
 
+class _Frame(NamedTuple):
+    """Where a face lies in its image: side of the image in pixels; scale and shift of the face in thousandths."""
+
+    pixels: int
+    scale: int
+    left: int
+    top: int
+
+    def place(self, x: int, y: int) -> tuple[int, int]:
+        """A point of the face, (0, 0) its middle, in pixels."""
+        return self._pixel(x, self.left), self._pixel(y, self.top)
+
+    def box(self, x: int, y: int, width: int, height: int) -> list[tuple[int, int]]:
+        return [self.place(x - width, y - height), self.place(x + width, y + height)]
+
+    def _pixel(self, at: int, shift: int) -> int:
+        return (_UNIT // 2 + shift + at * self.scale // _UNIT) * self.pixels // _UNIT
+
+
+def _colour(rng: np.random.RandomState, darkest: int, brightest: int) -> tuple[int, ...]:
+    return tuple(rng.randint(darkest, brightest, 3).tolist())
+
+
 def _draw(rng: np.random.RandomState, traits: list[int], size: int) -> UInt8[np.ndarray, "H W 3"]:
     """One face. Integers throughout, so that it is the same on every machine; edges are smoothed by drawing larger."""
     square, eyes, slant, mouth = (max(-3 * _UNIT, min(trait, 3 * _UNIT)) for trait in traits)
     pixels = size * _SUPERSAMPLING
     scale = int(rng.randint(850, 1050))  # of the face, in thousandths
     left, top = int(rng.randint(-30, 31)), int(rng.randint(-30, 31))
-
-    def pixel(at: int, shift: int) -> int:
-        return (_UNIT // 2 + shift + at * scale // _UNIT) * pixels // _UNIT
-
-    def place(x: int, y: int) -> tuple[int, int]:
-        """A point of the face, (0, 0) its middle, in pixels."""
-        return pixel(x, left), pixel(y, top)
-
-    def box(x: int, y: int, width: int, height: int) -> list[tuple[int, int]]:
-        return [place(x - width, y - height), place(x + width, y + height)]
-
-    def colour(darkest: int, brightest: int) -> tuple[int, ...]:
-        return tuple(rng.randint(darkest, brightest, 3).tolist())
-
-    background, dress, skin, hair = colour(40, 230), colour(40, 230), colour(150, 245), colour(10, 110)
+    frame = _Frame(pixels, scale, left, top)
+    place, box = frame.place, frame.box
+    background, dress = _colour(rng, 40, 230), _colour(rng, 40, 230)
+    skin, hair = _colour(rng, 150, 245), _colour(rng, 10, 110)
     image = Image.new("RGB", (pixels, pixels), background)
     drawing = ImageDraw.Draw(image)
     for _ in range(int(rng.randint(0, 4))):  # things behind
         x, y, radius = (int(rng.randint(low, high)) for low, high in ((-500, 500), (-500, 500), (50, 250)))
-        drawing.ellipse(box(x, y, radius, radius), colour(40, 230))
+        drawing.ellipse(box(x, y, radius, radius), _colour(rng, 40, 230))
 
     width, height = int(rng.randint(190, 240)), int(rng.randint(230, 290))
     _rounded(drawing, box(0, 480, int(rng.randint(220, 380)), 180), 60 * pixels // _UNIT, dress)
