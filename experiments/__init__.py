@@ -1,1 +1,1 @@
-"""What a person runs: one module or package a command."""
+"""The commands: one module or package each."""

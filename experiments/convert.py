@@ -27,11 +27,11 @@ class Config:
     target: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
     """the file to write: .safetensors, or .pth where PyTorch is installed"""
     model: OptionalStr = None
-    """the network that the weights are of; a run's folder says so itself"""
+    """the network of a weights file; a run's folder knows its own"""
     key: OptionalStr = None
     """of a file that holds several state dicts the one to take: model_ema, say, or ema.shadow"""
     which: Annotated[str, tyro.conf.arg(metavar=choice(CHECKPOINTS))] = CHECKPOINTS[0]
-    """of a run's folder: its best state, by test accuracy, or its last"""
+    """the state of a run's folder: the best by test accuracy, or the last"""
 
 
 def command(config: Config) -> None:

@@ -30,9 +30,9 @@ class Config:
     target: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
     """the file to write: .onnx, or .stablehlo"""
     model: OptionalStr = None
-    """the network that a file's weights are of; a run's folder says so itself"""
+    """the network of a weights file; a run's folder knows its own"""
     what: Annotated[str, tyro.conf.arg(metavar=choice(OUTPUTS))] = OUTPUTS[0]
-    """scores are, of a margin head, the cosines to its classes"""
+    """the outputs; with a margin head, scores are the cosines to its classes"""
     inputs: Inputs = "auto"
     """of a file: imagenet takes ImageNet's mean from the images and divides by its standard deviation, as torchvision's
     weights expect; plain has them in [0, 1]; auto takes imagenet where the file tells 1,000 classes"""

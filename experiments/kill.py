@@ -34,9 +34,9 @@ class Config:
     """Kill runs of both studies at random moments, have them go on, and compare them with undisturbed runs."""
 
     kills: int = 100
-    """signals that must meet a process at work"""
+    """number of signals that must hit a running process"""
     seed: int = 0
-    """of the moments"""
+    """decides the moments"""
     python: Annotated[Path | None, tyro.conf.arg(metavar="PATH", help_behavior_hint="")] = None
     """another Python, with another JAX, in which some runs go on; their last bits may differ, and are not compared"""
 
@@ -85,6 +85,7 @@ def command(config: Config) -> None:
             if hits.total() >= quota:
                 continue
             folder = Path(temporary) / str(number)
+            wait(scenario.start(folder / "warm", pictures))  # compiles
             started = time.perf_counter()
             wait(scenario.start(folder / "alone", pictures))
             seconds = time.perf_counter() - started
@@ -97,7 +98,7 @@ def command(config: Config) -> None:
                 if python is None and not more and left_behind(out) != alone:
                     faults.append(f"{scenario.name}: a killed run left something else than one left alone")
                 shutil.rmtree(out)
-                print(f"{scenario.name}: {hits.total()} kills in {runs} runs, {len(faults)} faults", file=sys.stderr)
+                print(f"{scenario.name}: {hits.total()} kills in {runs} runs", *faults, sep="\n  ", file=sys.stderr)
     met = ", ".join(f"{count} {name}" for name, count in sorted(hits.items()))
     for fault in faults:
         print(fault)
@@ -140,7 +141,7 @@ def disturb(
 
 
 def hit(process: subprocess.Popen[str], number: signal.Signals | None, seconds: float) -> tuple[int, str]:
-    """Sends a signal after so long, unless the process ends before; its exit code, and what it said on stderr."""
+    """Sends a signal after so many seconds, unless the process has ended; returns its exit code and its stderr."""
     with process:
         try:
             _, error = process.communicate(timeout=seconds if number is not None else None)
@@ -155,7 +156,7 @@ def wait(process: subprocess.Popen[str]) -> None:
     """Waits for a process that is to end well.
 
     Raises:
-      RuntimeError: where it does not, with what it said.
+      RuntimeError: it does not; with its stderr.
     """
     code, error = hit(process, None, 0)
     if code:

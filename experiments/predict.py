@@ -1,4 +1,4 @@
-"""What a trained network sees in one's own pictures.
+"""A trained network's classes for the user's pictures.
 
 python -m experiments.predict runs/arcloss/v1_2_3/seed0 digit.png
 python -m experiments.predict resnet18.safetensors --model resnet18 faces/*.jpg
@@ -20,16 +20,16 @@ EXAMPLES = ("runs/arcloss/v1_2_3/seed0 digit.png", "resnet18.safetensors --model
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Tell the class of pictures, and how near it is: cosine and angle to the nearest class and to the runner-up."""
+    """Print the class of each picture, with the cosine and the angle to the nearest class and the runner-up."""
 
     source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN_OR_FILE")]
     """a run's folder, or a .safetensors or .pth file"""
     images: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="IMAGE...", help_behavior_hint="")]
-    """pictures of any size; what is transparent in them is taken for white"""
+    """pictures of any size; transparent pixels count as white"""
     model: OptionalStr = None
-    """the network that a file's weights are of; a run's folder says so itself"""
+    """the network of a weights file; a run's folder knows its own"""
     top: int = 2
-    """how many classes to name of each picture"""
+    """number of classes to print for each picture"""
     invert: bool = False
     """make dark light and light dark: MNIST's digits are white on black"""
     stretch: bool = False

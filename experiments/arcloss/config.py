@@ -52,7 +52,7 @@ class Config(RunOptions, MarginOptions, VariantOptions):  # the options of the l
         return tuple(VARIANTS) if self.variant == "all" else (self.variant,)
 
     def check(self) -> None:
-        """Refuses what can be refused before JAX is imported.
+        """Refuses bad options before JAX is imported.
 
         Raises:
           UserError: naming the option.

@@ -1,4 +1,4 @@
-"""The ArcLoss study's figures, made of a run's lines and kept arrays alone, so that any of them can be drawn again."""
+"""The ArcLoss study's figures, made from a run's lines and kept arrays alone: each can be drawn again."""
 
 import os
 from collections.abc import Callable, Mapping
@@ -20,14 +20,14 @@ from jaxnets.losses import cosines, dominant_centers
 from jaxnets.separability import separability
 from jaxnets.train import TrainState
 
-FRAMES = 40  # of the animation, however many epochs there are: each takes a MiB until it is written
+FRAMES = 40  # of the animation, however many epochs there are: twenty seconds
 VARIANT_EPOCHS = 25  # of each variant on their common page
 
 
 def measure(dataset: Dataset) -> Callable[[TrainState, Evaluation], tuple[Line, Arrays]]:
-    """What the picture of an epoch says in numbers, and the arrays that it is drawn from.
+    """The separability of an epoch in numbers, and the arrays from which its picture is drawn.
 
-    Of a class with sub-centres the picture shows the dominant one, and its numbers are that one's.
+    For classes with sub-centres, both are about the dominant one.
     """
     labels = np.asarray(dataset.test.labels)
 
@@ -68,7 +68,7 @@ def draw_epoch(variant: Variant, dataset: Dataset) -> Callable[[Folder, Line], N
 
 
 def draw_run(variant: Variant, dataset: Dataset, angle: float | None) -> Callable[[Folder, list[Line]], None]:
-    """What a whole run shows: curves, angles (with the margin, if it is one), confusion, the scatter as it opened."""
+    """The figures of a whole run: curves, angles (with an angular margin), confusion, the animated scatter."""
     labels = np.asarray(dataset.test.labels)
 
     def of_run(folder: Folder, lines: list[Line]) -> None:
@@ -113,7 +113,7 @@ def draw_run(variant: Variant, dataset: Dataset, angle: float | None) -> Callabl
 def draw_sheet(path: Path, folders: Mapping[Variant, Path], dataset: Dataset) -> Path:
     """The last recorded epoch of each variant, side by side, with our verdict and the study's.
 
-    One that diverged says so; one that did in its first epoch has nothing to show, and is left out.
+    A variant that diverged says so; one that diverged in its first epoch has no picture and is left out.
     """
     panels = []
     for variant, place in folders.items():

@@ -1,4 +1,4 @@
-"""The twelve recipes of the ArcLoss study as data, each the earlier one with what changed.
+"""The twelve recipes of the ArcLoss study as data: each is an earlier one with a change.
 
 Imports nothing that takes time: `--list` and `--help` read it.
 """

@@ -35,11 +35,11 @@ class ClassifierOptions:
     augment: bool = False
     """flip, crop and colour the training pictures at random"""
     averaging: OptionalFloat = None
-    """evaluate the running average of the weights, of which a step keeps this share: 0.999, say"""
+    """evaluate the running average of the weights; each step keeps this share of it, for example 0.999"""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """what the network computes in; weights are float32"""
+    """dtype of the network's computation; weights stay float32"""
     pretrained: OptionalPath = None
-    """begin with the weights of a .pth or .safetensors file; those of another shape, as its last layer's, stay fresh"""
+    """start from the weights in a .pth or .safetensors file; a last layer of another shape is not taken from it"""
     inputs: Inputs = "auto"
     """of --pretrained: imagenet takes ImageNet's mean from the images and divides by its standard deviation, as
     torchvision's weights expect; plain has them in [0, 1]; auto takes imagenet where the file tells 1,000 classes"""
@@ -49,7 +49,7 @@ class ClassifierOptions:
 
 @dataclasses.dataclass(frozen=True)
 class Config(RunOptions, ClassifierOptions):  # the options of the last come first in --help
-    """Train a classifier of the gender study, and draw how it went and what it gets wrong."""
+    """Train a classifier of the gender study, and draw its curves and its mistakes."""
 
     data: Annotated[str, tyro.conf.arg(metavar=DATA)] = "faces"
     """faces are drawn by this program; folder: takes pictures in a folder for each class, tfds: celeb_a, for one"""
@@ -71,7 +71,7 @@ class Config(RunOptions, ClassifierOptions):  # the options of the last come fir
         return NETWORKS if self.model == "all" else (self.model,)
 
     def check(self) -> None:
-        """Refuses what can be refused before JAX is imported.
+        """Refuses bad options before JAX is imported.
 
         Raises:
           UserError: naming the option.
@@ -88,4 +88,4 @@ class Config(RunOptions, ClassifierOptions):  # the options of the last come fir
         if self.stream and (not is_stored or self.devices > 1):
             raise UserError("--stream is for --data folder:PATH, tfds:NAME or recordio:DIRECTORY on one device")
         if self.pretrained is not None and self.model == "all":
-            raise UserError("--pretrained holds the weights of one network: name it with --model, not all")
+            raise UserError("--pretrained holds the weights of one network: give its name with --model, not all")

@@ -75,7 +75,7 @@ def compare(stem: Path, folders: Mapping[str, Path], data: str) -> tuple[str, Pa
     contenders.sort(key=lambda each: each.parameters)
     write_json(stem.with_suffix(".json"), {"data": data, "networks": [*map(dataclasses.asdict, contenders)]})
     picture = stem.with_suffix(".png")
-    figure = figures.comparison(contenders, title="what each network costs, and what it gives", subtitle=title_of(data))
+    figure = figures.comparison(contenders, title="cost and accuracy of each network", subtitle=title_of(data))
     write_atomically(picture, figures.to_png(figure))
     networks = [
         page.Network(
@@ -98,7 +98,7 @@ def compare(stem: Path, folders: Mapping[str, Path], data: str) -> tuple[str, Pa
 
 
 def contender(name: str, folder: Folder) -> figures.ComparedNetwork:
-    """What a finished run says of its network."""
+    """The figures of one network, from its finished run."""
     weights, lines = folder.path / WEIGHTS, folder.lines()
     timed = lines[1:] or lines  # the first epoch compiles
     arrays = torch_weights.read(weights)
@@ -115,7 +115,7 @@ def contender(name: str, folder: Folder) -> figures.ComparedNetwork:
 
 
 def title_of(data: str) -> str:
-    """What the person reads: drawn faces are said to be drawings wherever they are named, a folder goes by its name."""
+    """The data's name for people: drawn faces are called drawings everywhere, a folder has its own name."""
     scheme, _, rest = data.partition(":")
     if scheme == "folder":
         return Path(rest).resolve().name

@@ -1,1 +1,1 @@
-"""What every study's command shares: the training loop, a run's folder, its options, and the terminal."""
+"""The parts that all studies share: the training loop, a run's folder, its options, and the terminal."""

@@ -18,7 +18,7 @@ class ProgressBar:
             console=console,
             disable=not console.is_terminal,
             speed_estimate_period=60,
-            transient=True,  # or it would stay after Ctrl-C
+            transient=True,  # the bar disappears at the end, after Ctrl-C too
         )
         self._task = self._progress.add_task(name, total=images)
 
@@ -33,7 +33,7 @@ class ProgressBar:
         self._progress.update(self._task, description=f"{self._name} · {what}")
 
     def start_at(self, images: int) -> None:
-        """What an earlier process did, kept out of the speed."""
+        """Counts an earlier process's images as done, without counting them in the speed."""
         self._progress.reset(self._task, completed=images)
 
     def advance_to(self, images: int) -> None:

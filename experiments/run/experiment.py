@@ -22,11 +22,11 @@ from jaxnets.train import TrainState
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """A training, its data, and what is kept and drawn of it.
+    """A training, its data, and the records and figures to make of it.
 
-    `config` is all that decides the numbers: a run is never resumed with another. `state` is where it begins, `mesh`
-    the devices that share each batch. `measure` says what an epoch adds to its line and which arrays to keep of it;
-    `draw_epoch` and `draw_run` make figures of lines and kept arrays alone.
+    `config` holds everything that decides the numbers: a run is never resumed with another one. `state` is the state at
+    the start, and `mesh` the devices that share each batch. `measure` returns an epoch's own entries of its line and
+    the arrays to keep; `draw_epoch` and `draw_run` make figures from lines and kept arrays alone.
     """
 
     name: str
@@ -46,13 +46,13 @@ class Experiment:
 
     @cached_property
     def _take(self) -> Callable[..., Any] | None:
-        """What stands in for the single-device `take_steps`."""
+        """Replaces `take_steps` where there are several devices."""
         return None if self.mesh.size == 1 else parallel.sharded_take_steps(self.mesh)
 
     def calls(
         self, state: TrainState, totals: Totals, epoch: int, done: int = 0
     ) -> Iterator[tuple[TrainState, Totals, int]]:
-        """The rest of an epoch, of which `done` steps are taken, as `jaxnets.epochs.train_epoch_by_call` gives it."""
+        """The rest of an epoch after `done` steps, as `jaxnets.epochs.train_epoch_by_call` yields it."""
         if isinstance(self.train, Stream):
             return train_epoch_by_stream(state, self.train, self.plan, epoch, done=done, totals=totals)
         return train_epoch_by_call(state, self.train, self.plan, epoch, done=done, totals=totals, take=self._take)

@@ -1,15 +1,15 @@
-"""A run's folder, the whole of its memory.
+"""A run's folder: everything that a run remembers.
 
-    config.json            everything that decides the numbers, with versions and hardware
+    config.json            everything that decides the numbers, with versions, hardware and the command
     metrics.jsonl          a line an epoch
     epochs/0001.npz        an epoch's arrays, from which its figures are drawn
     checkpoints/last/…     the newest states, by step; checkpoints/best/… the most accurate
     summary.json           how it ended
     .lock                  held by the process that runs it, and naming it
 
-After an epoch are written, in this order: its arrays, its line, the best checkpoint if it is, the last checkpoint. A
-process killed anywhere leaves a last checkpoint together with all that belongs to it; what was written after that is
-written again.
+After each epoch a run writes, in this order: the arrays, the line, the best checkpoint if the epoch is the best so far,
+the last checkpoint. A process that is killed at any moment leaves a last checkpoint with everything that belongs to it;
+files that are newer than this checkpoint are written again.
 """
 
 import contextlib
@@ -47,13 +47,13 @@ class Folder:
 
     @contextlib.contextmanager
     def locked(self, command: str) -> Iterator[None]:
-        """Has the folder for this process alone, as long as the block or the process lasts.
+        """Locks the folder for this process until the block or the process ends.
 
         Args:
-          command: the line that starts this process, for the sentence that another one gets.
+          command: the command line of this process, for the message that another process gets.
 
         Raises:
-          UserError: where another process has it, naming that.
+          UserError: another process holds the lock; the message names it.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         with open(self.path / LOCK, "a+") as file:
@@ -72,18 +72,18 @@ class Folder:
             yield
 
     def claim(self, config: Mapping[str, Any], command: str, *, fresh: bool) -> str | None:
-        """Makes the folder this run's, throwing away what it holds if `fresh`.
+        """Claims the folder for this run. With `fresh`, deletes its content first.
 
         Args:
-          config: all that decides the run's numbers.
-          command: the line that starts it, which is kept.
+          config: everything that decides the run's numbers.
+          command: the command line, which is kept.
           fresh: whether to begin anew.
 
         Returns:
           A note where the run was begun with other versions or hardware, which may round otherwise.
 
         Raises:
-          UserError: where it holds a run of another configuration, naming what differs.
+          UserError: the folder holds a run of another configuration; the message names the differences.
         """
         if fresh and self.path.exists():
             for entry in self.path.iterdir():
@@ -124,11 +124,11 @@ class Folder:
         return None if found is None else found[1]
 
     def save(self, kind: str, step: int, tree: Any, *, keep: int) -> None:
-        """A checkpoint, "last" or "best", of which so many stay."""
+        """Writes a checkpoint of the kind "last" or "best", and deletes all but the newest `keep`."""
         checkpoint.save(self.path / "checkpoints" / kind, step, tree, keep=keep)
 
     def keep(self, lines: list[Line], arrays: Arrays) -> None:
-        """The arrays of the epoch that has just ended, and the lines of all, which end with its own."""
+        """Writes the arrays of the epoch that has just ended, and the lines of all epochs so far."""
         buffer = io.BytesIO()
         np.savez(buffer, **dict(arrays))  # type: ignore[arg-type]  # its stub takes the names for allow_pickle
         write_atomically(self.path / "epochs" / f"{len(lines):04d}.npz", buffer.getvalue())
@@ -139,13 +139,13 @@ class Folder:
         return read_begun(self.path / "config.json")
 
     def lines(self, epochs: int = 0) -> list[Line]:
-        """An epoch each, as far as the run has come, which must be so many epochs at least."""
+        """One line for each epoch so far; there must be at least `epochs` of them."""
         return read_metrics(self.path / "metrics.jsonl", epochs)
 
     def summary(self) -> Line:
-        """How the run ended; empty where it has not."""
+        """The summary of a run that has ended; empty before."""
         return read_summary(self.path / "summary.json")
 
     def arrays(self, epoch: int) -> Arrays:
-        """What `keep` kept of an epoch, counted from 1."""
+        """The arrays that `keep` wrote for an epoch, counted from 1."""
         return read_arrays(self.path / "epochs" / f"{epoch:04d}.npz")

@@ -26,7 +26,7 @@ SAVE_EVERY = 60.0  # seconds of training within an epoch that a kill may cost
 def run_all(
     builds: Sequence[Callable[[], Experiment]], closing_words: Callable[[Path, Line], str], invocation: Invocation
 ) -> None:
-    """Builds and runs one experiment after the other, and says how each ended; of several, one may diverge.
+    """Builds and runs one experiment after the other, and prints how each ended; of several, one may diverge.
 
     Raises:
       UserError: as a build and `run` do, and for pictures that cannot be read.
@@ -47,7 +47,7 @@ def run_all(
 
 
 def _lower(experiment: Experiment) -> str:
-    """What to do where memory does not suffice."""
+    """The options that lower the use of memory."""
     height, width, *_ = experiment.test.images.shape[1:]
     batch_size = experiment.plan.batch_size
     return f"give a --batch-size below {batch_size}" + (
@@ -59,9 +59,9 @@ def run(experiment: Experiment, invocation: Invocation) -> Line:
     """Trains to the end, or on from where an earlier process stopped, and returns the summary.
 
     Raises:
-      UserError: where the folder holds a run of another configuration, or a longer one.
+      UserError: the folder holds a run of another configuration, or a longer one.
       Interrupted: after Ctrl-C or SIGTERM, with everything saved.
-      Diverged: where the loss is no longer finite; the summary says so too.
+      Diverged: the loss is no longer finite; the summary records it too.
     """
     folder = Folder(experiment.directory)
     clock = Clock(invocation.started)
@@ -101,14 +101,14 @@ def run(experiment: Experiment, invocation: Invocation) -> Line:
             _wait(drawings)
             experiment.draw_run(folder, progress.lines)
         finally:
-            artist.shutdown(cancel_futures=True)  # what is not drawn now is drawn when the run goes on
+            artist.shutdown(cancel_futures=True)  # figures that are missing are drawn when the run goes on
     return summarise(folder, progress.lines, clock)
 
 
 def _finish_epoch(
     experiment: Experiment, progress: Progress, signals: StopSignals, bar: ProgressBar, clock: "Clock"
 ) -> None:
-    """Takes the rest of the epoch's steps, and saves on the way where it takes long or is told to stop."""
+    """Takes the rest of the epoch's steps; saves in between after SAVE_EVERY seconds, or when told to stop."""
     bar.describe(f"epoch {progress.epoch + 1}/{experiment.epochs}")
     saved = time.perf_counter()
     for bad_step in progress.steps(experiment):

@@ -42,19 +42,19 @@ class RunOptions:
     batch_size: OptionalInt = None
     """examples a step"""
     steps_per_epoch: OptionalInt = None
-    """stop each epoch after so many batches"""
+    """stop each epoch after this many batches"""
     seed: int = 0
     """decides the initial weights and the order of the images"""
     out: Path = Path("runs")
-    """where the runs' folders are made: OUT/STUDY/NETWORK/seedSEED"""
+    """folder for the runs: each is in OUT/STUDY/NETWORK/seedSEED"""
     devices: int = 1
-    """train data-parallel over so many"""
+    """number of devices for data-parallel training"""
     fresh: bool = False
-    """start over instead of going on with what the run's folder holds"""
+    """delete the run in the folder and start over, instead of going on with it"""
     keep_memory: Annotated[bool, tyro.conf.arg(help_behavior_hint="")] = True
     """give freed memory back to the system after each step; by default it is kept on Linux: faster on a CPU"""
     verbose: bool = False
-    """say what was set up before the run"""
+    """print the settings made before the run"""
 
     def check(self) -> None:
         """Refuses numbers outside their domain.
@@ -71,7 +71,7 @@ class MarginOptions:
     """Options of a head with an angular margin."""
 
     margin: Annotated[str, tyro.conf.arg(metavar=choice(MARGINS))] = "arcface"
-    """what is made of the angle to an image's own class; --m and its kin are its numbers"""
+    """the angular margin between an image and its own class; --m, --m1, --m2, --m3 and --h are its numbers"""
     m: OptionalFloat = None
     """the margin, in radians where it is an angle; by default 0.3 for arcface, the margin's own for others"""
     m1: OptionalFloat = None
@@ -85,11 +85,11 @@ class MarginOptions:
     beyond: Annotated[str | None, tyro.conf.arg(metavar=choice(BEYOND), help_behavior_hint="")] = None
     """of --margin arcface, for angles past π − m; by default classic"""
     margin_grad: Literal["exact", "straight_through"] = "exact"
-    """straight_through keeps the loss and leaves the margin out of its gradient, as arcface_torch does"""
+    """straight_through keeps the loss but leaves the margin out of the gradient, as arcface_torch does"""
     min_norm: float = 1.0
-    """an embedding shorter than this gets the gradient of one so long; 0 leaves it exact, and training unsteady"""
+    """shorter embeddings get the gradient of embeddings of this length; 0: exact gradients, unsteady training"""
     subcenters: int = 1
-    """directions a class; an image belongs to the nearest of them"""
+    """directions for each class; an image belongs to the nearest one"""
     s: OptionalFloat = None
     """the scale; by default AdaCos's √2·ln(classes − 1), and 10 for tutorial"""
 

@@ -27,7 +27,7 @@ def load(name: str, *, size: int | None, skip_unreadable: bool = False) -> Datas
 
 @contextlib.contextmanager
 def _bar(name: str, doing: str) -> Iterator[Progress]:
-    """What shows progress, on a bar that is there from its first call on."""
+    """A function that shows progress on a bar; the bar appears with its first call."""
     with contextlib.ExitStack() as stack:
         bar: ProgressBar | None = None
 

@@ -43,13 +43,13 @@ class Progress:
 
     @property
     def place(self) -> str:
-        """In words."""
+        """The position in words."""
         steps = f" and {counted(self.done, 'step')}" if self.done else ""
         return f"after {counted(self.epoch, 'epoch')}{steps}"
 
     @classmethod
     def of(cls, experiment: Experiment, say: Callable[[str], None] = print) -> "Progress":
-        """Where the run's folder left off; at the start where it holds no checkpoint.
+        """The progress saved in the run's folder; the start if it holds no checkpoint.
 
         `say` is given a sentence for each checkpoint that is damaged; the one before it is taken.
         """
@@ -67,21 +67,21 @@ class Progress:
         return cls(folder, mesh, state, totals, lines, int(at["done"]), float(at["seconds"]))
 
     def steps(self, experiment: Experiment) -> Iterator[int]:
-        """Takes the rest of the epoch's steps; after each jitted call, the first step of a loss not finite, or −1."""
+        """Takes the rest of the epoch's steps. Yields after each jitted call: the first step with a bad loss, or −1."""
         before = time.perf_counter()
         for state, totals, done in experiment.calls(self.state, self.totals, self.epoch, self.done):
             self.state, self.totals, self.done = state, totals, done
             bad_step = int(totals.bad_step)  # waits for the call to end
             self.seconds += time.perf_counter() - before
             yield bad_step
-            before = time.perf_counter()  # what came between, such as saving, is not training
+            before = time.perf_counter()  # saving in between does not count as training
 
     def save(self) -> None:
         """The last checkpoint, wherever in an epoch."""
         self.folder.save("last", int(self.state.step), self._tree(), keep=2)
 
     def record(self, line: Line, arrays: Arrays) -> None:
-        """Ends an epoch, and keeps its line, its arrays and its state; the state as the best too, if it is."""
+        """Ends an epoch: writes its line, its arrays and its state, and the best state if this epoch is the best."""
         is_best = line["test_accuracy"] > max((each["test_accuracy"] for each in self.lines), default=-1.0)
         self.lines = [*self.lines, line]
         self.folder.keep(self.lines, arrays)
@@ -99,7 +99,7 @@ class Progress:
 
 
 def variables_of(tree: dict[str, Any]) -> dict[str, Any]:
-    """What a checkpoint would have evaluated: {"params", "batch_stats"}, and "head" where that has parameters."""
+    """The variables to evaluate in a checkpoint: {"params", "batch_stats"}, and "head" if the head has parameters."""
     chosen = tree.get("averages") or tree
     params = chosen["params"]
     head = {"head": params["head"]} if params["head"] else {}
@@ -111,6 +111,6 @@ def _saved(state: TrainState) -> tuple[str, ...]:
 
 
 def _place(mesh: Mesh, state: Any, totals: Totals) -> tuple[Any, Totals]:
-    """A copy of all that training changes on each device, whether it is fresh or was restored."""
+    """Copies everything that training changes to each device, for fresh and restored runs alike."""
     placed: tuple[Any, Totals] = parallel.replicate((state, totals), mesh)
     return placed

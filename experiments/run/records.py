@@ -22,7 +22,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 class Damaged(UserError):
-    """A file of the project's own that does not hold what the project writes."""
+    """One of the project's own files is not as the project writes it."""
 
     def __init__(self, path: Path, reason: str) -> None:
         super().__init__(
@@ -65,7 +65,7 @@ def _text(path: Path) -> str:
 def _parsed(path: Path, text: str, where: str) -> dict[str, Any]:
     try:
         value = json.loads(text)
-    except (ValueError, RecursionError) as error:  # no JSON, or a number or a nesting beyond what Python takes
+    except (ValueError, RecursionError) as error:  # no JSON, or a number or nesting beyond Python's limits
         raise Damaged(path, f"{where}{quoted(error, 100)}") from error
     if not isinstance(value, dict):
         raise Damaged(path, f"{where}it is no object")
@@ -77,7 +77,7 @@ def write_lines(path: Path, lines: list[dict[str, Any]]) -> None:
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What differs between two configurations, each as 'name: before → now'."""
+    """The differences of two configurations, each as 'name: before → now'."""
     return [
         f"{name}: {json.dumps(before.get(name))} → {json.dumps(now.get(name))}"
         for name in sorted(before.keys() | now.keys())

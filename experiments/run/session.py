@@ -1,4 +1,4 @@
-"""What a command sets up before JAX starts. Never for a person who imports the library."""
+"""Settings that commands make before JAX starts. Importing the library changes none of them."""
 
 import ctypes
 import os
@@ -37,10 +37,10 @@ def prepare(*, keep_memory: bool = True, verbose: bool = False) -> None:
 def keep_freed_memory() -> bool:
     """Tells glibc to reuse large buffers and not give them back to the system after each use.
 
-    A training step on the CPU allocates its activations anew; given back, each of their pages costs a fault and a
-    clearing when it is next touched. What is allocated by a thread other than the main one glibc maps and gives back
-    whatever it is told, so JAX is told to compute in the main thread. To be said before threads start, and before JAX
-    computes. False where the C library is not glibc.
+    A training step on the CPU allocates its activations anew. If their pages go back to the system, each one costs a
+    page fault and is cleared at its next use. For threads other than the main one, glibc gives memory back in any case,
+    so JAX has to compute in the main thread. Call this before threads start and before JAX computes. Returns False if
+    the C library is not glibc.
     """
     if not sys.platform.startswith("linux"):
         return False

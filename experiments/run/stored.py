@@ -1,4 +1,4 @@
-"""The one reader of what runs write: types, sizes and agreement are checked, and damage is said in a sentence."""
+"""The one reader of the files that runs write: it checks types, sizes and agreement, and reports damage."""
 
 import io
 import zipfile
@@ -29,21 +29,21 @@ _LARGEST_ARRAYS = 2**32  # bytes of an epoch's file
 
 
 def read_begun(path: Path) -> dict[str, Any]:
-    """A config.json as {"config", "environment", "command"}; of the latter two, which are for people, either may lack.
+    """A config.json as {"config", "environment", "command"}; the latter two are for people, and may be missing.
 
     Raises:
-      Damaged: where it is not what a run writes.
-      OSError: where it cannot be read.
+      Damaged: the file is not as a run writes it.
+      OSError: the file cannot be read.
     """
     found: dict[str, Any] = {"environment": {}, "command": "", **read_json(path)}
     for name, kind in (("config", dict), ("environment", dict), ("command", str)):
         if not isinstance(found.get(name), kind):
-            raise Damaged(path, f"{name!r} is not what a run writes")
+            raise Damaged(path, f"{name!r} is not as a run writes it")
     return found
 
 
 def check_network(config: Mapping[str, Any], path: Path, known: tuple[str, ...]) -> None:
-    """Refuses a configuration that does not tell its network, the shape of its images and the names of its classes."""
+    """Refuses a configuration without a network, a shape of images and names of classes."""
     variant, shape, classes = (config.get(name) for name in ("variant", "image_shape", "classes"))
     if not (isinstance(variant, str) and variant in known):
         raise Damaged(path, "its variant is no network's name")
@@ -61,8 +61,8 @@ def read_metrics(path: Path, epochs: int = 0) -> list[Line]:
       epochs: that a checkpoint says have ended: there must be as many lines, or more.
 
     Raises:
-      Damaged: where it is not what a run writes.
-      OSError: where it cannot be read.
+      Damaged: the file is not as a run writes it.
+      OSError: the file cannot be read.
     """
     lines = read_lines(path)
     for number, line in enumerate(lines, 1):
@@ -83,8 +83,8 @@ def read_summary(path: Path) -> Line:
     """A summary.json; empty where there is none.
 
     Raises:
-      Damaged: where it is not what a run writes.
-      OSError: where it cannot be read.
+      Damaged: the file is not as a run writes it.
+      OSError: the file cannot be read.
     """
     if not path.exists():
         return {}
@@ -92,7 +92,7 @@ def read_summary(path: Path) -> Line:
     kinds = {"epochs": int, "epoch": int, "step": int, "last": dict, "best": dict, "verdict": str | None}
     for name, kind in kinds.items():
         if name in summary and not isinstance(summary[name], kind):
-            raise Damaged(path, f"{name!r} is not what a run writes")
+            raise Damaged(path, f"{name!r} is not as a run writes it")
     return summary
 
 
@@ -100,8 +100,8 @@ def read_arrays(path: Path) -> Arrays:
     """The arrays of an epoch's .npz, as `numpy.savez` writes them.
 
     Raises:
-      Damaged: where it is not what a run writes, by the checksums in it too.
-      OSError: where it cannot be read.
+      Damaged: the file is not as a run writes it; its checksums tell.
+      OSError: the file cannot be read.
     """
     content = read_regular(path, limit=_LARGEST_ARRAYS)
     try:

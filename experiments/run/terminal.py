@@ -13,16 +13,16 @@ from typing import Any
 import tyro
 
 LONGEST = 2000  # characters of a sentence that has to be escaped
-BAD_INPUT = 2  # the exit code for whatever the person can put right
+BAD_INPUT = 2  # the exit code for errors that the user can correct
 
 
 class UserError(Exception):
-    """One sentence for the person: what was wrong, where, and what to do."""
+    """One sentence for the user: what was wrong, where, and what to do."""
 
 
 @contextlib.contextmanager
 def as_user_error(kind: type[Exception]) -> Iterator[None]:
-    """Where arguments come from the person, so does what a function documents that it raises about them."""
+    """Turns an exception about the user's input into a UserError with the same words."""
     try:
         yield
     except kind as error:
@@ -31,7 +31,7 @@ def as_user_error(kind: type[Exception]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def enough_memory(remedy: str) -> Iterator[None]:
-    """Turns a device's or the host's lack of memory into a UserError that ends with what to do.
+    """Turns a lack of memory, of a device or the host, into a UserError that ends with `remedy`.
 
     JAX's error is known by its words, as JAX is not imported here.
     """
@@ -56,11 +56,11 @@ def counted(number: int, thing: str) -> str:
 
 
 class Diverged(Exception):
-    """A run whose loss or parameters stopped being finite; its last good checkpoint is kept."""
+    """The loss or the parameters of a run are no longer finite; its last good checkpoint is kept."""
 
 
 class Interrupted(Exception):
-    """A run that was told to stop, and saved itself; the exit code is the shell's, 128 + the signal's number."""
+    """A run was told to stop and has saved its state; the exit code is the shell's, 128 + the signal's number."""
 
     def __init__(self, sentence: str, signal_number: int) -> None:
         super().__init__(sentence)
@@ -99,7 +99,7 @@ def command_line(prog: str) -> str:
 
 
 def _sentence(panel: str, prog: str) -> str:
-    """What a panel of the command-line parser says, without its frame and its repetitions."""
+    """The text of an error panel of the command-line parser, without its frame and its repetitions."""
     lines = [re.sub(r"[─│╭╮╰╯]+", " ", line).strip() for line in panel.splitlines()[1:]]
     body = " ".join(lines[: next((i for i, line in enumerate(lines) if not line and i), len(lines))])
     body = re.sub(r"\s+", " ", body).strip().rstrip(":.").removeprefix("Error ")
@@ -107,7 +107,7 @@ def _sentence(panel: str, prog: str) -> str:
 
 
 def main(command: Callable[[], None]) -> None:
-    """Runs a command, and turns what a person can put right into a sentence and an exit code."""
+    """Runs a command, and turns errors that the user can correct into one sentence and an exit code."""
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
         with enough_memory("ask for less at once, or use a larger machine"):

@@ -1,1 +1,1 @@
-"""What converting, exporting and predicting share: a trained network, and one's own pictures."""
+"""The parts that convert, export and predict share: a trained network, and the user's pictures."""

@@ -21,7 +21,7 @@ from jaxnets.models.normalized import IMAGENET_MEAN, Normalized
 from jaxnets.naming import quoted
 from jaxnets.torch_weights.names import Free, entries
 
-LARGEST_IMAGE = 512  # pixels a side, of those that a file's weights are tried with
+LARGEST_IMAGE = 512  # the largest side, in pixels, that is tried for a file's weights
 TORCHVISIONS = ("resnet18", "resnet50", "regnet_x_400mf", "mobilenet_v2", "vgg16")
 IMAGENET_CLASSES = 1000
 
@@ -30,8 +30,8 @@ IMAGENET_CLASSES = 1000
 class Trained:
     """A network called `name` with its weights; `origin` says which they are.
 
-    `class_weights`, [C, D] or [C, K, D], are those of a margin head, None where there is none. `classes` are numbers
-    where nothing says their names. `is_run` tells a run from a file, which says less of how it was trained.
+    `class_weights`, [C, D] or [C, K, D], belong to a margin head; None without one. `classes` are numbers if no names
+    are known. `is_run` tells a run from a file, which says less about the training.
     """
 
     name: str
@@ -46,8 +46,8 @@ class Trained:
     def program(self, output: str) -> Program:
         """The network up to its "embeddings", or to "scores": cosines, where it has a margin head.
 
-        What a file without class weights holds may have been trained with a margin head: its outputs are embeddings to
-        one who asks for them.
+        A network in a file without class weights may have been trained with a margin head, so its outputs may be taken
+        as embeddings.
 
         Raises:
           UserError: for embeddings of a run of a classifier, for scores of a backbone without class weights, and for
@@ -72,7 +72,7 @@ def load(source: Path, model: str | None, inputs: Inputs = "auto") -> Trained:
     Args:
       source: the folder or file.
       model: the network of a file, and None for a folder, which says so itself.
-      inputs: of a file: what its network expects; see `expects_imagenet`.
+      inputs: for a file, the images that its network expects; see `expects_imagenet`.
 
     Raises:
       UserError: for anything else, in one sentence.
@@ -86,7 +86,7 @@ def load(source: Path, model: str | None, inputs: Inputs = "auto") -> Trained:
     if broken:
         raise UserError(
             f"{trained.origin} holds numbers that are not finite, in {counted(len(broken), 'array')} of {len(leaves)}"
-            f" (as {quoted(broken[0])}): nothing can be told with it"
+            f" (as {quoted(broken[0])}): it cannot be used"
         )
     return trained
 
@@ -98,7 +98,7 @@ def state_of_run(
 
     Args:
       folder: the run's.
-      model: what the user takes it for; None to go by the folder.
+      model: the network's name as the user gave it; None for the folder's own.
       kinds: of checkpoints, "best" or "last": the first that there is.
 
     Raises:
@@ -189,7 +189,7 @@ def pytorch_class(name: str, variables: Mapping[str, Any]) -> str:
 
 
 def _trained(name: str, origin: str, variables: Mapping[str, Any], class_weights: Any) -> Trained:
-    """A network of which the weights alone are known: they tell its sizes, and how many classes there are."""
+    """A network from its weights alone, which tell its sizes and the number of classes."""
     found = sizes(name, variables)
     module = models.create(name, found["outputs"])
     image_shape = _image_shape(name, module, variables["params"], found["channels"])

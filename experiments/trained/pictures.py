@@ -1,4 +1,4 @@
-"""One's own pictures as a network takes them, whatever their format, size and colours."""
+"""The user's pictures as a network takes them, in any known format, size and colours."""
 
 import warnings
 from pathlib import Path
@@ -34,12 +34,12 @@ def read(path: Path, image_shape: tuple[int, int, int]) -> UInt8[np.ndarray, "H 
     if image_shape[2] not in (1, 3):
         raise UserError(f"the network takes images of {image_shape[2]} channels: pictures have 1 or 3")
     with as_user_error(DataError), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of Pillow, about what is odd in a file, and harmless
+        warnings.simplefilter("ignore")  # Pillow's, about harmless oddities in a file
         return decode(read_file(path), image_shape, where=quoted(path))
 
 
 def look_inverted(images: UInt8[np.ndarray, "N H W C"]) -> Bool[np.ndarray, "N"]:
-    """Whether the border, an eighth of a side wide, is brighter than what it surrounds."""
+    """Whether the border, an eighth of a side wide, is brighter than the middle."""
     height, width = images.shape[1:3]
     is_border = np.ones((height, width), bool)
     is_border[height // 8 or 1 : -(height // 8 or 1), width // 8 or 1 : -(width // 8 or 1)] = False
@@ -54,7 +54,7 @@ def look_pale(images: UInt8[np.ndarray, "N H W C"]) -> Bool[np.ndarray, "N"]:
 
 
 def stretched(images: UInt8[np.ndarray, "N H W C"]) -> UInt8[np.ndarray, "N H W C"]:
-    """Pictures whose darkest hundredth becomes black and whose lightest white; one of a single shade stays as it is."""
+    """Pictures with the darkest hundredth made black and the lightest white; a picture of one shade stays as it is."""
     low, high = (each[:, None, None, None] for each in _range(images))
     length = np.where(high > low, high - low, 255)
     start = np.where(high > low, low, 0)

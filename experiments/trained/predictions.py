@@ -1,4 +1,4 @@
-"""The classes that a trained network sees in one's own pictures, and the table of them."""
+"""A trained network's classes for the user's pictures, as a table."""
 
 import math
 import sys
@@ -19,14 +19,15 @@ from experiments.trained import network, pictures
 from jaxnets.export import Program
 from jaxnets.naming import quoted
 
-BATCH, PIXELS = 256, 2**22  # of a batch, at most: so many pictures, and so many numbers in all of them
-UNCERTAIN_DEGREES, UNCERTAIN_PROBABILITY = 5.0, 0.6  # a lead of fewer degrees, or a smaller probability, tells little
+BATCH, PIXELS = 256, 2**22  # at most in a batch: pictures, and numbers in all of them
+UNCERTAIN_DEGREES, UNCERTAIN_PROBABILITY = 5.0, 0.6  # a smaller lead, or a smaller probability, is uncertain
 
 
 class Prediction(NamedTuple):
-    """Of one picture: the `top` classes, best first, and their scores; and what about it speaks against them.
+    """For one picture, the `top` classes, best first, with their scores, and reasons to doubt them.
 
-    `inverted` says that it looks dark on light, `pale` that it uses less than half of the range from black to white.
+    `inverted`: it looks dark on light. `pale`: it uses less than half of the range from black to white.
+    `uncertain`: the best class has a small lead.
     """
 
     classes: Int[np.ndarray, "K"]
@@ -40,7 +41,7 @@ class Prediction(NamedTuple):
 def predict(
     program: Program, paths: Sequence[Path], *, top: int, has_angles: bool, invert: bool = False, stretch: bool = False
 ) -> Iterator[Prediction]:
-    """One for each picture, in batches of one size, so that the program is compiled once."""
+    """A prediction for each picture, in batches of one size, so that the program is compiled once."""
     apply, shape = jax.jit(program.apply), program.image_shape
     size = max(1, min(BATCH, PIXELS // math.prod(shape), len(paths)))
     with ProgressBar("predicting", len(paths)) as bar, enough_memory("use a larger machine"):
@@ -80,7 +81,7 @@ def show(trained: network.Trained, paths: Sequence[Path], predictions: Sequence[
 def notes(
     trained: network.Trained, paths: Sequence[Path], predictions: Sequence[Prediction], *, invert: bool, stretch: bool
 ) -> None:
-    """What speaks against a prediction, on stderr."""
+    """Prints the reasons to doubt predictions on stderr."""
 
     def pointed_out(kind: str, one: str, several: str) -> str | None:
         found = [path for path, each in zip(paths, predictions, strict=True) if getattr(each, kind)]
@@ -108,7 +109,7 @@ def notes(
 def _uncertain(
     scores: Float[np.ndarray, "N K"], probabilities: Float[np.ndarray, "N K"], has_angles: bool
 ) -> Bool[np.ndarray, "N"]:
-    """Whether the best class, of all in descending order, has too small a lead."""
+    """Whether the best class, the first in descending order, has too small a lead."""
     if scores.shape[1] == 1:
         return np.zeros(len(scores), bool)
     if not has_angles:
