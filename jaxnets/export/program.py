@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float, UInt8
 
 from jaxnets.train import as_floats
-from kernels.margin_softmax.geometry import directions
+from kernels.margin_softmax.geometry import directions, directions_by_division
 from kernels.platform import portable
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def scores(
     num_classes, *subcenters, dimensions = unit.shape
 
     def cosines(weights: Weights, images: UInt8[Array, "N H W channels"]) -> Float[Array, "N C"]:
-        to_each = directions(forward(weights, images)) @ weights["unit"].T
+        to_each = directions_by_division(forward(weights, images)) @ weights["unit"].T
         # `losses.cosines` looks up the first of equal maxima instead, for the gradient's sake.
         return to_each.reshape(to_each.shape[0], num_classes, -1).max(axis=2) if subcenters else to_each
 

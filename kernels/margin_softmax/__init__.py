@@ -3,6 +3,7 @@
 from kernels.margin_softmax.api import margin_softmax as margin_softmax
 from kernels.margin_softmax.checks import Implementation as Implementation
 from kernels.margin_softmax.checks import MarginGrad as MarginGrad
+from kernels.margin_softmax.nearest import nearest_classes as nearest_classes
 from kernels.margin_softmax.reference import HardNegatives as HardNegatives
 from kernels.margin_softmax.sharded import sharded_margin_softmax as sharded_margin_softmax
 from kernels.margin_softmax.shares import Axes as Axes

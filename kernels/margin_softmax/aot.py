@@ -64,7 +64,7 @@ device_description_str: "NVIDIA H200"
 
 
 @dataclasses.dataclass(frozen=True)
-class Case:
+class Compilation:
     """What is compiled: the loss, or with `gradients` those of embeddings and class weights too."""
 
     streams: streamed.Streams
@@ -129,32 +129,32 @@ VARIANTS: list[tuple[int, dict[str, Any]]] = [
 
 GPU_CASES = [
     *[
-        Case(streams, num_classes, dtype, gradients)
+        Compilation(streams, num_classes, dtype, gradients)
         for streams in (PallasGpu(), Chunked())
         for dtype in (jnp.bfloat16, jnp.float32)
         for num_classes in (10_000, 100_000, 1_000_000, 10_000_000)
         for gradients in (False, True)
     ],
     *[
-        Case(PallasGpu(), num_classes, dtype, **variant)
+        Compilation(PallasGpu(), num_classes, dtype, **variant)
         for dtype in (jnp.bfloat16, jnp.float32)
         for num_classes, variant in VARIANTS
     ],
-    Case(PallasGpu(), 100_000, jnp.bfloat16, num_devices=2),
+    Compilation(PallasGpu(), 100_000, jnp.bfloat16, num_devices=2),
 ]
 
 TPU_CASES = [
     *[
-        Case(PallasTpu(), num_classes, dtype)
+        Compilation(PallasTpu(), num_classes, dtype)
         for dtype in (jnp.bfloat16, jnp.float32)
         for num_classes in (10_000, 100_000, 1_000_000)
     ],
-    Case(PallasTpu(), 1_000_000, jnp.bfloat16, gradients=False),
-    Case(PallasTpu(), 100_000, jnp.bfloat16, is_hard=True),
-    Case(PallasTpu(), 30_000, jnp.bfloat16, num_centers=3),
-    Case(PallasTpu(), 30_000, jnp.float32, num_centers=3, is_hard=True),
-    Case(PallasTpu(), 10_007, jnp.bfloat16, length=100),
-    Case(PallasTpu(), 10_007, jnp.float32, length=4096),
+    Compilation(PallasTpu(), 1_000_000, jnp.bfloat16, gradients=False),
+    Compilation(PallasTpu(), 100_000, jnp.bfloat16, is_hard=True),
+    Compilation(PallasTpu(), 30_000, jnp.bfloat16, num_centers=3),
+    Compilation(PallasTpu(), 30_000, jnp.float32, num_centers=3, is_hard=True),
+    Compilation(PallasTpu(), 10_007, jnp.bfloat16, length=100),
+    Compilation(PallasTpu(), 10_007, jnp.float32, length=4096),
 ]
 
 
@@ -226,7 +226,7 @@ def _margin(cos_theta: Array, sin_theta: Array) -> Array:
     return 0.8776 * cos_theta - 0.4794 * sin_theta
 
 
-def _compiled(case: Case, devices: Sequence[Any], platform: str) -> Any:
+def _compiled(case: Compilation, devices: Sequence[Any], platform: str) -> Any:
     program, shapes = case.program()
     mesh = Mesh(np.array(devices[: case.num_devices]), ("rows",))
     arguments = [
@@ -238,7 +238,7 @@ def _compiled(case: Case, devices: Sequence[Any], platform: str) -> Any:
     return traced.lower(lowering_platforms=(platform,)).compile()
 
 
-def _compile_for_gpu(case: Case, topology: Any) -> tuple[int, tuple[int, int, int] | None]:
+def _compile_for_gpu(case: Compilation, topology: Any) -> tuple[int, tuple[int, int, int] | None]:
     """Temporary memory in bytes; and of the kernels the most spilled, of registers, and of shared memory."""
     from jax.sharding import AbstractDevice, AbstractMesh, use_abstract_mesh  # not in every JAX that is too old
 

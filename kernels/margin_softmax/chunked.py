@@ -17,7 +17,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from kernels.margin_softmax import choice
-from kernels.margin_softmax.geometry import inverse_lengths, wide, without_radial
+from kernels.margin_softmax.geometry import inverse_lengths, inverse_lengths_in_range, wide, without_radial
 from kernels.margin_softmax.streamed import Rows
 from kernels.platform import is_cpu
 from kernels.varying import varying_like
@@ -31,10 +31,12 @@ class Chunked:
 
     size: int | None = None
 
-    def log_sum(self, x: Float[Array, "N D"], w: Float[Array, "C K D"], rows: Rows, scale: float) -> Float[Array, "N"]:
+    def log_sum(
+        self, x: Float[Array, "N D"], w: Float[Array, "C K D"], rows: Rows, scale: Float[Array, ""], known: float | None
+    ) -> Float[Array, "N"]:
         xt, inverse_x = x.T, inverse_lengths(x)
-        # |s·cos θ| ≤ s: while C terms of at most e^s fit in float32, nothing has to be known of the largest one.
-        is_bounded = rows.hard is None and scale + math.log(max(len(w), 1)) < LARGEST_EXPONENT
+        # |s·cos θ| ≤ s: where C terms of at most e^s fit in float32, the largest one need not be known.
+        is_bounded = rows.hard is None and known is not None and known + math.log(len(w)) < LARGEST_EXPONENT
 
         def add(chunk: Array, inverse_w: Array, first: Array | int, so_far: tuple[Array, Array]) -> tuple[Array, Array]:
             largest, total = so_far
@@ -48,7 +50,7 @@ class Chunked:
             return new_largest, rescaled + jnp.exp(logits - shift[None, :]).sum(axis=0)
 
         nothing = varying_like(jnp.zeros(len(x), inverse_x.dtype), x)
-        largest, total = self._over_chunks(w, len(x), add, (nothing if is_bounded else nothing - jnp.inf, nothing))
+        largest, total = self._over_chunks(w, rows, add, (nothing if is_bounded else nothing - jnp.inf, nothing))
         return jnp.where(total == 0, -jnp.inf, largest + jnp.log(jnp.where(total == 0, 1, total)))
 
     def gradients(
@@ -56,7 +58,8 @@ class Chunked:
         x: Float[Array, "N D"],
         w: Float[Array, "C K D"],
         rows: Rows,
-        scale: float,
+        scale: Float[Array, ""],
+        known: float | None,
         log_sum: Float[Array, "N"],
         cotangent: Float[Array, "N"],
     ) -> tuple[Float[Array, "N D"], Float[Array, "C K D"]]:
@@ -88,21 +91,47 @@ class Chunked:
         # The barrier keeps these zeros from being made together with the first gradients, by a slower loop on a CPU.
         no_dw = lax.optimization_barrier(jnp.zeros(w.shape, w.dtype))
         zeros = varying_like(jnp.zeros(x.shape, dtype), x), varying_like(no_dw, x)
-        dx, dw = self._over_chunks(w, len(x), add, zeros)
+        dx, dw = self._over_chunks(w, rows, add, zeros)
         dx = without_radial(dx * of_rows[:, None], x.astype(dtype), inverse_x) * inverse_x[:, None]
         return dx.astype(x.dtype), dw
 
-    def _over_chunks(self, w: Array, num_rows: int, add: Callable[..., Any], so_far: Any) -> Any:
-        """Folds `add`(chunk of w, inverse lengths, first class, so far) over the classes, without padding the last."""
+    def slope(
+        self,
+        x: Float[Array, "N D"],
+        w: Float[Array, "C K D"],
+        rows: Rows,
+        scale: Float[Array, ""],
+        log_sum: Float[Array, "N"],
+    ) -> Float[Array, "N"]:
+        xt, inverse_x = x.T, inverse_lengths(x)
+        one = jnp.ones_like(scale)
+
+        def add(chunk: Array, inverse_w: Array, first: Array | int, so_far: Array) -> Array:
+            products = _product("cd,dn->cn", chunk.reshape(-1, chunk.shape[-1]), xt, _common(x, w))
+            counted, _ = _logits(_cosines(products, inverse_x, inverse_w), first, rows, one)
+            counts = counted > -jnp.inf
+            shares = jnp.exp(jnp.where(counts, scale * counted - log_sum[None, :], -jnp.inf))
+            return so_far + (shares * jnp.where(counts, counted, 0)).sum(axis=0)
+
+        return jnp.asarray(self._over_chunks(w, rows, add, varying_like(jnp.zeros_like(inverse_x), x)))
+
+    def _over_chunks(self, w: Array, rows: Rows, add: Callable[..., Any], so_far: Any) -> Any:
+        """Folds `add`(chunk of w, inverse lengths, first class, so far) over the classes, without padding the last.
+
+        Class weights that are padding reach it as zeros, whatever they hold.
+        """
         num_classes = w.shape[0]
-        size = self.size or choice.chunk_size(num_rows, w.shape)
+        size = self.size or choice.chunk_size(len(rows.labels), w.shape)
         whole = num_classes // size if num_classes > size else 0
-        inverse_w = inverse_lengths(w)  # in one go: a program of value and gradients does it once
+        inverse_w = inverse_lengths_in_range(w)  # in one go: a program of value and gradients does it once
 
         def one(first: Array | int, size: int, so_far: Any) -> Any:
             # Or XLA would normalise and transpose all of w at once, outside of the loop.
-            chunk = lax.optimization_barrier(lax.dynamic_slice_in_dim(w, first, size))
-            return add(chunk, lax.dynamic_slice_in_dim(inverse_w, first, size), first, so_far)
+            chunk, inverse = (lax.dynamic_slice_in_dim(array, first, size) for array in (w, inverse_w))
+            if rows.num_classes is not None:
+                counts = jnp.arange(size, dtype=jnp.int32) < rows.num_classes - first
+                chunk, inverse = jnp.where(counts[:, None, None], chunk, 0), jnp.where(counts[:, None], inverse, 0)
+            return add(lax.optimization_barrier(chunk), inverse, first, so_far)
 
         # The rest comes first: what is written into after a loop, XLA copies.
         rest = num_classes - whole * size
@@ -117,7 +146,7 @@ def _cosines(
 
 
 def _logits(
-    cosines: Float[Array, "B K N"], first: Array | int, rows: Rows, scale: float
+    cosines: Float[Array, "B K N"], first: Array | int, rows: Rows, scale: Float[Array, ""]
 ) -> tuple[Float[Array, "B N"], Float[Array, "B N"] | None]:
     """s·f(c) of a chunk of classes, −∞ for the rows' own ones and padding, and f'(c) where f is not the identity."""
     nearest, slopes = cosines.max(axis=1), None

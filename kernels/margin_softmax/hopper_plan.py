@@ -1,4 +1,4 @@
-"""What `mosaic_gpu` does at once: tiles, buffers, and which block has which classes."""
+"""Tiles and buffers of `mosaic_gpu`, and which block has which classes."""
 
 import dataclasses
 from typing import Any
@@ -14,15 +14,15 @@ SHARED_MEMORY = 227 * 1024  # bytes a block may have
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class HopperPlan:
     """One launch, for N rows (whole blocks of 128), vectors of length D (whole steps of 64) and C classes.
 
-    Class weights are [K·C, D], centre after centre; C must be a multiple of `tile` if K > 1 or `backward`. Columns from
-    `num_valid` on are none. `shift` is None where the largest logit of a row must be found along the way; else it is
-    one that suits all rows (base-2). Interpreted on a CPU where `interpret` says so.
+    Class weights are [K·C, D], centre after centre; C must be a multiple of `tile` if K > 1 or `backward`. Classes from
+    `num_valid` on do not count. `shift`, in base 2, suits all rows; None where the largest logit of each row must be
+    found along the way. A known scale is a constant of the program. Interpreted on a CPU where `interpret` says so.
 
-    Of float32 vectors there are two parts, [2·N, D] and [2·K·C, D]: what bfloat16 keeps of each number, and what that
-    leaves. Their product is a sum of three, as that of the two rests is too small to count.
+    Float32 vectors have two parts, [2·N, D] and [2·K·C, D]: each number in bfloat16, and the rest of it. Their product
+    is a sum of three, as the product of the two rests is too small to count.
     """
 
     num_rows: int
@@ -32,8 +32,8 @@ class Plan:
     num_classes: int
     num_centers: int
     num_valid: int
-    scale: float
     is_hard: bool
+    known_scale: float | None
     backward: bool
     shift: float | None
     multiprocessors: int
@@ -74,6 +74,10 @@ class Plan:
         """Which of them has the embeddings of a step whose class weights are in a slot of the ring."""
         (part, column), _ = self.operands(step)
         return part * self._steps_a_part + column if self.keeps_x else slot
+
+    def slot(self, warpgroup: Any, n: Any) -> Any:
+        """The buffer of a warpgroup's n-th step."""
+        return warpgroup * self.stages + lax.rem(jnp.int32(n), jnp.int32(self.stages))
 
     @property
     def stages(self) -> int:

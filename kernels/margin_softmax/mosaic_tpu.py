@@ -20,7 +20,6 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float
 
-from kernels.margin_softmax.geometry import SHORTEST
 from kernels.margin_softmax.tpu_plan import LANES
 
 NOTHING = -1e29  # the largest logit where none has counted, below all that count; −∞ would give ∞ − ∞
@@ -28,7 +27,7 @@ MASKED = -1e30  # a logit that does not count: e^(MASKED − NOTHING) is 0
 
 
 @dataclasses.dataclass(frozen=True)
-class Kernels:
+class TpuKernels:
     """The launches for C classes, in blocks of `rows` × `classes`, within `vmem` bytes.
 
     Their operands are x [N, D], whole blocks of it; labels [N, 1] of int32; numbers [N, P] of float32, which are the
@@ -40,7 +39,6 @@ class Kernels:
     num_classes: int
     rows: int
     classes: int
-    scale: float
     is_hard: bool
     vmem: int
     interpret: Any
@@ -168,8 +166,8 @@ class Kernels:
                 weights, gradient = w[center].astype(jnp.float32), sums[center]
                 squares = (weights * weights).sum(axis=1, keepdims=True)
                 along = (gradient * weights).sum(axis=1, keepdims=True)
-                too_short = squares <= SHORTEST**2
-                along = jnp.where(too_short, 0, along / jnp.where(too_short, 1, squares))
+                is_zero = squares == 0
+                along = jnp.where(is_zero, 0, along / jnp.where(is_zero, 1, squares))
                 out[center] = (gradient - along * weights).astype(out.dtype)
 
     def _of_products(self, block: Any, x: Any, labels: Any, numbers: Any, w: Any, inverse_w: Any) -> list[Array]:
@@ -190,12 +188,12 @@ class Kernels:
         return of_products
 
     def _logits(self, cosines: Array, numbers: Any) -> tuple[Array, Array | None]:
-        """s·f(c), and f'(c) where f is not the identity."""
+        """z = s·f(c) of s·c, and f'(c) where f is not the identity."""
         if not self.is_hard:
-            return self.scale * cosines, None
-        threshold, t = numbers[:, 1:2], numbers[:, 2:3]
-        hard = cosines > threshold
-        return self.scale * jnp.where(hard, cosines * (t + cosines), cosines), jnp.where(hard, t + 2 * cosines, 1)
+            return cosines, None
+        threshold, t, inverse_scale = numbers[:, 1:2], numbers[:, 2:3], numbers[:, 3:4]
+        hard, share = cosines > threshold, cosines * inverse_scale
+        return jnp.where(hard, cosines * (t + share), cosines), jnp.where(hard, t + 2 * share, 1)
 
     def _masked(self, block: Any, labels: Any) -> Array:
         """Where a class is the row's own, or none."""

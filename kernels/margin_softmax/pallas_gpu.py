@@ -25,12 +25,14 @@ from jax import lax
 from jaxtyping import Array, BFloat16, Float
 
 from kernels.margin_softmax import streamed
-from kernels.margin_softmax.geometry import inverse_lengths, without_radial
+from kernels.margin_softmax.chunked import Chunked
+from kernels.margin_softmax.geometry import inverse_lengths, inverse_lengths_in_range, without_radial
+from kernels.margin_softmax.hopper_plan import HopperPlan
 from kernels.margin_softmax.streamed import Rows
 from kernels.varying import varying_like
 
 if TYPE_CHECKING:
-    from kernels.margin_softmax.mosaic_gpu import Kernel
+    from kernels.margin_softmax.mosaic_gpu import HopperKernel
 
 OLDEST_JAX = (0, 11)  # before, Mosaic GPU could not be interpreted, so that nothing is known of it
 SAFE_EXPONENT = 87.0  # e^±87 is a normal number in float32
@@ -66,19 +68,21 @@ class PallasGpu:
     By default as many as keep all temporaries within 250 MB at N = 4096 and D = 512, see `kernels.margin_softmax.aot`.
     """
 
-    numbers: int = 45 * 2**20
+    numbers: int = 44 * 2**20
     multiprocessors: int = 132  # of an H100 or H200: as many blocks run at once
     interpret: Any = None  # `plgpu.InterpretGPUParams()` to run on a CPU
 
-    def log_sum(self, x: Float[Array, "N D"], w: Float[Array, "C K D"], rows: Rows, scale: float) -> Float[Array, "N"]:
+    def log_sum(
+        self, x: Float[Array, "N D"], w: Float[Array, "C K D"], rows: Rows, scale: Float[Array, ""], known: float | None
+    ) -> Float[Array, "N"]:
         _refuse(x, w)
-        vectors, inverse_x = _parts(_whole_blocks(_whole_steps(x))), inverse_lengths(x)
-        shift = _shift(scale, w.shape[0]) if rows.hard is None else None
+        vectors, rate = _parts(_whole_blocks(_whole_steps(x))), inverse_lengths(x) * _in_base_2(scale)
+        shift = None if rows.hard is not None or known is None else _shift(known, w.shape[0])
 
         def add(chunk: Array, first: Array | int, so_far: tuple[Array, Array]) -> tuple[Array, Array]:
-            launch = self._kernel(vectors, chunk, rows, scale, shift=shift)
+            launch = self._kernel(vectors, chunk, rows, known, shift=shift)
             weights, inverse_w = _class_operands(chunk, launch)
-            operands = _flat(vectors), _flat(weights), inverse_w, *_row_operands(rows, first, inverse_x)
+            operands = _flat(vectors), _flat(weights), inverse_w, *_row_operands(rows, first, scale, rate)
             return _merged(*so_far, varying_like(launch(*operands)[0], x))
 
         nothing = varying_like(jnp.full(vectors.shape[1], -jnp.inf, jnp.float32), x)
@@ -94,13 +98,14 @@ class PallasGpu:
         x: Float[Array, "N D"],
         w: Float[Array, "C K D"],
         rows: Rows,
-        scale: float,
+        scale: Float[Array, ""],
+        known: float | None,
         log_sum: Float[Array, "N"],
         cotangent: Float[Array, "N"],
     ) -> tuple[Float[Array, "N D"], Float[Array, "C K D"]]:
         _refuse(x, w)
         vectors, inverse_x = _parts(_whole_blocks(_whole_steps(x))), inverse_lengths(x)
-        factor = cotangent * scale * inverse_x
+        rate, factor = inverse_x * _in_base_2(scale), cotangent * scale * inverse_x
         # |factor|·exp(s·f − L) = 2^(z − exponent), and its sign is the rows' of x: less for the kernel to keep at hand.
         exponent = (log_sum - jnp.log(jnp.abs(factor))) / math.log(2)
         exponent = jnp.where((log_sum == -jnp.inf) | (factor == 0), jnp.inf, exponent)
@@ -110,9 +115,9 @@ class PallasGpu:
         def add(chunk: Array, first: Array | int, so_far: tuple[Array, Array]) -> tuple[Array, Array]:
             dx, dw = so_far
             num_classes, num_centers, length = chunk.shape
-            launch = self._kernel(vectors, chunk, rows, scale, backward=True)
+            launch = self._kernel(vectors, chunk, rows, known, backward=True)
             weights, inverse_w = _class_operands(chunk, launch)
-            operands = _flat(vectors), _flat(weights), inverse_w, *_row_operands(rows, first, inverse_x, exponent)
+            operands = _flat(vectors), _flat(weights), inverse_w, *_row_operands(rows, first, scale, rate, exponent)
             dz = [varying_like(part, x) for part in launch(*operands)]
             dx = dx + _product("nc,cd->nd", dz, weights)
             of_weights = _product("nc,nd->cd", dz, signed).reshape(num_centers, -1, launch.length)
@@ -128,14 +133,30 @@ class PallasGpu:
         dx = without_radial(dx, x.astype(jnp.float32), inverse_x)
         return dx.astype(x.dtype), dw.reshape(w.shape)
 
+    def slope(
+        self,
+        x: Float[Array, "N D"],
+        w: Float[Array, "C K D"],
+        rows: Rows,
+        scale: Float[Array, ""],
+        log_sum: Float[Array, "N"],
+    ) -> Float[Array, "N"]:
+        return Chunked().slope(x, w, rows, scale, log_sum)
+
     def _kernel(
-        self, vectors: Array, chunk: Array, rows: Rows, scale: float, backward: bool = False, shift: float | None = None
-    ) -> "Kernel":
-        from kernels.margin_softmax.mosaic_gpu import Kernel  # not before it is needed: it is slow to import
+        self,
+        vectors: Array,
+        chunk: Array,
+        rows: Rows,
+        known: float | None,
+        backward: bool = False,
+        shift: float | None = None,
+    ) -> "HopperKernel":
+        from kernels.margin_softmax.mosaic_gpu import HopperKernel  # not before it is needed: it is slow to import
 
         num_valid, num_centers, _ = chunk.shape
         multiple = 128 if backward or num_centers > 1 else TILE_ROWS
-        return Kernel(
+        return HopperKernel(
             num_rows=vectors.shape[1],
             x_parts=len(vectors),
             w_parts=_num_parts(chunk),
@@ -143,8 +164,8 @@ class PallasGpu:
             num_classes=-(-num_valid // multiple) * multiple,
             num_centers=num_centers,
             num_valid=num_valid,
-            scale=scale,
             is_hard=rows.hard is not None,
+            known_scale=known,
             backward=backward,
             shift=shift,
             multiprocessors=self.multiprocessors,
@@ -230,18 +251,26 @@ def _product(subscripts: str, a: Sequence[Array], b: BFloat16[Array, "P ..."]) -
 
 
 def _class_operands(
-    chunk: Float[Array, "C K D"], launch: "Kernel"
+    chunk: Float[Array, "C K D"], launch: HopperPlan
 ) -> tuple[BFloat16[Array, "P KC D"], Float[Array, "K C"]]:
     """Class weights in parts, centre after centre, and their inverse lengths."""
-    weights, inverse = _whole_steps(chunk), inverse_lengths(chunk)
+    weights, inverse = _whole_steps(chunk), inverse_lengths_in_range(chunk)
     missing = launch.num_classes - len(chunk)
     weights = jnp.pad(weights, ((0, missing), (0, 0), (0, 0))).swapaxes(0, 1).reshape(-1, launch.length)
     return _parts(weights), jnp.pad(inverse, ((0, missing), (0, 0))).T
 
 
-def _row_operands(rows: Rows, first: Array | int, *vectors: Array) -> list[Array]:
-    """Labels within the chunk, and vectors; hard negatives' threshold after the first of them, and t as [1] at last."""
+def _row_operands(
+    rows: Rows, first: Array | int, scale: Float[Array, ""], rate: Float[Array, "N"], *vectors: Float[Array, "N"]
+) -> list[Array]:
+    """As `HopperKernel` takes them: labels within the chunk, and vectors."""
     if rows.hard is None:
-        return [_whole_blocks(row) for row in (rows.labels - first, *vectors)]
-    operands = rows.labels - first, vectors[0], rows.hard.threshold, *vectors[1:]
-    return [*map(_whole_blocks, operands), rows.hard.t.reshape(1)]
+        return [_whole_blocks(row) for row in (rows.labels - first, rate, *vectors)]
+    q = _in_base_2(scale)
+    operands = rows.labels - first, rate, rows.hard.threshold * q, *vectors
+    return [*map(_whole_blocks, operands), jnp.stack([rows.hard.t, 1 / q])]
+
+
+def _in_base_2(scale: Float[Array, ""]) -> Float[Array, ""]:
+    """q = s/ln 2, with exp(s·c) = 2^(q·c)."""
+    return scale / math.log(2)

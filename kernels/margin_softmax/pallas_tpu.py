@@ -16,12 +16,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from kernels.margin_softmax import streamed
-from kernels.margin_softmax.geometry import inverse_lengths, without_radial
+from kernels.margin_softmax.chunked import Chunked
+from kernels.margin_softmax.geometry import inverse_lengths, inverse_lengths_in_range, without_radial
 from kernels.margin_softmax.streamed import Rows
 from kernels.margin_softmax.tpu_plan import LANES, block, whole
 
 if TYPE_CHECKING:
-    from kernels.margin_softmax.mosaic_tpu import Kernels
+    from kernels.margin_softmax.mosaic_tpu import TpuKernels
 
 NEEDED = ("CompilerParams", "VMEM")  # of `pltpu`, whose names change from one JAX to the next
 NEVER = 1e30  # an exponent that leaves nothing of a row
@@ -52,17 +53,20 @@ class PallasTpu:
     vmem: int = 48 * 2**20  # bytes: less than TPUs of the fifth generation and later have
     interpret: Any = False  # True, or `pltpu.InterpretParams()`, to run on a CPU
 
-    def log_sum(self, x: Float[Array, "N D"], w: Float[Array, "C K D"], rows: Rows, scale: float) -> Float[Array, "N"]:
+    def log_sum(
+        self, x: Float[Array, "N D"], w: Float[Array, "C K D"], rows: Rows, scale: Float[Array, ""], known: float | None
+    ) -> Float[Array, "N"]:
         self._refuse(x, w)
-        kernels = self._kernels(x, w, rows, scale)
-        return kernels.log_sum(*_operands(kernels, x, w, rows, inverse_lengths(x)))[: len(x), 0]
+        kernels = self._kernels(x, w, rows)
+        return jnp.asarray(kernels.log_sum(*_operands(kernels, x, w, rows, scale, inverse_lengths(x)))[: len(x), 0])
 
     def gradients(
         self,
         x: Float[Array, "N D"],
         w: Float[Array, "C K D"],
         rows: Rows,
-        scale: float,
+        scale: Float[Array, ""],
+        known: float | None,
         log_sum: Float[Array, "N"],
         cotangent: Float[Array, "N"],
     ) -> tuple[Float[Array, "N D"], Float[Array, "C K D"]]:
@@ -70,22 +74,31 @@ class PallasTpu:
         inverse_x = inverse_lengths(x)
         factor = cotangent * scale * inverse_x
         exponent = jnp.where(log_sum == -jnp.inf, NEVER, log_sum)
-        kernels = self._kernels(x, w, rows, scale)
-        operands = _operands(kernels, x, w, rows, inverse_x, factor, exponent)
+        kernels = self._kernels(x, w, rows)
+        operands = _operands(kernels, x, w, rows, scale, inverse_x, factor, exponent)
         dw = kernels.of_classes(*operands)[:, : len(w)].swapaxes(0, 1)
         dx = kernels.of_rows(*operands)[: len(x)]
         return without_radial(dx, x.astype(jnp.float32), inverse_x).astype(x.dtype), dw
 
-    def _kernels(self, x: Array, w: Array, rows: Rows, scale: float) -> "Kernels":
-        from kernels.margin_softmax.mosaic_tpu import Kernels  # not before it is needed: it is slow to import
+    def slope(
+        self,
+        x: Float[Array, "N D"],
+        w: Float[Array, "C K D"],
+        rows: Rows,
+        scale: Float[Array, ""],
+        log_sum: Float[Array, "N"],
+    ) -> Float[Array, "N"]:
+        return Chunked().slope(x, w, rows, scale, log_sum)
+
+    def _kernels(self, x: Array, w: Array, rows: Rows) -> "TpuKernels":
+        from kernels.margin_softmax.mosaic_tpu import TpuKernels  # not before it is needed: it is slow to import
 
         num_rows, classes = block(self.rows, self.classes, self.vmem, x, w)
         num_blocks = max(-(-len(x) // num_rows), 1)  # all about as large, so that little is padded
-        return Kernels(
+        return TpuKernels(
             num_classes=len(w),
             rows=whole(max(-(-len(x) // num_blocks), 1), 16),
             classes=min(classes, whole(len(w), LANES)),
-            scale=scale,
             is_hard=rows.hard is not None,
             vmem=self.vmem,
             interpret=self.interpret,
@@ -103,16 +116,18 @@ class PallasTpu:
 
 
 def _operands(
-    kernels: "Kernels", x: Array, w: Array, rows: Rows, inverse_x: Array, *vectors: Array
+    kernels: "TpuKernels", x: Array, w: Array, rows: Rows, scale: Array, inverse_x: Array, *vectors: Array
 ) -> tuple[Array, ...]:
     """As `Kernels` wants them."""
     missing = whole(len(w), kernels.classes) - len(w)
     weights = w.swapaxes(0, 1)
-    inverse_w = jnp.pad(inverse_lengths(weights), ((0, 0), (0, missing)))
+    inverse_w = jnp.pad(inverse_lengths_in_range(weights), ((0, 0), (0, missing)))
     if len(w) < kernels.classes:
         weights = jnp.pad(weights, ((0, 0), (0, missing), (0, 0)))
-    hard = [] if rows.hard is None else [rows.hard.threshold, jnp.broadcast_to(rows.hard.t, inverse_x.shape)]
-    numbers = jnp.stack([inverse_x, *hard, *vectors], axis=1)
+    hard: list[Array] = []
+    if rows.hard is not None:
+        hard = [rows.hard.threshold * scale, *(jnp.broadcast_to(of, len(x)) for of in (rows.hard.t, 1 / scale))]
+    numbers = jnp.stack([inverse_x * scale, *hard, *vectors], axis=1)
     padding = (0, whole(max(len(x), 1), kernels.rows) - len(x)), (0, 0)
     x, labels, numbers = (jnp.pad(array, padding) for array in (x, rows.labels[:, None], numbers))
     return x, labels, numbers, weights, inverse_w

@@ -25,7 +25,7 @@ def margin_softmax(
     labels: Int[Array, "N"],
     *,
     margin: OfTarget,
-    scale: float,
+    scale: Float[Array, ""] | float,
     hard_negatives: HardNegatives | None = None,
 ) -> Float[Array, "N"]:
     """loss_i = log(1 + exp(L_i − scale·ψ_i)), ψ_i = margin(θ_iy), L_i = log Σ_{j≠y_i} exp(scale·f(cos θ_ij)).

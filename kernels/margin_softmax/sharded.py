@@ -33,15 +33,23 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from kernels.margin_softmax import pallas_gpu, pallas_tpu
-from kernels.margin_softmax.checks import Implementation, MarginGrad, as_int32, check, of_target, with_constant_t
+from kernels.margin_softmax.checks import (
+    Implementation,
+    Like,
+    MarginGrad,
+    checked,
+    of_target,
+    selected,
+    with_constant_t,
+)
 from kernels.margin_softmax.chunked import Chunked
 from kernels.margin_softmax.negative_sampling import sampled
 from kernels.margin_softmax.reference import HardNegatives, OfTarget
 from kernels.margin_softmax.shares import Axes, names_of, own_labels
-from kernels.margin_softmax.streamed import Hard, Rows, Streams, others_and_psi, thresholds
+from kernels.margin_softmax.streamed import Hard, Rows, Streams, known_scale, others_and_psi, thresholds
 from kernels.varying import vary_alike, varying_like
 
 # A sum of numbers of e^−80 to e^80 neither vanishes nor, over up to 6000 devices, overflows in float32.
@@ -49,19 +57,19 @@ WIDTH = 160.0
 
 
 def sharded_margin_softmax(
-    embeddings: Float[Array, "N D"],
-    class_weights: Float[Array, "c D"] | Float[Array, "c K D"],
-    labels: Int[Array, "N"],
+    embeddings: Like,
+    class_weights: Like,
+    labels: Like,
     *,
     axis_name: Axes,
     margin: OfTarget,
-    scale: float,
-    margin_grad: MarginGrad = "exact",
+    scale: Like,
+    margin_grad: MarginGrad | str = "exact",
     hard_negatives: HardNegatives | None = None,
     num_classes: int | None = None,
     sample: float | None = None,
     key: Array | None = None,
-    implementation: Implementation | None = None,
+    implementation: Implementation | str | None = None,
 ) -> Float[Array, "N"]:
     """As `margin_softmax` of rows that all devices of the axis have, over the class weights [C, D] that each has c of.
 
@@ -69,12 +77,14 @@ def sharded_margin_softmax(
     shared over these, and their gradient is summed.
 
     One all-reduce of [2, N] numbers: the sum and the target. Where sums of exp(s·f(c)) may differ by more than e^160,
-    beyond s = 70 or so, they are kept apart by size, as [3, N] then. Hard negatives take another one before, of [N],
-    for no device knows what is hard until it knows the target. They need t in [−1, 1], as means of cosines are.
+    beyond s = 70 or so, they are kept apart by size, as [3, N] then; a traced scale takes an all-reduce of [N] more,
+    for their largest. Hard negatives take another one before, of [N], for no device knows what is hard until it knows
+    the target. They need t in [−1, 1], as means of cosines are.
 
     Args:
       axis_name: of the mesh axis that class weights are split over; or several, the first one changing slowest.
-      num_classes: C, where the last devices have class weights beyond it, that do not count and get no gradient.
+      num_classes: C, where the last devices have class weights beyond it, that do not count and get no gradient,
+        whatever they hold.
       sample, key: see `negative_sampling`; the key is one for all devices.
       (others): as those of `margin_softmax`; implementation "reference" is of one device.
 
@@ -83,12 +93,12 @@ def sharded_margin_softmax(
       ValueError: as `margin_softmax`; where class weights are not split over the axis; for a `num_classes` that leaves
         no class or is more than there are, a `sample` outside of (0, 1], or one without a key.
     """
-    check(embeddings, class_weights, labels, margin_grad, implementation)
-    labels = as_int32(labels)
-    own = own_labels(labels, class_weights, axis_name, num_classes)
-    names, num_here, num_devices = names_of(axis_name), class_weights.shape[0], lax.axis_size(names_of(axis_name))
+    x, w, labels, scale = checked(embeddings, class_weights, labels, scale, margin_grad, implementation)
+    own = own_labels(labels, w, axis_name, num_classes)
+    names, num_here, num_devices = names_of(axis_name), w.shape[0], lax.axis_size(names_of(axis_name))
     num_classes = num_classes or num_here * num_devices
-    x, w, own = vary_alike(embeddings, class_weights, own)
+    counts = (labels >= 0) & (labels < num_classes)
+    x, w, own = vary_alike(jnp.where(counts[:, None], x, 0), w, own)
     here = lax.axis_index(names).astype(jnp.int32)
 
     fewest = num_classes - (num_devices - 1) * num_here
@@ -112,11 +122,12 @@ def sharded_margin_softmax(
         rows = rows._replace(hard=Hard(threshold, t))
 
     streams = _STREAMS[implementation or "chunked"]()
-    others, psi = others_and_psi(streams, x, w, rows, margin=of_target(margin, margin_grad), scale=scale)
-    highest = scale * (1 if hard_negatives is None else 2) + math.log(num_classes)
-    others, target = _meet(names, _shifts(-scale, highest), others, jnp.where(is_here, scale * psi, 0))
-    is_class = (labels >= 0) & (labels < num_classes)
-    return jnp.where(is_class, jax.nn.softplus(others - target), jnp.where(labels == -1, 0, jnp.nan).astype(psi.dtype))
+    margin = of_target(margin, margin_grad, is_here)
+    others, psi = others_and_psi(streams, x, w, rows, margin=margin, scale=scale)
+    others, target = _meet(
+        names, _shifts(known_scale(scale), hard_negatives is not None, num_classes), others, scale * psi
+    )
+    return selected(jax.nn.softplus(others - target), labels, num_classes)
 
 
 def _refuse_reference() -> Streams:
@@ -131,8 +142,11 @@ _STREAMS: dict[str, Callable[[], Streams]] = {
 }
 
 
-def _shifts(lowest: float, highest: float) -> tuple[float, ...]:
-    """The middles of intervals of the same width that cover those two."""
+def _shifts(scale: float | None, is_hard: bool, num_classes: int) -> tuple[float, ...] | None:
+    """The middles of intervals of the same width that cover all L there may be; None for a traced scale."""
+    if scale is None:
+        return None
+    lowest, highest = -scale, scale * (2 if is_hard else 1) + math.log(num_classes)
     count = max(math.ceil((highest - lowest) / WIDTH), 1)
     middle = (lowest + highest) / 2
     return tuple(middle + WIDTH * (i - (count - 1) / 2) for i in range(count))
@@ -140,13 +154,18 @@ def _shifts(lowest: float, highest: float) -> tuple[float, ...]:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _meet(
-    names: tuple[str, ...], shifts: tuple[float, ...], others: Float[Array, "N"], target: Float[Array, "N"]
+    names: tuple[str, ...], shifts: tuple[float, ...] | None, others: Float[Array, "N"], target: Float[Array, "N"]
 ) -> tuple[Float[Array, "N"], Float[Array, "N"]]:
     """L = log Σ_p exp(L_p) over the devices, and the sum of the targets, of which one alone is not 0.
 
-    A maximum over the devices, which would keep any sum in range, were an all-reduce more. Instead each exp(L_p) goes
-    to the sum of an interval around a shift of its own, few of them: one, mostly.
+    A maximum over the devices keeps any sum in range, for an all-reduce more. Where `shifts` are known, each exp(L_p)
+    goes to the sum of an interval around a shift of its own instead, few of them: one, mostly.
     """
+    if shifts is None:
+        largest = lax.pmax(others, names)
+        largest = jnp.where(largest == -jnp.inf, 0, largest)
+        total, target = lax.psum(jnp.stack([jnp.exp(others - varying_like(largest, others)), target]), names)
+        return largest + jnp.log(total), target
     sums = []
     for i, shift in enumerate(shifts):
         is_below = others < shift - WIDTH / 2 if i > 0 else False
@@ -158,7 +177,7 @@ def _meet(
 
 
 def _meet_forward(
-    names: tuple[str, ...], shifts: tuple[float, ...], others: Array, target: Array
+    names: tuple[str, ...], shifts: tuple[float, ...] | None, others: Array, target: Array
 ) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
     whole, target = _meet(names, shifts, others, target)
     return (whole, target), (others, whole)
@@ -166,7 +185,7 @@ def _meet_forward(
 
 def _meet_backward(
     names: tuple[str, ...],
-    shifts: tuple[float, ...],
+    shifts: tuple[float, ...] | None,
     residuals: tuple[Array, Array],
     cotangents: tuple[Array, Array],
 ) -> tuple[Array, Array]:

@@ -71,11 +71,14 @@ def test_neither_cosines_nor_copies_of_weights_are_many_in_a_chunk():
 
 
 def test_float32_holds_the_sum_at_its_largest():
-    """All classes alike, and at the other end: by the largest scale that needs no shift, and the smallest that does."""
+    """All classes alike, and at the other end: the largest scale that needs no shift, and those that do.
+
+    e^88.7 is the largest number: a bound beyond that would give an infinite loss.
+    """
     x, w = jnp.ones((2, D)), jnp.ones((1000, D))
     for sign in (1, -1):
-        for offset in (-1e-3, 1e-3):
-            scale = 85 - math.log(1000) + offset
+        for exponent in (85 - 1e-3, 85 + 1e-3, 88.5, 89, 91.5, 94.5):
+            scale = exponent - math.log(1000)
             loss = streamed.margin_softmax(SMALLEST, x, sign * w, jnp.array([0, 999]), margin=NormFace(), scale=scale)
             np.testing.assert_allclose(loss, math.log(1000), rtol=1e-5)
 

@@ -19,7 +19,7 @@ import pytest
 from jax.sharding import Mesh, PartitionSpec
 
 from kernels.margin_softmax import HardNegatives, margin_softmax, reference, streamed
-from kernels.margin_softmax.hopper_plan import SHARED_MEMORY, Plan
+from kernels.margin_softmax.hopper_plan import SHARED_MEMORY, HopperPlan
 from kernels.margin_softmax.pallas_gpu import LONGEST, OLDEST_JAX, PallasGpu, _shift
 from kernels.varying import vary_alike
 
@@ -38,7 +38,7 @@ CASES = {
     "longest": (1, 2, 4096, 0, 0.0, 64.0, (BF16, F32), 2**26, 4),
     "smallest": (1, 2, 2, 0, 0.0, 10.0, (BF16, BF16), 2**26, 4),
 }
-FIXED = {"scale": 64.0, "is_hard": False, "shift": 0.0, "interpret": None}
+FIXED = {"multiprocessors": 132, "is_hard": False, "known_scale": None, "shift": 0.0, "interpret": None}
 
 
 def _margin(cos_theta, sin_theta):
@@ -127,7 +127,7 @@ def _interpreted(arguments):
 def test_every_length_has_two_buffers_a_warpgroup(parts, num_centers, backward):
     """With fewer, one warpgroup waits for the buffer that it holds itself. A buffer has what a step multiplies."""
     for length in range(64, LONGEST + 1, 64):
-        plan = Plan(4096, *parts, length, 16384, num_centers, 16384, backward=backward, multiprocessors=132, **FIXED)
+        plan = HopperPlan(4096, *parts, length, 16384, num_centers, 16384, backward=backward, **FIXED)
         in_rings = 2 * plan.stages * plan.tile * 64 * 2
         assert plan.stages >= 2 and plan.x_buffers * 128 * 64 * 2 + in_rings <= SHARED_MEMORY
         assert plan.keeps_x or plan.x_buffers == 2 * plan.stages
@@ -140,7 +140,7 @@ def test_steps_multiply_all_parts_but_two_rests():
         ((1, 2), [(0, 0), (0, 1)]),
         ((2, 2), [(0, 0), (0, 1), (1, 0)]),
     ]:
-        plan = Plan(128, x_parts, w_parts, 128, 256, 1, 256, backward=False, multiprocessors=132, **FIXED)
+        plan = HopperPlan(128, x_parts, w_parts, 128, 256, 1, 256, backward=False, **FIXED)
         steps = [[tuple(map(int, of)) for of in plan.operands(step)] for step in range(plan.steps)]
         assert steps == [[(of_x, column), (of_w, column)] for of_x, of_w in pairs for column in range(2)]
 
@@ -148,7 +148,7 @@ def test_steps_multiply_all_parts_but_two_rests():
 def test_blocks_cover_all_classes():
     for num_rows in (128, 4096, 128 * 200):
         for num_classes in (1, 128, 129, 1000, 10**7):
-            plan = Plan(num_rows, 1, 1, 512, num_classes, 1, num_classes, backward=False, multiprocessors=132, **FIXED)
+            plan = HopperPlan(num_rows, 1, 1, 512, num_classes, 1, num_classes, backward=False, **FIXED)
             covered = plan.splits * plan.turns * 2 * 128
             assert covered >= num_classes and covered - plan.turns * 2 * 128 < num_classes
 

@@ -1,6 +1,7 @@
 """What devices that share the classes say to each other, keep and draw; their losses are in test_sharded_losses.py."""
 
 import collections
+import functools
 import math
 import re
 
@@ -11,7 +12,7 @@ import pytest
 from jax import P
 from jax.sharding import Mesh
 
-from kernels.margin_softmax import HardNegatives, gather_rows, sharded, sharded_margin_softmax
+from kernels.margin_softmax import HardNegatives, gather_rows, margin_softmax, sharded, sharded_margin_softmax
 from kernels.margin_softmax.negative_sampling import sampled
 
 COLLECTIVES = re.compile(r" (all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute)(?:-start)?\(")
@@ -91,6 +92,44 @@ def test_antiparallel(scale):
         np.testing.assert_allclose(gradient, 0, atol=16 * rounding)
 
 
+def test_what_does_not_count_is_inert_and_a_traced_scale_is_served():
+    """Rows of label −1, padded classes and classes that are not drawn may hold anything; against one device."""
+    rng = np.random.default_rng(0)
+    x, w = rng.normal(size=(16, 6)).astype(np.float32), rng.normal(size=(40, 6)).astype(np.float32)
+    labels = rng.integers(0, 33, 16).astype(np.int32)
+    labels[2], x[2], w[5] = -1, np.nan, 0
+    w[33:] = np.float32(
+        [[np.nan], [np.inf], [-np.inf], [3e38], [1e-44], [0], [1]]
+    )  # 33 classes: of 8 devices one has 3 of 5, and the last none
+
+    def gradients(losses):
+        def total(x, w, scale):
+            found = losses(x, w, scale)
+            return (found * jnp.linspace(1, 2, 16, dtype=jnp.float32)).sum(), found
+
+        (_, found), of = jax.jit(jax.value_and_grad(total, (0, 1, 2), has_aux=True))(x, w, jnp.float32(64))
+        return found, *of
+
+    def over(x, w, scale, **options):
+        def losses(x, w, labels, scale):
+            x, labels = gather_rows(x, labels, "class")
+            options["margin"] = _margin
+            return sharded_margin_softmax(x, w, labels, axis_name="class", scale=scale, num_classes=33, **options)
+
+        mesh, specs = Mesh(np.array(jax.devices()), ("class",)), (P("class"), P("class"), P("class"), P())
+        return jax.shard_map(losses, mesh=mesh, in_specs=specs, out_specs=P())(x, w, labels, scale)
+
+    def on_one_device(x, w, scale):
+        return margin_softmax(x, w[:33], labels, margin=_margin, scale=scale, implementation="reference")
+
+    want = gradients(on_one_device)
+    for got, exact in zip(gradients(over), want, strict=True):
+        np.testing.assert_allclose(got, exact, rtol=1e-5, atol=1e-4 * np.abs(exact).max())
+    drawn = gradients(functools.partial(over, sample=0.5, key=jax.random.key(0)))
+    assert all(np.isfinite(array).all() for array in drawn) and (drawn[0] <= want[0] + 1e-4).all()
+    np.testing.assert_array_equal(drawn[2][33:], 0)
+
+
 def test_negatives_are_drawn_alike():
     """Of 12 classes, two are needed and two are padding; three of the other eight are drawn, each in ⅜ of the draws."""
     own, draws = jnp.array([5, -1, 2, 5], jnp.int32), 4000
@@ -107,6 +146,16 @@ def test_negatives_are_drawn_alike():
     np.testing.assert_array_equal(counts[[5, 2, 10, 11]], [draws, draws, 0, 0])
     deviation = math.sqrt(draws * 3 / 8 * 5 / 8)
     assert np.abs(np.delete(counts, [5, 2, 10, 11]) - draws * 3 / 8).max() < 5 * deviation
+
+
+@pytest.mark.parametrize(("sample", "size"), [(0.1, 200), (1 / 2000, 1), (1e-9, 1), (1.0, 2000)])
+def test_one_row_of_many_classes_keeps_its_own(sample, size):
+    own = jnp.array([1999], jnp.int32)
+    draw = jax.jit(jax.vmap(lambda key: sampled(key, sample, own, 2000, jnp.int32(2000), jnp.int32(0))))
+    chosen, places = draw(jax.random.split(jax.random.key(1), 50))
+    assert chosen.shape == (50, size)
+    np.testing.assert_array_equal(np.take_along_axis(np.asarray(chosen), np.asarray(places), axis=1), 1999)
+    assert all(len(set(row)) == size for row in np.asarray(chosen).tolist())
 
 
 def test_devices_draw_differently():
