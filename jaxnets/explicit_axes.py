@@ -8,7 +8,9 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import PartitionSpec as P
+from jaxtyping import Array
 
 
 def between_auto_axes(function: Callable[..., Any], *args: Any, out: Callable[[], Any]) -> Any:
@@ -16,15 +18,24 @@ def between_auto_axes(function: Callable[..., Any], *args: Any, out: Callable[[]
 
     Args:
       function: of arrays.
-      args: pytrees of arrays.
+      args: pytrees; those of their leaves that are no arrays are left alone.
       out: makes a pytree of `PartitionSpec`, of the results or of parts of them; called where there are such axes.
     """
-    for leaf in jax.tree.leaves(args):
-        mesh = jax.typeof(leaf).sharding.mesh if isinstance(leaf, jax.Array) else None
-        if mesh is not None and mesh.explicit_axes:
-            with jax.sharding.use_abstract_mesh(mesh):
-                return jax.sharding.auto_axes(function, axes=mesh.explicit_axes, out_sharding=out())(*args)
-    return function(*args)
+    leaves, structure = jax.tree.flatten(args)
+    is_array = [isinstance(leaf, (jax.Array, np.ndarray)) for leaf in leaves]
+    meshes = [jax.typeof(leaf).sharding.mesh for leaf in leaves if isinstance(leaf, jax.Array)]
+    mesh = next((mesh for mesh in meshes if mesh.explicit_axes), None)
+    if mesh is None:
+        return function(*args)
+
+    def of_arrays(arrays: list[Array]) -> Any:
+        remaining = iter(arrays)
+        whole = [next(remaining) if known else leaf for leaf, known in zip(leaves, is_array, strict=True)]
+        return function(*jax.tree.unflatten(structure, whole))
+
+    arrays = [leaf for leaf, known in zip(leaves, is_array, strict=True) if known]
+    with jax.sharding.use_abstract_mesh(mesh):
+        return jax.sharding.auto_axes(of_arrays, axes=mesh.explicit_axes, out_sharding=out())(arrays)
 
 
 def specs_of(tree: Any) -> Any:

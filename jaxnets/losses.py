@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, Int
 
 import kernels.margin_softmax as kernel
 from jaxnets.domains import Number, check, check_count
+from jaxnets.explicit_axes import between_auto_axes, of_rows
 from jaxnets.inputs import ClassWeights, Labels, Vectors
 from jaxnets.labels import as_labels, is_class
 from jaxnets.labels import check as check_labels
@@ -38,9 +39,14 @@ def cosines(embeddings: Vectors, class_weights: ClassWeights) -> Float[Array, "N
 
     For a class with K sub-centres it is the cosine to the nearest. Computed in float32, or float64 if an input is.
     """
-    x, w = jnp.asarray(embeddings), jnp.asarray(class_weights)
-    dtype = wide(x.dtype, w.dtype)
-    return geometry.cosines(directions(x.astype(dtype)), directions(w.astype(dtype)))
+
+    def to_each(x: Array, w: Array) -> Float[Array, "N C"]:
+        dtype = wide(x.dtype, w.dtype)
+        return geometry.cosines(directions(x.astype(dtype)), directions(w.astype(dtype)))
+
+    x = jnp.asarray(embeddings)
+    found: Float[Array, "N C"] = between_auto_axes(to_each, x, jnp.asarray(class_weights), out=lambda: of_rows(x))
+    return found
 
 
 def dominant_centers(embeddings: Vectors, class_weights: ClassWeights, labels: Labels) -> Float[Array, "C D"]:
@@ -136,14 +142,21 @@ def margin_softmax_loss(
     """
     if isinstance(margin, AdaptiveMargin):
         raise ValueError(f"{margin} has statistics: give its .at(statistics, embeddings), see jaxnets.margins.adaptive")
-    return kernel.margin_softmax(
-        limit_gradient(jnp.asarray(embeddings), min_norm),
-        jnp.asarray(class_weights),
-        as_labels(labels),
-        margin_grad=margin_grad,
-        implementation=implementation,
-        **_of_margin(margin, scale),
-    )
+
+    def losses(x: Array, w: Array, labels: Array, numbers: tuple[Any, Any, Any]) -> Float[Array, "N"]:
+        margin, scale, min_norm = numbers
+        return kernel.margin_softmax(
+            limit_gradient(x, min_norm),
+            w,
+            labels,
+            margin_grad=margin_grad,
+            implementation=implementation,
+            **_of_margin(margin, scale),
+        )
+
+    x, w, numbers = jnp.asarray(embeddings), jnp.asarray(class_weights), (margin, scale, min_norm)
+    made: Array = between_auto_axes(losses, x, w, as_labels(labels), numbers, out=lambda: of_rows(x))
+    return made
 
 
 def sharded_margin_softmax_loss(

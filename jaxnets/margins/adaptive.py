@@ -132,14 +132,20 @@ class AdaFace:
         lengths = _lengths(embeddings, mean.dtype)
         quality = jnp.clip(like(self.h, lengths) * (lengths - mean) / (std + 1e-3), -1, 1)
         # A row of label −1 may hold NaN, and must not reach any gradient; of other rows the cosine is NaN already.
-        quality = jnp.where(jnp.isnan(lengths), 0, quality)
+        return OfQuality(self.m, jnp.where(jnp.isnan(lengths), 0, quality))
 
-        def margin(cos_theta: Float[Array, "N"], sin_theta: Float[Array, "N"]) -> Float[Array, "N"]:
-            z, m = quality.astype(cos_theta.dtype), like(self.m, cos_theta)
-            with_margin = jnp.arctan2(sin_theta, cos_theta) - m * z
-            return jnp.cos(jnp.clip(with_margin, 1e-3, math.pi - 1e-3)) - (m * z + m)
 
-        return margin
+@value
+class OfQuality:
+    """AdaFace's ψ for embeddings of known quality ẑ, [N]."""
+
+    m: Numbers
+    quality: Float[Array, "N"]
+
+    def __call__(self, cos_theta: Float[Array, "N"], sin_theta: Float[Array, "N"]) -> Float[Array, "N"]:
+        z, m = self.quality.astype(cos_theta.dtype), like(self.m, cos_theta)
+        with_margin = jnp.arctan2(sin_theta, cos_theta) - m * z
+        return jnp.cos(jnp.clip(with_margin, 1e-3, math.pi - 1e-3)) - (m * z + m)
 
 
 @value

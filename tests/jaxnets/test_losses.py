@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxnets import ArcFace, MarginHead, ScoresHead, Tutorial, adacos_scale, margin_softmax_loss
+from jaxnets import ArcFace, CosFace, MarginHead, ScoresHead, Tutorial, adacos_scale, margin_softmax_loss
 from jaxnets.losses import cosines, dominant_centers
 from jaxnets.margins import AdaFace, CurricularFace
 
@@ -126,6 +126,31 @@ def test_dominant_centers():
 def test_a_margin_with_statistics_asks_for_them(margin, unenforced):
     with pytest.raises(ValueError, match=r"has statistics: give its \.at\(statistics, embeddings\)"):
         margin_softmax_loss(jnp.eye(2), jnp.eye(2), jnp.array([0, 1]), margin=margin, scale=2.0)
+
+
+@pytest.mark.parametrize(
+    "margin", [CosFace(jnp.float32(0.3)), AdaFace(), CurricularFace()], ids=lambda m: type(m).__name__
+)
+def test_rows_split_over_an_explicit_mesh(margin):
+    """Losses and both gradients are those of one device, and the losses stay split as the rows are."""
+    rng = np.random.default_rng(0)
+    x, w, labels = jnp.float32(rng.normal(size=(8, 4))), jnp.float32(rng.normal(size=(12, 4))), jnp.arange(8)
+
+    @jax.jit
+    def results(x, w, labels):
+        def total(x, w):
+            now = margin.at(margin.init(), x) if hasattr(margin, "at") else margin
+            losses = margin_softmax_loss(x, w, labels, margin=now, scale=8.0, min_norm=1.0)
+            return losses.sum(), losses
+
+        return *jax.grad(total, (0, 1), has_aux=True)(x, w), cosines(x, w)
+
+    mesh = jax.make_mesh((4,), ("data",), axis_types=(jax.sharding.AxisType.Explicit,))
+    rows, everywhere = jax.NamedSharding(mesh, jax.P("data")), jax.NamedSharding(mesh, jax.P())
+    got = results(jax.device_put(x, rows), jax.device_put(w, everywhere), jax.device_put(labels, rows))
+    assert got[1].sharding.spec[0] == "data"
+    for ours, wanted in zip(jax.tree.leaves(got), jax.tree.leaves(results(x, w, labels)), strict=True):
+        np.testing.assert_allclose(ours, wanted, atol=1e-5)
 
 
 def test_straight_through_by_hand():
