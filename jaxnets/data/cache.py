@@ -29,8 +29,8 @@ class Kept(NamedTuple):
 
     Attributes:
       images: [R, H, W, C] uint8 of the R readable ones, in their order; memory-mapped and read-only.
-      seen: the labels of these, and what became of the others.
-      fault: a sentence about what was kept of them, where it was damaged and they were decoded anew.
+      seen: their labels, and facts about the other pictures.
+      fault: a sentence about a damaged entry, which was made anew.
     """
 
     images: UInt8[np.ndarray, "R H W C"] | None
@@ -39,13 +39,13 @@ class Kept(NamedTuple):
 
 
 def look_through_once(pictures: Pictures, *, accept_unreadable: bool, on_progress: Progress | None = None) -> Kept:
-    """Which of these pictures cannot be read, and which are there twice; there are no images.
+    """Finds the pictures that cannot be read, and those that are there twice. It returns no images.
 
-    What was found is kept, and taken from there the next time if all could be read or others are accepted.
+    The result is kept, and reused if all pictures could be read or `accept_unreadable` is given.
 
     Args:
       pictures: of one place.
-      accept_unreadable: take what was found with some left out.
+      accept_unreadable: reuse a result in which some could not be read.
       on_progress: called with (done, total) while they are looked at, and not at all where that is known already.
     """
     entry = _Entry(pictures, "-seen", None)
@@ -109,7 +109,7 @@ def decode_once(
 
 
 class _Entry:
-    """What is kept of pictures: facts, and images of a shape (H, W, C) unless that is None."""
+    """The kept facts about pictures, and their images of a shape (H, W, C) unless that is None."""
 
     def __init__(self, pictures: Pictures, kind: str, shape: tuple[int, int, int] | None) -> None:
         self._pictures, self._shape = pictures, shape
@@ -121,7 +121,7 @@ class _Entry:
         self._facts = self.pixels.with_suffix(".facts")
 
     def read(self, accept_unreadable: bool) -> tuple[Kept | None, str | None]:
-        """What is kept for these very pictures; or the fault of what is there and should be for them."""
+        """The entry, if it is whole and of these pictures; and a sentence about it, if it is damaged."""
         try:
             checksum, body = self._facts.read_bytes().split(b"\n", 1)
             if zlib.crc32(body) != int(checksum, 16):
@@ -140,7 +140,7 @@ class _Entry:
             return Kept(images, seen, None), None
         except FileNotFoundError:
             return None, None
-        except Exception as error:  # whatever may be wrong with it, the pictures themselves are there
+        except Exception as error:  # whatever is wrong with the entry, the pictures themselves are there
             return None, self._fault(getattr(error, "strerror", None) or str(error) or type(error).__name__)
 
     def write_facts(self, seen: Seen, pixels: int) -> None:

@@ -1,4 +1,4 @@
-"""The one type that every data source gives and every experiment takes: labelled images, in memory or mapped."""
+"""The type that every data source returns and every experiment takes: labelled images, in memory or mapped."""
 
 import dataclasses
 import hashlib
@@ -42,8 +42,8 @@ class Dataset:
       train: images [N, H, W, C] uint8 and labels [N] int32.
       test: the same with its own N.
       classes: the name of each label; C is its length.
-      name: what `jaxnets.data.load` was called with.
-      notes: sentences about the set that whoever uses it should read.
+      name: as it was given to `jaxnets.data.load`.
+      notes: sentences that a user of the set should read.
       open_set: no class of the test is in training, and classes of training come first: a set for questions about
         classes never seen (`jaxnets.recognition`), in which an accuracy over classes means nothing.
 
@@ -61,14 +61,15 @@ class Dataset:
     open_set: bool = False
 
     def __post_init__(self) -> None:
+        name = quoted(self.name)
         if not self.classes:
-            raise DataError(f"{self.name}: classes is empty; name at least one class.")
-        _check_split(self.train, len(self.classes), f"{self.name}, train split")
-        _check_split(self.test, len(self.classes), f"{self.name}, test split")
+            raise DataError(f"{name}: classes is empty; name at least one class.")
+        _check_split(self.train, len(self.classes), f"{name}, train split")
+        _check_split(self.test, len(self.classes), f"{name}, test split")
         train_shape, test_shape = self.train.images.shape[1:], self.test.images.shape[1:]
         if train_shape != test_shape:
             raise DataError(
-                f"{self.name}: train images are {train_shape} and test images {test_shape} (H, W, C); "
+                f"{name}: train images are {train_shape} and test images {test_shape} (H, W, C); "
                 "bring both to one size."
             )
         if self.open_set and isinstance(self.train.labels, np.ndarray) and isinstance(self.test.labels, np.ndarray):
@@ -76,7 +77,7 @@ class Dataset:
             if len(shared):
                 shown = quoted(self.classes[shared[0]])
                 raise DataError(
-                    f"{self.name}: class '{shown}' is in both splits of an open set; leave it out of one of them."
+                    f"{name}: class '{shown}' is in both splits of an open set; leave it out of one of them."
                 )
 
     def fingerprint(self) -> str:
@@ -95,7 +96,7 @@ class Dataset:
 
     @property
     def nbytes(self) -> int:
-        """What the images and labels of both splits take."""
+        """Bytes of the images and labels of both splits."""
         return sum(array.nbytes for split in (self.train, self.test) for array in (split.images, split.labels))
 
     def to_device(self) -> "Dataset":

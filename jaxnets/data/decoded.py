@@ -38,13 +38,14 @@ def load_pictures(
       found: two splits of one place.
       size: height and width in pixels to which the pictures are scaled; None keeps the size that they have, which must
         be the same for all.
-      name: what the set was asked for by.
+      name: the name by which the set was asked for.
       skip_unreadable: leave out the pictures that cannot be read and name them in `notes`, rather than refuse the set.
       on_progress: called with (done, total) while pictures are decoded, and not at all where they are kept already.
 
     Returns:
-      The set; its images are memory-mapped and read-only. Its `notes` add to those of `found` pictures that are there
-      twice, byte for byte, under two classes or in both splits, those left out, and classes without pictures.
+      The set; its images are memory-mapped and read-only. Its `notes` are those of `found`, and sentences about
+      pictures that are there twice, byte for byte, under two classes or in both splits, about those left out, and about
+      classes without pictures.
 
     Raises:
       DataError: if `size` is below 1; if pictures cannot be read, after all were tried; if what is decoded cannot be
@@ -79,16 +80,16 @@ def load_pictures(
 def look_through(
     found: Splits, *, name: str, skip_unreadable: bool = False, on_progress: Progress | None = None
 ) -> ReadableSplits:
-    """The splits that `load_pictures` would make a set of, still encoded: before a stream of them begins.
+    """The pictures of the set that `load_pictures` would return, still encoded. To be called before they are streamed.
 
-    Each picture is decoded once, by several threads, and let go. What became of them is remembered beside what
-    `load_pictures` keeps, and a later call is quick.
+    Several threads decode each picture once and keep no pixels. The result is kept beside those of `load_pictures`, so
+    that a later call is quick.
 
     Args:
       found: two splits of one place.
-      name: what the set was asked for by.
+      name: the name by which the set was asked for.
       skip_unreadable: leave out the pictures that cannot be read and name them in `notes`, rather than refuse the set.
-      on_progress: called with (done, total) while pictures are looked at, and not at all where they were before.
+      on_progress: called with (done, total) while pictures are looked at, and not at all where the result was kept.
 
     Raises:
       DataError: if pictures cannot be read, after all were tried, or no test picture is of a class that training has.
@@ -107,7 +108,7 @@ def look_through(
 
 
 def _choose(found: Splits, both: "_Both", kept: Kept, name: str, skip_unreadable: bool) -> Counted:
-    """Those pictures that are readable and of a class to train on; `kept` counts from the first readable test one."""
+    """The readable pictures of classes that training has; `kept` are positions among the readable test pictures."""
     notes = [*([kept.fault] if kept.fault else []), *found.notes, *_notes(name, both, kept.seen, skip_unreadable)]
     labels = np.array(kept.seen.labels, np.int32)
     num_train = int(np.searchsorted(_readable(both, kept.seen), len(found.train)))
@@ -116,8 +117,10 @@ def _choose(found: Splits, both: "_Both", kept: Kept, name: str, skip_unreadable
         ("test", len(found.test), len(labels) - num_train),
     ):
         if not left:
-            raise DataError(f"{name}, {split} split: not one of its {count} pictures can be read; give it some.")
-    counted = count_classes(labels[:num_train], labels[num_train:], found.classes, name=name)
+            raise DataError(
+                f"{quoted(name)}, {split} split: not one of its {count} pictures can be read; give it some."
+            )
+    counted = count_classes(labels[:num_train], labels[num_train:], found.classes, name=quoted(name))
     return counted._replace(notes=tuple(dict.fromkeys((*notes, *counted.notes))))  # each once
 
 
@@ -147,7 +150,7 @@ def _notes(name: str, both: "_Both", found: Seen, skip_unreadable: bool) -> tupl
         sentence = f"{len(reasons)} of {len(both)} pictures cannot be read: {' '.join(reasons[:5])}"
         sentence += f" And {len(reasons) - 5} more." if len(reasons) > 5 else ""
         if not skip_unreadable:
-            raise DataError(f"{name}: {sentence} {REMEDY}")
+            raise DataError(f"{quoted(name)}: {sentence} {REMEDY}")
         notes.append(f"Left out, as {sentence}")
     return tuple(notes)
 
@@ -191,11 +194,11 @@ class _Both:
 
 
 def _repetitions(both: _Both, label_of: dict[int, int], repeated: Iterable[list[int]]) -> Iterable[str]:
-    """A sentence for each way in which pictures of the same bytes harm: two labels, or two splits."""
+    """Sentences about pictures of the same bytes that have two labels, or are in both splits."""
     found = defaultdict(list)
     for group in repeated:
         first = group[0]
-        if first not in label_of:  # unreadable, and so are the others
+        if first not in label_of:  # unreadable, like the others of the group
             continue
         for other in group[1:]:
             if label_of[other] != label_of[first]:

@@ -1,11 +1,12 @@
 """Two families of cartoon faces, drawn here: a set of two classes that needs no files, and says nothing about people.
 
-Every face has four traits that its family inclines but does not decide: the squareness of its head, the size of its
-eyes, the slant of its brows and the width of its mouth. A trait is a normal variable of deviation 1 with mean +1 in
-one family and −1 in the other, so that each by itself tells the family for Φ(1) = 84 % of the faces, and the four
-together for Φ(√4) = 97.7 %, which no classifier can exceed but by luck. All else, colours, place, size, hair, glasses
-and background, is drawn alike for both.
+Every face has four traits: the squareness of its head, the size of its eyes, the slant of its brows and the width of
+its mouth. Each is a normal variable of standard deviation 1, with mean +1 in one family and −1 in the other. One trait
+alone tells the family of Φ(1) = 84 % of the faces, and all four tell that of Φ(√4) = 97.7 %; no classifier exceeds this
+except by chance. Colours, place, size, hair, glasses and background are drawn in the same way for both families.
 """
+
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Int, UInt8
@@ -40,9 +41,9 @@ def load_faces(*, size: int = 224) -> Dataset:
 
 
 def draw_traits(num_faces: int, *, seed: int) -> tuple[Int[np.ndarray, "N 4"], Int[np.ndarray, " N"]]:
-    """The traits of faces in `TRAITS`' order, in thousandths, and the faces' families, 0 and 1 by turns."""
+    """The traits of faces in the order of `TRAITS`, in thousandths, and their families, 0 and 1 by turns."""
     rng = np.random.RandomState(seed)  # the one generator whose numbers NumPy promises never to change
-    # The sum of twelve uniform variables, less its mean, is close to normal, and the same integer on every machine.
+    # The sum of twelve uniform variables, minus its mean, is nearly normal, and the same integer on every machine.
     traits = rng.randint(0, _UNIT + 1, (num_faces, len(TRAITS), 12)).sum(axis=2) - 6 * _UNIT
     labels = np.arange(num_faces) % 2
     return traits + _UNIT * (2 * labels[:, np.newaxis] - 1), labels.astype(np.int32)
@@ -57,7 +58,7 @@ def _draw_all(traits: Int[np.ndarray, "N 4"], size: int, *, seed: int) -> UInt8[
 
 
 def _rounded(drawing: ImageDraw.ImageDraw, corners: list[tuple[int, int]], radius: int, fill: tuple[int, ...]) -> None:
-    """A rectangle with round corners, of shapes that all versions of Pillow draw alike, as they do not its own one."""
+    """A rectangle with round corners, of shapes that, unlike Pillow's own one, are the same in all its versions."""
     (left, top), (right, bottom) = corners
     radius = min(radius, (right - left) // 2, (bottom - top) // 2)
     drawing.rectangle((left + radius, top, right - radius, bottom), fill)
@@ -67,32 +68,44 @@ def _rounded(drawing: ImageDraw.ImageDraw, corners: list[tuple[int, int]], radiu
             drawing.ellipse((x, y, x + 2 * radius, y + 2 * radius), fill)
 
 
+class _Frame(NamedTuple):
+    """Where a face lies in its image: side of the image in pixels; scale and shift of the face in thousandths."""
+
+    pixels: int
+    scale: int
+    left: int
+    top: int
+
+    def place(self, x: int, y: int) -> tuple[int, int]:
+        """A point of the face, (0, 0) its middle, in pixels."""
+        return self._pixel(x, self.left), self._pixel(y, self.top)
+
+    def box(self, x: int, y: int, width: int, height: int) -> list[tuple[int, int]]:
+        return [self.place(x - width, y - height), self.place(x + width, y + height)]
+
+    def _pixel(self, at: int, shift: int) -> int:
+        return (_UNIT // 2 + shift + at * self.scale // _UNIT) * self.pixels // _UNIT
+
+
+def _colour(rng: np.random.RandomState, darkest: int, brightest: int) -> tuple[int, ...]:
+    return tuple(rng.randint(darkest, brightest, 3).tolist())
+
+
 def _draw(rng: np.random.RandomState, traits: list[int], size: int) -> UInt8[np.ndarray, "H W 3"]:
     """One face. Integers throughout, so that it is the same on every machine; edges are smoothed by drawing larger."""
     square, eyes, slant, mouth = (max(-3 * _UNIT, min(trait, 3 * _UNIT)) for trait in traits)
     pixels = size * _SUPERSAMPLING
     scale = int(rng.randint(850, 1050))  # of the face, in thousandths
     left, top = int(rng.randint(-30, 31)), int(rng.randint(-30, 31))
-
-    def pixel(at: int, shift: int) -> int:
-        return (_UNIT // 2 + shift + at * scale // _UNIT) * pixels // _UNIT
-
-    def place(x: int, y: int) -> tuple[int, int]:
-        """A point of the face, (0, 0) its middle, in pixels."""
-        return pixel(x, left), pixel(y, top)
-
-    def box(x: int, y: int, width: int, height: int) -> list[tuple[int, int]]:
-        return [place(x - width, y - height), place(x + width, y + height)]
-
-    def colour(darkest: int, brightest: int) -> tuple[int, ...]:
-        return tuple(rng.randint(darkest, brightest, 3).tolist())
-
-    background, dress, skin, hair = colour(40, 230), colour(40, 230), colour(150, 245), colour(10, 110)
+    frame = _Frame(pixels, scale, left, top)
+    place, box = frame.place, frame.box
+    background, dress = _colour(rng, 40, 230), _colour(rng, 40, 230)
+    skin, hair = _colour(rng, 150, 245), _colour(rng, 10, 110)
     image = Image.new("RGB", (pixels, pixels), background)
     drawing = ImageDraw.Draw(image)
     for _ in range(int(rng.randint(0, 4))):  # things behind
         x, y, radius = (int(rng.randint(low, high)) for low, high in ((-500, 500), (-500, 500), (50, 250)))
-        drawing.ellipse(box(x, y, radius, radius), colour(40, 230))
+        drawing.ellipse(box(x, y, radius, radius), _colour(rng, 40, 230))
 
     width, height = int(rng.randint(190, 240)), int(rng.randint(230, 290))
     _rounded(drawing, box(0, 480, int(rng.randint(220, 380)), 180), 60 * pixels // _UNIT, dress)

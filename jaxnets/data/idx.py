@@ -82,7 +82,7 @@ def load_folder(directory: str) -> Dataset:
 
 
 def _place(directory: str) -> tuple[Path, str | None]:
-    """The folder, and what the names of EMNIST's files begin with where that is given too."""
+    """The folder, and the beginning of the names of EMNIST's files where the directory's name ends with it."""
     parent, _, last = directory.rpartition("/")
     if re.fullmatch(r"emnist-\w+", last) and not os.path.isdir(directory):
         return existing_folder(parent or ".", f"give one that holds the files of {last}"), last
@@ -90,7 +90,7 @@ def _place(directory: str) -> tuple[Path, str | None]:
 
 
 def _emnist_prefix(folder: Path) -> str | None:
-    """What the files of EMNIST's one split in the folder begin with; None where MNIST's are there, or neither."""
+    """The beginning of the names of EMNIST's files in the folder; None where MNIST's are there, or neither."""
     if any(folder.glob("train-images?idx3-ubyte*")):
         return None
     prefixes = sorted({file.name.partition("-train-images")[0] for file in folder.glob(_EMNIST)})
@@ -154,7 +154,7 @@ def parse_idx(content: bytes, *, rank: int, where: str) -> UInt8[np.ndarray, "..
 
 
 def _parse(file: io.BufferedIOBase, length: int | None, rank: int, where: str) -> UInt8[np.ndarray, "..."]:
-    """The array in a file of so many bytes; of an archive, whose length is not known, no more than it promises."""
+    """The array in a file of `length` bytes; None means an archive, which is unpacked as far as its header promises."""
     header_size = 4 + 4 * rank
     header = file.read(header_size)
     magic = bytes([0, 0, 8, rank])
@@ -192,7 +192,7 @@ def _dataset(
     name: str,
 ) -> Dataset:
     highest = max(int(labels.max(initial=0)) for labels in (train_labels, test_labels))
-    counted = count_classes(train_labels, test_labels, tuple(map(str, range(highest + 1))), name=name)
+    counted = count_classes(train_labels, test_labels, tuple(map(str, range(highest + 1))), name=quoted(name))
     kept = slice(None) if len(counted.kept) == len(test_labels) else counted.kept
     return Dataset(
         train=Split(train_images[..., np.newaxis], counted.train_labels),

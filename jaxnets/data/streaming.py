@@ -29,7 +29,7 @@ class StreamState(TypedDict):
 
 @dataclasses.dataclass(frozen=True)
 class LazyPictures:
-    """Pictures as an array [N, size, size, C] of which only what is indexed is decoded, by several threads."""
+    """Pictures that are indexed like an array [N, size, size, C]; several threads decode those that are indexed."""
 
     pictures: Pictures
     size: int
@@ -39,10 +39,10 @@ class LazyPictures:
         return len(self.pictures), self.size, self.size, self.pictures.channels
 
     def __getitem__(self, index: int | Int[np.ndarray, "M"]) -> UInt8[np.ndarray, "..."]:
-        """One picture, or those of several indices.
+        """One picture, or several.
 
         Raises:
-          DataError: for one that cannot be read.
+          DataError: if one cannot be read.
         """
         if np.ndim(index) == 0:
             return self._decode(int(index))
@@ -56,18 +56,19 @@ class LazyPictures:
 class Stream:
     """Batches of uint8 images [B, size, size, C] and int32 labels [B], for ever: each `for` takes one epoch.
 
-    Every epoch has each picture once, in an order of its own that `seed` determines, or in the pictures' own order
-    where that is None; the last batch is short where the batch size does not divide their number. Threads decode a few
+    Every epoch has each picture once, in an order that `seed` and the epoch determine, or in the pictures' own order
+    without a seed; the last batch is short where the batch size does not divide their number. Threads decode a few
     batches ahead, so that memory depends on the batch size and the number of processors, not on the set.
 
-        stream = Stream(find_class_folders("photos").train, size=224, batch_size=64, seed=0)
+        found = look_through(find("folder:photos"), name="photos")
+        stream = Stream(found.train, size=224, batch_size=64, seed=0)
         for batch in stream:
             train_state, metrics = train_step(train_state, batch)
             saved = stream.state()  # the next batch starts right after this one
 
     Args:
-      pictures: from `jaxnets.data.folder.find_class_folders` or `jaxnets.data.tfds.find_tfds`; passed through
-        `jaxnets.data.decoded.look_through`, they are known to be readable before the first batch.
+      pictures: from `jaxnets.data.find`, and best through `jaxnets.data.decoded.look_through`, after which all of them
+        can be read.
       size: height and width in pixels; pictures are scaled as `jaxnets.data.decoding.decode` says.
       batch_size: pictures in a batch, at least 1.
       seed: 0 or above; None does not shuffle.
@@ -102,11 +103,11 @@ class Stream:
 
     @property
     def epoch(self) -> int:
-        """The number, from 0, of the epoch that the next batch is of."""
+        """The epoch of the next batch, counted from 0."""
         return self._position() // len(self._pictures)
 
     def __iter__(self) -> Iterator[Split]:
-        """The batches that are left of the epoch that the next one is of."""
+        """The remaining batches of the present epoch."""
         end = (self.epoch + 1) * len(self._pictures)
         while self._position() < end:
             images = np.empty((min(self._batch_size, end - self._position()), *self._image_shape), np.uint8)
@@ -119,11 +120,11 @@ class Stream:
             yield Split(images, labels)
 
     def state(self) -> StreamState:
-        """Where the batch after the last one begins; cheap, and may be asked between any two batches."""
+        """The position after the last batch; cheap, and may be taken between any two batches."""
         return {"position": self._position(), "order": self._order}
 
     def restore(self, state: StreamState) -> None:
-        """Goes to where a stream of the same pictures and seed was; the batch size may differ. Takes the next `for`.
+        """Goes on, from the next `for`, where a stream of the same pictures and seed was; the batch size may differ.
 
         Raises:
           DataError: if the state is of other pictures or another seed, or is none.
@@ -149,5 +150,5 @@ class Stream:
         try:
             content, label = self._pictures[index]
             return decode(content, self._image_shape, where=self._pictures.where(index)), label
-        except DataError as error:  # said by the thread that iterates, when it gets here
+        except DataError as error:  # raised by the thread that iterates, when it gets here
             return str(error)

@@ -29,7 +29,7 @@ from jaxnets.naming import nearest, quoted
 
 _CHANNELS = (1, 3)
 
-# Sets without a feature `label`, and the one of yes and no that stands in for it: its path, and the classes.
+# Sets that have no feature `label`: the path of a Boolean feature that is used in its place, and its two classes.
 _YES_OR_NO = {"celeb_a": (("attributes", "Male"), ("female", "male"))}
 
 
@@ -47,11 +47,11 @@ def load_tfds(
     later calls map into memory.
 
     Args:
-      name: as TFDS spells it, NAME, NAME/CONFIG or either with :VERSION after it; a set of one's own too.
+      name: in TFDS's spelling, NAME, NAME/CONFIG, or either with :VERSION; a set of one's own too.
       data_dir: the folder of prepared sets; by default the environment's TFDS_DATA_DIR, or ~/tensorflow_datasets.
       size: the height and width in pixels to which all images are scaled (see `jaxnets.data.decoding.decode`); None
         keeps the size that they have, which must be the same for all.
-      skip_unreadable: leave out the examples that cannot be read, rather than refuse the set; `notes` names them.
+      skip_unreadable: leave out the examples that cannot be read and name them in `notes`, rather than refuse the set.
       on_progress: called with (done, total) while pictures are decoded, and not at all where they are kept already.
 
     Raises:
@@ -95,19 +95,19 @@ class Examples:
         """
         try:
             example = self.source[index]
-        except (RuntimeError, OSError, ValueError) as error:  # what ArrayRecord and TFDS raise
+            label, content = int(reduce(getitem, self.label_path, example)), bytes(example["image"])
+        except Exception as error:  # of a damaged example: ArrayRecord and TFDS have many types
             raise DataError(f"{self.where(index)} cannot be read ({_brief(error)}).") from error
-        label = int(reduce(getitem, self.label_path, example))
         if not 0 <= label < self.num_classes:
             raise DataError(f"{self.where(index)} has the label {label}, outside 0 to {self.num_classes - 1}.")
-        return Encoded(example["image"], label)
+        return Encoded(content, label)
 
 
 def find_tfds(name: str, *, data_dir: str | os.PathLike[str] | None = None) -> Splits:
     """The features `image` and `label` of the splits `train` and `test` (`validation` where there is no test) of a set.
 
-    The classes are those of the label. The label of celeb_a is its attribute `Male`. Nothing is decoded yet, and
-    nothing is downloaded or imported that the set names.
+    The classes are those of the label. The label of celeb_a is its attribute `Male`. Nothing is decoded yet, nothing is
+    downloaded, and no module that the set names is imported.
 
     Raises:
       DataError: if the set is unknown, not prepared, or prepared as TFRecord; if it lacks a split or a feature; or if

@@ -21,7 +21,7 @@ _AHEAD_BYTES = 2**28  # of decoded pictures that wait for their turn
 
 
 class Seen(NamedTuple):
-    """What became of pictures.
+    """The outcome of decoding pictures.
 
     Attributes:
       labels: of the R readable ones, in their order.
@@ -53,8 +53,8 @@ def decode_all(
     """Decodes each of these pictures.
 
     Args:
-      pictures: of any number.
-      shape: (H, W, C) to which they are scaled; None decodes each in its own size and lets it go.
+      pictures: those to decode.
+      shape: (H, W, C) to which they are scaled; None decodes each in its own size and drops its pixels.
       write: called with the pixels of each one that can be read, in their order, unless `shape` is None.
       own_size: refuse those of another size, and scale none.
       on_progress: called with (done, total) while pictures are decoded.

@@ -37,8 +37,8 @@ def create(name: str, num_outputs: int = 2, dtype: DTypeLike | None = None) -> n
       name: of an ArcLoss variant, or `mynn`, `mynn_relu`, `resnet18`, `resnet50`, `regnet_x_400mf`, `mobilenet_v2` or
         `vgg16`, which are torchvision's to the letter.
       num_outputs: embedding dimensions, or classes.
-      dtype: what is computed in, float32 or bfloat16; None is that of the images. Weights, BatchNorm's statistics and
-        the result are float32 all the same.
+      dtype: the dtype to compute in, float32 or bfloat16; None is that of the images. Weights, BatchNorm's statistics
+        and the result are float32 all the same.
 
     Raises:
       ValueError: for an unknown name, with the nearest one, and for another dtype.

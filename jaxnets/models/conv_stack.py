@@ -7,7 +7,9 @@ Each is a stack of ConvLayers with max-pools between, and a head that ends in th
 import dataclasses
 from typing import Literal, TypeAlias
 
+import jax.numpy as jnp
 from flax import linen as nn
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from jaxnets.models.layers import Conv, ConvLayer, Linear, flatten, from_nhwc, native_layout
@@ -53,8 +55,8 @@ BACKBONES = {
 class ConvStack(nn.Module):
     """Images [N, H, W, C] in [0, 1] -> embeddings [N, num_outputs].
 
-    Submodules are named as the study's PyTorch modules are numbered (`hidden_layer_3` is `hidden_layer.3`, the pools
-    counted too), so that weights cross by name. `axis_name` synchronises BatchNorm over a mapped axis; `layout` is for
+    Submodules have the numbers of the study's PyTorch modules (`hidden_layer_3` is `hidden_layer.3`; the pools count
+    too), so that weights cross by name. `axis_name` synchronises BatchNorm over a mapped axis; `layout` is for
     tests and measurements, None takes the platform's.
     """
 
@@ -64,14 +66,14 @@ class ConvStack(nn.Module):
 
     @nn.compact
     def __call__(
-        self, images: Float[Array, "N H W C"], *, train: bool = False, axis_name: str | None = None
+        self, images: Float[ArrayLike, "N H W C"], *, train: bool = False, axis_name: str | None = None
     ) -> Float[Array, "N D"]:
         layout = self.layout or native_layout()
         layers = self.backbone.layers
-        x = from_nhwc(images, layout)
+        x = from_nhwc(jnp.asarray(images), layout)
         for i, layer in enumerate(layers):
             if layer == "M":
-                continue  # taken by the ConvLayer before it
+                continue  # done by the ConvLayer before it
             features, kernel_size, padding = layer
             pool = i + 1 < len(layers) and layers[i + 1] == "M"
             x = ConvLayer(features, kernel_size, padding, layout, pool, axis_name, name=f"hidden_layer_{i}")(

@@ -1,12 +1,12 @@
-"""Building blocks that behave as PyTorch's do: initialisation, BatchNorm's running statistics, one-slope PReLU.
+"""Building blocks that behave as PyTorch's: initialisation, BatchNorm's running statistics, PReLU with one slope.
 
-A layer computes in the dtype of what it is given, its weights cast to that, and adds up in float32; statistics stay in
-float32. So a network chooses its dtype by casting its images, and has float32 scores by widening what its last layer
-sees.
+A layer computes in the dtype of its input, to which it casts its weights. It adds up in float32, and statistics stay in
+float32. So a network chooses its dtype by casting its images, and gets float32 scores by widening the input of its last
+layer.
 
-Activations are held in the layout that is fast on the platform, decided here once: batch last ([H, W, C, N]) on the
-CPU, where a convolution is a handful of matrix products with the batch as their long side, batch first ([N, H, W, C])
-elsewhere. A network enters it with `from_nhwc`, leaves it with `flatten`, and nothing between the two transposes.
+Activations have the layout that is fast on the platform, decided here once: batch last ([H, W, C, N]) on the CPU, for
+which a convolution is a few matrix products with the batch as their long side; batch first ([N, H, W, C]) elsewhere. A
+network enters it with `from_nhwc` and leaves it with `flatten`. Nothing between the two transposes.
 """
 
 import math
@@ -20,7 +20,6 @@ from jaxtyping import Array, Float
 
 from kernels.conv2d import Layout, conv2d
 from kernels.grouped_conv2d import grouped_conv2d
-from kernels.max_pool import max_pool
 from kernels.norm_act_pool import norm_act_pool, norm_act_pool_inference
 from kernels.platform import is_cpu
 from kernels.precision import wide
@@ -44,12 +43,12 @@ def flatten(x: Float[Array, "..."], layout: Layout) -> Float[Array, "N F"]:
 
 
 def widened(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """x in the dtype that sums over it are made in: float32, or float64 if x is that."""
+    """x in the dtype of sums over it: float32, or float64 for x in float64."""
     return x.astype(wide(x.dtype))
 
 
 def uniform_fan_in(fan_in: int) -> Initializer:
-    """U(−b, b) with b = 1/√fan_in: what PyTorch's default for weights, kaiming-uniform with a = √5, comes to."""
+    """U(−b, b) with b = 1/√fan_in, which is PyTorch's default for weights: kaiming-uniform with a = √5."""
     bound = 1 / math.sqrt(fan_in)
 
     def init(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
@@ -79,9 +78,10 @@ class Linear(nn.Module):
 
 
 class Conv(nn.Module):
-    """A convolution and, where `pool` says so, a 2×2 max-pool. Kernel [k, k, in / groups, out].
+    """A convolution and, with `pool`, a 2×2 max-pool. Kernel [k, k, in / groups, out].
 
-    Initialised as `torch.nn.Conv2d`; with a `kernel_init` of its own, the bias starts at 0. Groups need layout "NHWC".
+    Initialised as `torch.nn.Conv2d`; with a `kernel_init` of its own, the bias starts at 0. Groups need layout "NHWC",
+    and have no pool.
     """
 
     features: int
@@ -101,8 +101,9 @@ class Conv(nn.Module):
         default = uniform_fan_in(math.prod(shape[:3]))
         kernel = self.param("kernel", self.kernel_init or default, shape).astype(x.dtype)
         if self.groups > 1:
+            if self.pool or self.layout != "NHWC":
+                raise ValueError("a Conv in groups takes layout NHWC and no pool")
             y = grouped_conv2d(x, kernel, groups=self.groups, stride=self.stride, padding=self.padding)
-            y = max_pool(y, layout=self.layout) if self.pool else y
         else:
             y = conv2d(
                 x,
@@ -111,8 +112,8 @@ class Conv(nn.Module):
                 padding=self.padding,
                 layout=self.layout,
                 pool=self.pool,  # before the bias: rounding is monotonic, so the maxima are the same
-                # Images held batch first would be transposed for the CPU's fast products, which costs what they gain,
-                # unless they are smaller than the filters: for those XLA:CPU has plain loops alone.
+                # Images with the batch first would be transposed for the CPU's fast products, which costs their gain;
+                # but images smaller than the filters XLA:CPU convolves in plain loops.
                 implementation="xla" if self.layout == "NHWC" and min(x.shape[1:3]) >= self.kernel_size else None,
             )
         if not self.use_bias:
@@ -122,7 +123,7 @@ class Conv(nn.Module):
 
 
 class BatchNorm(nn.Module):
-    """`torch.nn.BatchNorm2d`, of images [N, H, W, C]; see ConvLayer for what that comes to."""
+    """`torch.nn.BatchNorm2d`, of images [N, H, W, C]; `ConvLayer` says how it trains."""
 
     train: bool
     axis_name: str | None = None
@@ -158,7 +159,7 @@ def conv_norm(
 
 
 class ConvLayer(nn.Module):
-    """Convolution without bias, BatchNorm, PReLU with one slope, and a 2×2 max-pool where `pool` says so.
+    """Convolution without bias, BatchNorm, PReLU with one slope, and with `pool` a 2×2 max-pool.
 
     As in PyTorch: BatchNorm's eps is 1e-5; in training its running statistics take a tenth of the batch's, the variance
     unbiased (divided by M − 1), and the batch itself is normalised with the biased one; the slope starts at 0.25.

@@ -5,7 +5,7 @@ from typing import TypeAlias
 
 import jax.numpy as jnp
 from flax import linen as nn
-from jax.typing import DTypeLike
+from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float
 
 from jaxnets.models.layers import BatchNorm, Linear, Norm, conv_norm, widened
@@ -27,8 +27,8 @@ class MobileNetV2(nn.Module):
     """Images [N, H, W, C] in [0, 1] -> scores [N, num_outputs], float32.
 
     Submodules are named as torchvision's, with "_" for "." before a number. In training the features before the scores
-    are dropped with probability `dropout`, by the rng "dropout". `dtype` is what is computed in, None the images' own;
-    weights and BatchNorm's statistics stay float32. `axis_name` synchronises BatchNorm over a mapped axis.
+    are dropped with probability `dropout`, by the rng "dropout". `dtype` is the dtype to compute in, None the images'
+    own; weights and BatchNorm's statistics stay float32. `axis_name` synchronises BatchNorm over a mapped axis.
     """
 
     num_outputs: int = 2
@@ -38,7 +38,7 @@ class MobileNetV2(nn.Module):
 
     @nn.compact
     def __call__(
-        self, images: Float[Array, "N H W C"], *, train: bool = False, axis_name: str | None = None
+        self, images: Float[ArrayLike, "N H W C"], *, train: bool = False, axis_name: str | None = None
     ) -> Float[Array, "N D"]:
         norm = partial(BatchNorm, train, axis_name)
         x = jnp.asarray(images, self.dtype)

@@ -2,7 +2,7 @@
 
 import jax.numpy as jnp
 from flax import linen as nn
-from jax.typing import DTypeLike
+from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float
 
 from jaxnets.models.layers import Conv, Linear, flatten, from_nhwc, native_layout, widened
@@ -14,13 +14,13 @@ _WIDTHS, _HIDDEN = (32, 32, 64), 64
 class Mynn(nn.Module):
     """Images [N, H, W, C] in [0, 1] -> scores [N, num_outputs], float32.
 
-    The study's images are 224×224; any height and width that are multiples of 8 will do, and the hidden Linear layer
-    takes as many features as the images of initialisation give it. `relu` puts one after each convolution and after the
-    hidden layer. Submodules are named as the study's PyTorch modules are numbered. `dtype` is what is computed in, None
-    the images' own; weights stay float32. `layout` is for tests and measurements, None takes the platform's.
+    The study's images are 224×224. Any multiples of 8 serve as height and width; the images of initialisation decide
+    the inputs of the hidden Linear layer. `relu` puts one after each convolution and after the hidden layer. Submodules
+    have the numbers of the study's PyTorch modules. `dtype` is the dtype to compute in, None the images' own; weights
+    stay float32. `layout` is for tests and measurements, None takes the platform's.
 
     Raises:
-      ValueError: for images of another size than that, or than those of initialisation.
+      ValueError: for other sizes, and for images of another size than at initialisation.
     """
 
     num_outputs: int = 2
@@ -30,13 +30,14 @@ class Mynn(nn.Module):
 
     @nn.compact
     def __call__(
-        self, images: Float[Array, "N H W C"], *, train: bool = False, axis_name: str | None = None
+        self, images: Float[ArrayLike, "N H W C"], *, train: bool = False, axis_name: str | None = None
     ) -> Float[Array, "N D"]:
+        images = jnp.asarray(images, self.dtype)
         height, width = images.shape[1:3]
         if height % 8 or width % 8 or not height * width:
             raise ValueError(f"Mynn takes images whose height and width are multiples of 8, not {height}×{width}")
         layout = self.layout or native_layout()
-        x = from_nhwc(jnp.asarray(images, self.dtype), layout)
+        x = from_nhwc(images, layout)
         for i, features in enumerate(_WIDTHS):
             x = self._activated(Conv(features, 5, 2, layout, pool=True, name=f"model1_{2 * i}")(x))
         x = flatten(x, layout)

@@ -4,7 +4,7 @@ from functools import partial
 
 import jax.numpy as jnp
 from flax import linen as nn
-from jax.typing import DTypeLike
+from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float
 
 from jaxnets.models.layers import BatchNorm, Linear, Norm, conv_norm, widened
@@ -14,7 +14,7 @@ class RegNetX(nn.Module):
     """Images [N, H, W, C] in [0, 1] -> scores [N, num_outputs], float32.
 
     `depths` and `widths` are the stages', widths multiples of `group_width`. Submodules are named as torchvision's,
-    with "_" for "." before a number. `dtype` is what is computed in, None the images' own; weights and BatchNorm's
+    with "_" for "." before a number. `dtype` is the dtype to compute in, None the images' own; weights and BatchNorm's
     statistics stay float32. `axis_name` synchronises BatchNorm over a mapped axis.
     """
 
@@ -26,7 +26,7 @@ class RegNetX(nn.Module):
 
     @nn.compact
     def __call__(
-        self, images: Float[Array, "N H W C"], *, train: bool = False, axis_name: str | None = None
+        self, images: Float[ArrayLike, "N H W C"], *, train: bool = False, axis_name: str | None = None
     ) -> Float[Array, "N D"]:
         norm = partial(BatchNorm, train, axis_name)
         x = jnp.asarray(images, self.dtype)

@@ -4,7 +4,7 @@ from functools import partial
 
 import jax.numpy as jnp
 from flax import linen as nn
-from jax.typing import DTypeLike
+from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float
 
 from jaxnets.models.layers import BatchNorm, Linear, Norm, conv_norm, widened
@@ -27,7 +27,7 @@ class ResNet(nn.Module):
 
     @nn.compact
     def __call__(
-        self, images: Float[Array, "N H W C"], *, train: bool = False, axis_name: str | None = None
+        self, images: Float[ArrayLike, "N H W C"], *, train: bool = False, axis_name: str | None = None
     ) -> Float[Array, "N D"]:
         norm = partial(BatchNorm, train, axis_name)
         x = jnp.asarray(images, self.dtype)

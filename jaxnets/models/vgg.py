@@ -5,7 +5,7 @@ from typing import Literal, TypeAlias
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from jax.typing import DTypeLike
+from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float
 
 from jaxnets.models.layers import Conv, Linear, flatten, normal_fan_out, widened
@@ -18,13 +18,13 @@ VGG16: Stack = (64, 64, "M", 128, 128, "M", 256, 256, 256, "M", 512, 512, 512, "
 class VGG(nn.Module):
     """Images [N, H, W, C] in [0, 1] -> scores [N, num_outputs], float32.
 
-    `stack` has the widths of the 3×3 convolutions, and "M" for a pool. Whatever the image's size, the last map is
-    averaged to 7×7 before the two hidden Linear layers. Submodules are named as torchvision's, with "_" for "." before
+    `stack` has the widths of the 3×3 convolutions, and "M" for a pool. For images of any size, the last map is averaged
+    to 7×7 before the two hidden Linear layers. Submodules are named as torchvision's, with "_" for "." before
     a number. In training the hidden features are dropped with probability `dropout`, by the rng "dropout". `dtype` is
-    what is computed in, None the images' own; weights stay float32. Without BatchNorm, `axis_name` changes nothing.
+    the dtype to compute in, None the images' own; weights stay float32. Without BatchNorm, `axis_name` changes nothing.
 
     Raises:
-      ValueError: for images that the pools leave nothing of.
+      ValueError: for images too small for the pools.
     """
 
     stack: Stack
@@ -35,13 +35,13 @@ class VGG(nn.Module):
 
     @nn.compact
     def __call__(
-        self, images: Float[Array, "N H W C"], *, train: bool = False, axis_name: str | None = None
+        self, images: Float[ArrayLike, "N H W C"], *, train: bool = False, axis_name: str | None = None
     ) -> Float[Array, "N D"]:
-        smallest = 2 ** self.stack.count("M")
-        if min(images.shape[1:3]) < smallest:
-            size = "{}×{}".format(*images.shape[1:3])
-            raise ValueError(f"this VGG takes images of at least {smallest}×{smallest}, not {size}")
         x = jnp.asarray(images, self.dtype)
+        smallest = 2 ** self.stack.count("M")
+        if min(x.shape[1:3]) < smallest:
+            size = "{}×{}".format(*x.shape[1:3])
+            raise ValueError(f"this VGG takes images of at least {smallest}×{smallest}, not {size}")
         index = 0  # torchvision counts each activation as a layer, too
         for width in self.stack:
             if width == "M":

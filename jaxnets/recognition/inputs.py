@@ -62,7 +62,8 @@ def checked_labels(*named: tuple[str, Labels, int]) -> tuple[list[Int32[np.ndarr
             raise ValueError(f"{name} must be one for each of {count} embeddings; their shape is {list(array.shape)}")
         if array.dtype.kind not in "iuUS":
             raise ValueError(f"{name} must be integers or strings, not {array.dtype}")
-        arrays.append(array)
+        # Signed and unsigned ones together would become floating-point, which takes large ones for each other.
+        arrays.append(array.astype(np.int64) if array.dtype.kind in "iu" else array)
     kinds = {"a number" if array.dtype.kind in "iu" else "a string" for array in arrays}
     if len(kinds) > 1:
         names = " and ".join(f"{name} ({quoted(array[0])}, …)" for (name, *_), array in zip(named, arrays, strict=True))

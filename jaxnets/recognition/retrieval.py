@@ -35,7 +35,7 @@ class Retrieval(Report):
       recall_at: by k, share with a match among the k nearest.
       r_precision: mean share of matches among the R nearest.
       map_at_r: mean of 1/R · Σ P(i) over the ranks i ≤ R that have a match, with P(i) the share of matches among the
-        i nearest (K. Musgrave, S. Belongie, S.-N. Lim, A Metric Learning Reality Check, 2020, equation 2).
+        i nearest (K. Musgrave, S. Belongie, S.-N. Lim, A Metric Learning Reality Check, 2020).
       ndcg_at: by k, mean of Σ 1/log₂(i + 1) over the ranks i ≤ k that have a match, divided by the same sum over
         i ≤ min(k, R) (K. Järvelin, J. Kekäläinen, Cumulated gain-based evaluation, 2002).
       knn_accuracy_at: by k, share whose own label is more frequent among the k nearest than each other label.

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Bool, Float, Int8, Shaped
+from jaxtyping import Array, Float, Int8, Shaped
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,23 +64,14 @@ def pixels(x: Shaped[Array, "..."], windows: Windows) -> list[Shaped[Array, "...
     return [at(place) for place in windows.places()]
 
 
-def inside(x: Shaped[Array, "..."], windows: Windows) -> list[Bool[np.ndarray, "..."]]:
-    """For each place, which windows have a pixel of the image there and not of the padding; to broadcast over x."""
-    starts = [np.arange(windows.count(x.shape[axis])) * windows.stride - windows.padding for axis in windows.axes]
-    masks = []
-    for offsets in windows.places():
-        rows, columns = (
-            (start + offset >= 0) & (start + offset < x.shape[axis])
-            for start, offset, axis in zip(starts, offsets, windows.axes, strict=True)
-        )
-        shape = [len(rows) if axis == "H" else len(columns) if axis == "W" else 1 for axis in windows.layout]
-        masks.append((rows[:, None] & columns).reshape(shape))
-    return masks
-
-
 def first_inside(x: Shaped[Array, "..."], windows: Windows) -> Int8[Array, "..."]:
-    """The first place of each window that is in the image; to broadcast over the pooled x."""
-    return jnp.asarray(np.argmax(np.stack(inside(x, windows)), axis=0), jnp.int8)
+    """The first place of each window that is in the image and not in the padding; to broadcast over the pooled x."""
+    rows, columns = (
+        np.maximum(0, windows.padding - windows.stride * np.arange(windows.count(x.shape[axis])))
+        for axis in windows.axes
+    )
+    shape = [len(rows) if axis == "H" else len(columns) if axis == "W" else 1 for axis in windows.layout]
+    return jnp.asarray((windows.size * rows[:, None] + columns).reshape(shape), jnp.int8)
 
 
 def unpool(

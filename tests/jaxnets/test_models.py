@@ -107,7 +107,8 @@ def test_conv_layer_equals_pytorchs(layout):
         want = TORCH[f"pass{i}/d0.weight"].transpose(2, 3, 1, 0)
         np.testing.assert_allclose(gradients[0]["kernel"], want, rtol=1e-4, atol=1e-4)
 
-    y = layer.apply({"params": params, "batch_stats": stats}, TORCH["eval/x"].transpose(order), train=False)
+    x = jnp.asarray(TORCH["eval/x"].transpose(order))
+    y = layer.apply({"params": params, "batch_stats": stats}, x, train=False)
     np.testing.assert_allclose(y, TORCH["eval/y"].transpose(order), **close)
 
 

@@ -67,7 +67,7 @@ def _summed(
     total = np.zeros(cells, np.int64)
     at_once = max(_LARGEST // (2 * size * size), 1)  # of blocks: a pair is counted once, or for both of its identities
     # The last cell takes what is no pair.
-    counts: Any = np.zeros((devices, cells + 1), np.int32)
+    counts: Any = jnp.zeros((devices, cells + 1), jnp.int32)
     for done, (first, second) in enumerate(_blocks(len(rows), size), 1):
         one, other = (
             (block(rows, i, size), block(labels, i, size, np.int32), np.arange(i, i + size, dtype=np.int32))
@@ -76,7 +76,7 @@ def _summed(
         counts = add(counts, *one, *other, np.int32(len(rows)), *tables)
         if done % at_once == 0:
             total += np.asarray(counts)[:, :cells].sum(axis=0, dtype=np.int64)
-            counts = np.zeros((devices, cells + 1), np.int32)
+            counts = jnp.zeros((devices, cells + 1), jnp.int32)
     return total + np.asarray(counts)[:, :cells].sum(axis=0, dtype=np.int64)
 
 

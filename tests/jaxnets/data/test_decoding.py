@@ -2,6 +2,8 @@ import io
 import itertools
 import os
 import struct
+import subprocess
+import sys
 import threading
 import time
 import zlib
@@ -222,3 +224,33 @@ def test_threads_share_the_memory_that_pictures_are_decoded_in(monkeypatch):
         raise KeyError
     with room.taken(400):
         pass
+
+
+MEASURED = """
+import sys
+import threading
+import warnings
+from pathlib import Path
+from jaxnets.data.decoding import decode
+
+warnings.simplefilter("ignore")
+content = Path(sys.argv[1]).read_bytes()
+threads = [threading.Thread(target=decode, args=(content, (9, 9, 3)), kwargs={"where": "x"}) for _ in range(3)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+lines = Path("/proc/self/status").read_text().splitlines()
+print(next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 2**20)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+@pytest.mark.parametrize("mode", ["RGBA", "I;16"])
+def test_the_largest_pictures_in_three_threads_take_less_than_two_gibibytes(tmp_path, mode):
+    Image.new(mode, (11_500, 11_500)).save(tmp_path / "large.png", compress_level=1)
+    command = [sys.executable, "-c", MEASURED, str(tmp_path / "large.png")]
+    peak = float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    assert peak < 2, "GiB"

@@ -140,8 +140,13 @@ def folder(tmp_path):
     return tmp_path
 
 
-def test_a_folder_of_fonts(folder):
-    found = load(f"glyphs:{folder}", size=24)
+def test_a_folder_of_fonts(folder, tmp_path, monkeypatch):
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    seen = []
+    found = load(f"glyphs:{folder}", size=24, on_progress=lambda done, total: seen.append((done, total)))
+    assert seen == [(i, 5) for i in range(1, 6)]
+    assert len(list((tmp_path / "home" / ".cache" / "jaxnets" / "glyphs").glob("*.npz"))) == 1
     assert found.train.images.shape[1:] == (24, 24, 1)
     # A quarter of 36 letters is for the test, in two of the four families.
     assert len(np.unique(found.train.labels)) == 27 and len(np.unique(found.test.labels)) == 9

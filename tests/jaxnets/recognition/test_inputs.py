@@ -61,6 +61,13 @@ def test_what_is_wrong_is_said(call, sentence):
     assert "\n" not in str(caught.value)
 
 
+def test_large_labels_are_not_taken_for_each_other():
+    large = 2**60 + Y
+    signed = identification(X, large, X, large, bootstrap=None)
+    assert identification(X, large.astype(np.uint64), X, large, bootstrap=None).cmc == signed.cmc
+    assert signed.cmc == identification(X, Y, X, Y.astype(np.int8), bootstrap=None).cmc
+
+
 MEASURES = [
     (AxisType.Explicit, retrieval, False),
     (AxisType.Auto, verification, False),
