@@ -1,6 +1,6 @@
 """Verification sets as insightface has them (lfw.bin, cfp_fp.bin, agedb_30.bin): pairs of pictures of one face, or two.
 
-Such a file is a pickle, of which nothing is run (see `jaxnets.torch_weights.pickles`).
+Such a file is a pickle, of which nothing is run (see `jaxnets.pickles`).
 """
 
 import io
@@ -14,7 +14,7 @@ from jaxtyping import Bool
 from jaxnets.data.dataset import DataError
 from jaxnets.files import read_regular
 from jaxnets.naming import quoted
-from jaxnets.torch_weights.pickles import Inert, describe
+from jaxnets.pickles import Inert, describe
 
 _MAX_BYTES = 2**30
 _SCALARS = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")

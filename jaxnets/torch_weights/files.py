@@ -14,8 +14,8 @@ from safetensors import SafetensorError
 
 from jaxnets.files import opened_regular, write_atomically
 from jaxnets.naming import quoted
+from jaxnets.pickles import Inert
 from jaxnets.torch_weights.modules import is_module, state_dict
-from jaxnets.torch_weights.pickles import Inert
 from jaxnets.torch_weights.pth import DAMAGE, LARGEST_FILE, read_pth
 
 # AttributeError, TypeError and KeyError are for a dtype that NumPy has not.

@@ -2,7 +2,7 @@
 
 from typing import Any, TypeGuard
 
-from jaxnets.torch_weights.pickles import Inert
+from jaxnets.pickles import Inert
 
 PARTS = ("_parameters", "_buffers", "_modules")
 MOST_ENTRIES = 100_000

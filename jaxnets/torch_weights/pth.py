@@ -14,7 +14,7 @@ import numpy as np
 
 from jaxnets.files import opened_regular
 from jaxnets.naming import quoted
-from jaxnets.torch_weights.pickles import checked, describe, natural
+from jaxnets.pickles import checked, describe, natural
 from jaxnets.torch_weights.tensors import Tensors
 
 MAGIC, PROTOCOL = 0x1950A86A20F9469CFC6C, 1001  # a file from before PyTorch 1.6 begins with these

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnets.naming import quoted
+from jaxnets.pickles import Inert
 from jaxnets.torch_weights.names import HEAD_NAME
-from jaxnets.torch_weights.pickles import Inert
 from jaxnets.torch_weights.validate import LONGEST_NAME, MOST_NAMED
 
 WRAPPERS = re.compile(r"^(module\.|_orig_mod\.)+")  # of DataParallel and of torch.compile

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
-from jaxnets.torch_weights.pickles import Inert, checked, natural, put
+from jaxnets.pickles import Inert, checked, natural, put
 
 STORAGES: dict[str, np.dtype] = {
     "DoubleStorage": np.dtype(np.float64),

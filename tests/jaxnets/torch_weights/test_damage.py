@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from jaxnets.torch_weights import from_torch, pickles, pth, read
+from jaxnets import pickles
+from jaxnets.torch_weights import from_torch, pth, read
 
 SPEC = importlib.util.spec_from_file_location("pickling", Path(__file__).with_name("pickling.py"))
 pickling = importlib.util.module_from_spec(SPEC)

@@ -15,8 +15,8 @@ import jax
 import numpy as np
 import pytest
 
+from jaxnets.pickles import Inert
 from jaxnets.torch_weights import from_torch, read
-from jaxnets.torch_weights.pickles import Inert
 
 SPEC = importlib.util.spec_from_file_location("pickling", Path(__file__).with_name("pickling.py"))
 pickling = importlib.util.module_from_spec(SPEC)

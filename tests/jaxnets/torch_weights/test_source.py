@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from jaxnets import create
+from jaxnets.pickles import Inert
 from jaxnets.torch_weights import from_torch, to_torch
-from jaxnets.torch_weights.pickles import Inert
 
 
 def same_bits(ours, theirs):
