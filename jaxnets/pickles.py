@@ -1,8 +1,8 @@
 """Pickles read without running anything that they carry.
 
 A pickle is a program whose instructions can look up any function by its name, and call it. The reader here looks up
-nothing and calls nothing. It makes dictionaries, lists, tuples, numbers and strings; `torch_weights.tensors` makes arrays.
-All else becomes an `Inert`, which has the name and does nothing: optimisers, configurations, classes, hostile functions.
+nothing and calls nothing. It makes dictionaries, lists, tuples, numbers and strings; arrays are up to its caller. All
+else becomes an `Inert`, which has the name and does nothing: optimisers, configurations, classes, hostile functions.
 """
 
 import codecs
