@@ -11,9 +11,9 @@ from jaxtyping import Array, Float, Int
 from jaxnets.domains import Number, check, check_count
 from jaxnets.inputs import Labels
 from jaxnets.labels import as_labels, marked
-from jaxnets.losses import cosines, margin_softmax_loss
+from jaxnets.losses import margin_softmax_loss
 from jaxnets.margins import AdaptiveMargin, Margin, Statistics
-from kernels.margin_softmax import MarginGrad
+from kernels.margin_softmax import MarginGrad, nearest_classes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,7 +89,7 @@ class MarginHead:
         )
 
     def predict(self, params: dict[str, Array], embeddings: Float[Array, "N D"]) -> Int[Array, "N"]:
-        return cosines(embeddings, params["class_weights"]).argmax(axis=1)
+        return nearest_classes(embeddings, params["class_weights"])
 
 
 @dataclasses.dataclass(frozen=True)

@@ -179,7 +179,7 @@ def test_curricularface_begins_by_squaring_hard_cosines():
     assert float(loss[0]) == pytest.approx(want, rel=1e-6)
 
 
-@pytest.mark.parametrize("held", [[3.0, 1.0]], ids=str)
+@pytest.mark.parametrize("held", [[3.0, 1.0], [math.nan, 1.0], [math.inf, -math.inf], [3e38, 3e38]], ids=str)
 @pytest.mark.parametrize("margin", [AdaFace(), CurricularFace()], ids=repr)
 def test_ignored_rows_stay_ignored_whatever_they_hold(margin, held):
     """In statistics, losses and both gradients, with sub-centres and a least norm."""

@@ -422,6 +422,17 @@ def test_a_state_can_be_made_within_other_programs():
     assert jax.tree.structure(shapes) == jax.tree.structure(want)  # one recipe, one step
 
 
+@pytest.mark.parametrize("run", [train_step, eval_step])
+def test_a_million_classes_take_no_matrix_of_logits(run):
+    """512 rows × 10⁶ classes would be 1.9 GiB; the step needs its gradient of the class weights, 8 MB, and chunks."""
+    images = jax.ShapeDtypeStruct((512, 8, 8, 1), jnp.uint8)
+    head = MarginHead(1_000_000, ArcFace(0.3), 30.0)
+    shapes = jax.eval_shape(lambda: new_state_of(jax.random.key(0), margin_head=head))
+    batch = Split(images, jax.ShapeDtypeStruct((512,), jnp.int32))
+    memory = jax.jit(run).lower(shapes, batch).compile().memory_analysis()
+    assert memory.temp_size_in_bytes < 200 * 2**20
+
+
 def test_no_number_that_a_healthy_step_makes_is_nan():
     with jax.debug_nans(True):
         for head in WITH_STATISTICS:
