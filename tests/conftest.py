@@ -1,3 +1,4 @@
+import hashlib
 import os
 import re
 from pathlib import Path
@@ -6,14 +7,21 @@ from pathlib import Path
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 
 # Compilation takes most of the tests' time. Workers, the commands that tests start, and the next run share compiled
-# programs. A limit on their size makes JAX lock the folder, which it leaves unlocked otherwise.
-CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxnets" / "tests"
+# programs, on processors alike. A limit on their size makes JAX lock the folder, which it leaves unlocked otherwise.
+CPUINFO = Path("/proc/cpuinfo")
+LINES = CPUINFO.read_text().splitlines() if CPUINFO.exists() else []
+FLAGS = next((line for line in LINES if line.startswith("flags")), "")
+PROCESSOR = hashlib.sha256(f"{FLAGS}\n".encode()).hexdigest()[:12]
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxnets" / "tests" / PROCESSOR
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
 os.environ["JAX_COMPILATION_CACHE_MAX_SIZE"] = str(4 * 2**30)
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 
 import jax
 import pytest
+from jaxtyping import install_import_hook
+
+install_import_hook(["jaxnets", "kernels", "experiments"], "beartype.beartype")  # annotations of shapes hold
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -22,7 +30,6 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--all", action="store_true", help="run the slow tests too, and compile as users do")
     parser.addoption("--interpreted", action="store_true", help="the margin softmax's contract for the Hopper kernel")
-
     parser.addoption("--skips", metavar="REGEX", help="fail if a test is skipped for a reason that does not match")
     parser.addoption("--quick", action="store_true", help="the default: without --all")
 
