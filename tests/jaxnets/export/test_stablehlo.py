@@ -76,12 +76,13 @@ def test_other_bytes_are_no_program(other):
         export.load_stablehlo(other)
 
 
-def test_damage_anywhere_is_told_before_xla_sees_it(content, monkeypatch):
+@pytest.mark.parametrize("cases", [300, pytest.param(5000, marks=pytest.mark.slow)])
+def test_damage_anywhere_is_told_before_xla_sees_it(cases, content, monkeypatch):
     """XLA ends the whole process at some damaged programs."""
     read = []
     monkeypatch.setattr(jax.export, "deserialize", read.append)
     dice = random.Random(0)
-    for _ in range(300):
+    for _ in range(cases):
         damaged = bytearray(content)
         place = dice.randrange(len(content))
         match dice.randrange(3):
