@@ -50,6 +50,9 @@ FUNCTIONS = {
     "images twice": lambda x: lax.transpose(
         jnp.broadcast_to(x[:, None], (x.shape[0], x.shape[0], *SHAPE)), (1, 0, 2, 4, 3)
     ).reshape(x.shape[0], x.shape[0], 18),
+    "images turned": lambda x: jnp.broadcast_to(x.sum((2, 3))[:, :, None], (x.shape[0], 3, x.shape[0])).reshape(
+        x.shape[0], x.shape[0], 3
+    ),
     "einsum": lambda x: jnp.einsum("nhwc,hwk->nk", x, jnp.broadcast_to(jnp.asarray(X[0, :3, :1, None]), (3, 3, 4))),
     "slice": lambda x: lax.slice_in_dim(lax.slice_in_dim(x, 1, 3, axis=1), 0, 3, 2, axis=2),
     "slice of constants": lambda x: x * lax.slice(jnp.asarray(X), (0, 1, 2), (1, 4, 5), (1, 1, 2)).reshape(1, 3, 1, 2),
@@ -79,6 +82,8 @@ def test_each_operation(name, exporting):
     want = np.asarray(jax.jit(program.apply)({}, images))
     run = exporting.by["onnx"](program)
     exporting.assert_close(run(images), want)
+    if name == "images turned":
+        assert run(images[:0]).shape == (0, 0, 3)  # a length of 0 is one, and no sign to copy another
     if "images" not in name:
         exporting.assert_close(run(images[:1]), want[:1])
 
@@ -99,6 +104,7 @@ def test_the_functions_above_have_each_operation():
         (lambda x: jnp.argmax(x, 1).astype(jnp.float32), "StableHLO's operation reduce of several results"),
         (lambda x: (x > 1).any(1).astype(jnp.float32), "a reduction other than sum, product, maximum and minimum of "),
         (lambda x: lax.reduce(x, jnp.float32(1), lax.add, (1,)), "a reduction that starts from an element of its own"),
+        (lambda x: lax.reduce_window(x, 0.0, lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "VALID"), "an element of its own"),
         (lambda x: (x.astype(jnp.int32) & 3).astype(jnp.float32), "and of integers"),
         (lambda x: lax.pad(x, 0.0, [(0, 0, 0), (0, 0, 1), (0, 0, 0), (0, 0, 0)]), "padding between elements"),
         (lambda x: lax.broadcasted_iota(jnp.float32, x.shape, 0), "counting the images"),
@@ -110,7 +116,20 @@ def test_the_functions_above_have_each_operation():
         (lambda x: lax.conv_transpose(x, X[:2, :2, :2, None], (2, 2), "SAME"), "or a transposed one"),
     ],
     ids=[
-        *("gather", "cbrt", "cumsum", "argmax", "any", "start", "bits", "interior", "images", "float8", "window"),
+        *(
+            "gather",
+            "cbrt",
+            "cumsum",
+            "argmax",
+            "any",
+            "start",
+            "start of windows",
+            "bits",
+            "interior",
+            "images",
+            "float8",
+            "window",
+        ),
         "transposed",
     ],
 )
