@@ -108,7 +108,7 @@ def _sentence(panel: str, prog: str) -> str:
 
 def main(command: Callable[[], None]) -> None:
     """Runs a command, and turns errors that the user can correct into one sentence and an exit code."""
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
         with enough_memory("ask for less at once, or use a larger machine"):
             command()
@@ -127,6 +127,8 @@ def main(command: Callable[[], None]) -> None:
     except OSError as error:
         where = f" {error.filename}" if error.filename else ""
         sys.exit(_say(f"cannot read or write{where}: {error.strerror or error}", BAD_INPUT))
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _say(sentence: str, code: int, prefix: str = "error: ") -> int:

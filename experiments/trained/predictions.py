@@ -71,7 +71,12 @@ def show(trained: network.Trained, paths: Sequence[Path], predictions: Sequence[
         f"{trained.name} from {trained.origin}",
         ["image", "rank", "class", *(("cosine", "angle") if has_angles else ("score", "probability"))],
         [
-            [quoted(path), str(rank), quoted(trained.classes[c]), *_numbers(score, None if has_angles else probability)]
+            [
+                quoted(path),
+                str(rank),
+                quoted(trained.classes[c]),
+                *_numbers(float(score), None if has_angles else float(probability)),
+            ]
             for path, prediction in zip(paths, predictions, strict=True)
             for rank, (c, score, probability) in enumerate(zip(*prediction[:3], strict=True), 1)
         ],
