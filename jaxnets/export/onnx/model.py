@@ -143,7 +143,7 @@ def _attribute(name: str, attribute: Any) -> Any:
         case "padding":
             return np.array(ir.DenseElementsAttr(attribute)).tolist()
     match attribute:
-        case ir.DenseI64ArrayAttr() | ir.DenseBoolArrayAttr():
+        case ir.DenseI64ArrayAttr():
             return list(attribute)
         case ir.IntegerAttr():
             return attribute.value

@@ -55,7 +55,7 @@ def dot(graph: Graph, operation: Operation, x: Value, y: Value) -> Value:
 def convolution(graph: Graph, operation: Operation, x: Value, kernel: Value) -> Value:
     attributes = operation.attributes
     dilated = any(number != 1 for number in attributes.get("lhs_dilation", ()))
-    if attributes["batch_group_count"] != 1 or dilated or any(attributes.get("window_reversal", ())):
+    if attributes["batch_group_count"] != 1 or dilated:
         raise Unsupported("a convolution in groups of images, or a transposed one")
     of_images, of_kernel, of_result = attributes["dimension_numbers"]
     axes = range(len(of_images) - 2)
