@@ -56,13 +56,16 @@ def inverse_lengths(vectors: Float[Array, "*batch D"]) -> Float[Array, "*batch"]
 
 
 def inverse_lengths_in_range(vectors: Float[Array, "*batch D"]) -> Float[Array, "*batch"]:
-    """`inverse_lengths`, but NaN for a length other than 0 outside of 1e-18 … 1e18."""
+    """`inverse_lengths`, but NaN for a length other than 0 outside of 1e-18 … 1e18.
+
+    Where the processor takes subnormal numbers for zero, so does this.
+    """
     squares = _squares(vectors)
     fits = (squares >= SHORTEST**2) & (squares <= LONGEST**2)
 
     def some_do_not_fit() -> Array:
-        bits = lax.bitcast_convert_type(vectors, f"int{jnp.finfo(vectors.dtype).bits}")
-        is_zero = jnp.all(bits << 1 == 0, axis=-1)  # a processor may take subnormal numbers for zero
+        # By sums of squares, which XLA fuses: a test of each element would be an array as large as the vectors.
+        is_zero = _squares(vectors.astype(squares.dtype) * 2.0**100) == 0
         return jnp.where(fits, _inverse_roots(squares), jnp.where(is_zero, 0, jnp.nan))
 
     return lax.cond(fits.all(), lambda: _inverse_roots(squares), some_do_not_fit)
