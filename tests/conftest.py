@@ -1,20 +1,21 @@
 import hashlib
 import os
 import re
+import shutil
 from pathlib import Path
 
 # Eight virtual devices let every test of data parallelism run on any CPU; read once, when the backend starts.
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 
 # Compilation takes most of the tests' time. Workers, the commands that tests start, and the next run share compiled
-# programs, on processors alike. A limit on their size makes JAX lock the folder, which it leaves unlocked otherwise.
+# programs, on processors alike.
 CPUINFO = Path("/proc/cpuinfo")
 LINES = CPUINFO.read_text().splitlines() if CPUINFO.exists() else []
 FLAGS = next((line for line in LINES if line.startswith("flags")), "")
 PROCESSOR = hashlib.sha256(f"{FLAGS}\n".encode()).hexdigest()[:12]
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxnets" / "tests" / PROCESSOR
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
-os.environ["JAX_COMPILATION_CACHE_MAX_SIZE"] = str(4 * 2**30)
+CACHE_BYTES = 4 * 2**30  # JAX's own limit would look through all files at each compilation
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 
 import jax
@@ -38,7 +39,11 @@ def pytest_configure(config: pytest.Config) -> None:
     # LLVM's passes take a good part of compilation. With --all the tests compile programs as users have them.
     if not config.getoption("--all"):
         os.environ["XLA_FLAGS"] += " --xla_backend_optimization_level=0"
-    if config.getoption("--skips") is not None and not hasattr(config, "workerinput"):
+    if hasattr(config, "workerinput"):
+        return
+    if CACHE.exists() and sum(file.stat().st_size for file in CACHE.iterdir()) > CACHE_BYTES:
+        shutil.rmtree(CACHE)
+    if config.getoption("--skips") is not None:
         config.pluginmanager.register(_Skips(config.getoption("--skips")))
 
 
