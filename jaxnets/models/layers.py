@@ -16,6 +16,7 @@ from typing import Any, TypeAlias
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from kernels.conv2d import Layout, conv2d
@@ -186,7 +187,7 @@ class ConvLayer(nn.Module):
 def _normalised(
     module: nn.Module,
     x: Float[Array, "..."],
-    slope: Float[Array, ""] | None,
+    slope: ArrayLike | None,
     *,
     train: bool,
     pool: bool,

@@ -1,5 +1,7 @@
 """Mynn, the small network of the gender study: three convolutions, three pools, two Linear layers, no activation."""
 
+from typing import Any
+
 import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import ArrayLike, DTypeLike
@@ -48,7 +50,7 @@ class Mynn(nn.Module):
     def _activated(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
         return nn.relu(x) if self.relu else x
 
-    def _check_size(self, features: int, shape: tuple[int, ...]) -> None:
+    def _check_size(self, features: int, shape: tuple[Any, ...]) -> None:
         hidden = self.variables.get("params", {}).get("model1_7")
         if hidden is not None and hidden["kernel"].shape[0] != features:
             pixels = hidden["kernel"].shape[0] // _WIDTHS[-1] * 64

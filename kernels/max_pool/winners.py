@@ -6,6 +6,7 @@ holds −∞ alone to the padding, and gives that of a window with NaN to anothe
 
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +20,7 @@ from kernels.platform import is_cpu
 @dataclasses.dataclass(frozen=True)
 class _Static:
     windows: Windows
-    shape: tuple[int, ...]
+    shape: tuple[Any, ...]  # of integers, or of symbolic dimensions in an export
 
 
 def max_pool(x: Shaped[Array, "..."], windows: Windows) -> Shaped[Array, "..."]:
