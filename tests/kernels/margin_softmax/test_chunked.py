@@ -32,7 +32,7 @@ def value_and_gradients(loss, x, w, labels):
     weights = jnp.linspace(0.5, -1, N, dtype=x.dtype)
 
     def total(x, w):
-        losses = loss(x, w, labels)
+        losses = loss(x, w, jnp.asarray(labels))
         return (losses * weights).sum(), losses
 
     (_, losses), gradients = jax.jit(jax.value_and_grad(total, (0, 1), has_aux=True))(x, w)
@@ -120,7 +120,7 @@ def test_other_platforms_multiply_in_what_both_have_in_common(dtypes, wanted):
     x, w = (jnp.asarray(array, dtype) for array, dtype in zip((x, w), dtypes, strict=True))
 
     def total(x, w):
-        return streamed.margin_softmax(SMALLEST, x, w, labels, margin=NormFace(), scale=8.0).sum()
+        return streamed.margin_softmax(SMALLEST, x, w, jnp.asarray(labels), margin=NormFace(), scale=8.0).sum()
 
     with portable():
         program = jax.jit(jax.grad(total, (0, 1))).lower(x, w).as_text()
