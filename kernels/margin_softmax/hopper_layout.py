@@ -4,7 +4,7 @@ from typing import Any
 
 from jax import lax
 from jax.experimental.pallas import mosaic_gpu as plgpu
-from jaxtyping import Array, Float
+from jaxtyping import Array, Shaped
 
 from kernels.margin_softmax.hopper_plan import PIECE, ROWS
 
@@ -13,12 +13,12 @@ _Tiling: Any = plgpu.TilingTransform
 _Swizzle: Any = plgpu.SwizzleTransform
 
 
-def across(vector: Float[Array, "N"]) -> Float[Array, "N P"]:
+def across(vector: Shaped[Array, "N"]) -> Shaped[Array, "N P"]:
     """A number a row, for each column of a piece."""
     return lax.broadcast_in_dim(vector, (ROWS, PIECE), [0])
 
 
-def down(vector: Float[Array, "P"]) -> Float[Array, "N P"]:
+def down(vector: Shaped[Array, "P"]) -> Shaped[Array, "N P"]:
     """A number a column, for each row of a piece."""
     return lax.broadcast_in_dim(vector, (ROWS, PIECE), [1])
 

@@ -252,7 +252,7 @@ def _product(subscripts: str, a: Sequence[Array], b: BFloat16[Array, "P ..."]) -
 
 def _class_operands(
     chunk: Float[Array, "C K D"], launch: HopperPlan
-) -> tuple[BFloat16[Array, "P KC D"], Float[Array, "K C"]]:
+) -> tuple[BFloat16[Array, "P KC_whole D_whole"], Float[Array, "K C_whole"]]:
     """Class weights in parts, centre after centre, and their inverse lengths."""
     weights, inverse = _whole_steps(chunk), inverse_lengths_in_range(chunk)
     missing = launch.num_classes - len(chunk)
