@@ -9,7 +9,6 @@ from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from flax import linen as nn
 from flax import struct
@@ -87,7 +86,7 @@ def create_train_state(
     key: Array,
     model: nn.Module,
     head: Head,
-    images: Array | np.ndarray,
+    images: Any,
     net_optimizer: optax.GradientTransformation,
     head_optimizer: optax.GradientTransformation,
     augment: Augment | None = None,

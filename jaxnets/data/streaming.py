@@ -38,7 +38,7 @@ class LazyPictures:
     def shape(self) -> tuple[int, int, int, int]:
         return len(self.pictures), self.size, self.size, self.pictures.channels
 
-    def __getitem__(self, index: int | Int[np.ndarray, "M"]) -> UInt8[np.ndarray, "..."]:
+    def __getitem__(self, index: int | np.integer | Int[np.ndarray, "M"]) -> UInt8[np.ndarray, "..."]:
         """One picture, or several.
 
         Raises:

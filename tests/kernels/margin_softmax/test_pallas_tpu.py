@@ -39,7 +39,7 @@ def _gradients(loss, x, w, labels, g, **options):
     """Of Σ g_i·loss_i: the losses, and the gradients of x and of w."""
 
     def total(x, w):
-        losses = loss(x, w, labels, margin=_margin, **options)
+        losses = loss(x, w, jnp.asarray(labels), margin=_margin, **options)
         return (losses * jnp.asarray(g, losses.dtype)).sum(), losses
 
     (_, losses), both = jax.jit(jax.value_and_grad(total, (0, 1), has_aux=True))(x, w)
