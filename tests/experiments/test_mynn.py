@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments import predict, tables
+from experiments import predict
 from experiments.mynn import config as options
 from experiments.mynn import study
 from experiments.mynn.__main__ import command
@@ -19,6 +19,8 @@ from experiments.mynn.drawings import contender, title_of
 from experiments.run import terminal
 from experiments.run.folder import Folder
 from experiments.run.pictures import open_stream
+from experiments.tables.collect import compare
+from experiments.tables.runs import classifiers_table
 from experiments.trained import network
 from jaxnets import create, evaluate, load, parallel
 from jaxnets.data import threads
@@ -73,13 +75,13 @@ def test_runs_of_several_recipes_make_a_table(run_once, pictures, tmp_path):
     other = config(pictures, tmp_path, epochs=1, optimizer="adam", schedule="cosine", averaging=0.5)
     with jax.numpy_dtype_promotion("standard"):  # as optax's schedules need
         command(other)
-    text = tables.classifiers_table(tables.compare([run_once, study.folder_of(other, "mynn")]))
+    text = classifiers_table(compare([run_once, study.folder_of(other, "mynn")]))
     assert "| mynn | sgd 0.01 | 6 | 100.00 | 100.00 |" in text
     assert "| mynn | adam 0.001, cosine, averaging 0.5 | 1 |" in text and "pictures of 16×16, seed 0" in text
     elsewhere = config(pictures, tmp_path / "small", epochs=1, size=8)
     command(elsewhere)
     with pytest.raises(terminal.UserError, match="of different pictures"):
-        tables.compare([run_once, study.folder_of(elsewhere, "mynn")])
+        compare([run_once, study.folder_of(elsewhere, "mynn")])
 
 
 def test_a_run_learns_and_leaves_all_that_it_promises(run_once):
