@@ -110,7 +110,7 @@ def disturb(
     scenario: Scenario,
     out: Path,
     pictures: Path,
-    seconds: float,
+    seconds: float | int,
     quota: int,
     moments: random.Random,
     hits: Counter[str],
@@ -140,7 +140,7 @@ def disturb(
     return out, faults
 
 
-def hit(process: subprocess.Popen[str], number: signal.Signals | None, seconds: float) -> tuple[int, str]:
+def hit(process: subprocess.Popen[str], number: signal.Signals | None, seconds: float | int) -> tuple[int, str]:
     """Sends a signal after so many seconds, unless the process has ended; returns its exit code and its stderr."""
     with process:
         try:
