@@ -103,7 +103,9 @@ def step_lr(learning_rate: Number, *, steps_per_epoch: int, step_size: int, gamm
     check_count("steps_per_epoch", steps_per_epoch)
     check_count("step_size", step_size)
     check("gamma", gamma, "(0, ∞)")
-    return optax.exponential_decay(learning_rate, steps_per_epoch * step_size, gamma, staircase=True)
+    decay = optax.exponential_decay(learning_rate, steps_per_epoch * step_size, gamma, staircase=True)
+    # Of an integer count optax's decay is float32, under float64 too.
+    return lambda step: decay(jnp.asarray(step, jnp.result_type(float)))
 
 
 @_same_of_same

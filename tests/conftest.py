@@ -27,6 +27,8 @@ install_import_hook(["jaxnets", "kernels", "experiments"], "beartype.beartype") 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
+collect_ignore = ["fixtures"]  # scripts, of which some need PyTorch
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--all", action="store_true", help="run the slow tests too, and compile as users do")

@@ -143,7 +143,7 @@ def _find(builder: Any, where: str) -> Splits:
             num_classes=len(classes),
             channels=channels,
             place=Path(builder.data_dir),
-            key=_key(builder, split),
+            key=_key(builder, split, label_path, classes),
             title=f"{where}, {split} split",
         )
         for split in ("train", test)
@@ -255,9 +255,12 @@ def _source(builder: Any, split: str) -> Any:
     return builder.as_data_source(split, decoders=encoded)
 
 
-def _key(builder: Any, split: str) -> str:
-    """Sixteen digits that change with the name, size or time of modification of any of the split's files."""
-    facts = [builder.info.full_name, split]
+def _key(builder: Any, split: str, label_path: tuple[str, ...], classes: tuple[str, ...]) -> str:
+    """Sixteen digits that change with the classes, and the name, size or time of modification of a file of the split.
+
+    A label that was checked for other classes may be none of these.
+    """
+    facts: list[object] = [builder.info.full_name, split, label_path, classes]
     for file in map(Path, builder.info.splits[split].filepaths):
         about = file.stat() if file.exists() else None  # one that is missing is said when it is read
         facts.append(f"{file.name} {about and (about.st_size, about.st_mtime_ns)}")

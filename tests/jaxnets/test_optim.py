@@ -33,11 +33,13 @@ def test_thirty_steps_equal_pytorchs(name, optimizer):
         np.testing.assert_array_less(np.abs(parameters - want), 30 * ulp)
 
 
-def test_step_lr_closed_form():
+@pytest.mark.parametrize(("x64", "error"), [(False, 1e-6), (True, 1e-15)])
+def test_step_lr_closed_form(x64, error):
     schedule = step_lr(1e-2, steps_per_epoch=235, step_size=20, gamma=0.8)
-    for epoch in (0, 19, 20, 39, 40, 99):
-        for step in (epoch * 235, epoch * 235 + 234):
-            assert float(schedule(jnp.int32(step))) == pytest.approx(1e-2 * 0.8 ** (epoch // 20), rel=1e-6)
+    with jax.enable_x64(x64):
+        for epoch in (0, 19, 20, 39, 40, 99):
+            for step in (epoch * 235, epoch * 235 + 234):
+                assert float(schedule(jnp.int32(step))) == pytest.approx(1e-2 * 0.8 ** (epoch // 20), rel=error)
 
 
 def test_what_is_no_number_is_refused():

@@ -65,6 +65,15 @@ def test_a_label_that_equals_the_number_of_classes_is_refused(shapes, tmp_path):
         load("tfds:shapes", data_dir=tmp_path)
 
 
+def test_kept_pictures_do_not_outlive_their_classes(shapes, prepared, tmp_path):
+    shutil.copytree(prepared, tmp_path, dirs_exist_ok=True)
+    load("tfds:shapes", data_dir=tmp_path)
+    (names,) = tmp_path.rglob("label.labels.txt")
+    names.write_text("".join(names.read_text().splitlines(keepends=True)[:2]))
+    with pytest.raises(DataError, match=r"example [0-9]+ has the label 2, outside 0 to 1"):
+        load("tfds:shapes", data_dir=tmp_path)
+
+
 def test_validation_stands_in_for_a_missing_test_split_only(shapes, tmp_path):
     three = {
         "train": shapes.examples(shapes.RGB),
