@@ -39,6 +39,14 @@ WITH_STATISTICS = [
 step = jax.jit(train_step)
 
 
+@functools.partial(jax.jit, static_argnames="train")
+def outputs_of(state, images, train):
+    """Of the network alone; with its new statistics in training."""
+    variables = {"params": state.params["net"], "batch_stats": state.batch_stats}
+    pixels = jnp.asarray(images, jnp.float32) / 255
+    return THIN.apply(variables, pixels, train=train, mutable=["batch_stats"] if train else False)
+
+
 def new_state_of(key, net=None, head=None, margin_head=HEAD):
     images = np.zeros((1, 8, 8, 1), np.uint8)
     optimizers = {"net_optimizer": net or sgd(0.05, 0.9), "head_optimizer": head or sgd(0.5)}
@@ -116,7 +124,7 @@ def test_each_group_follows_its_own_optimiser(state):
 
 
 def test_the_loss_falls_on_one_batch(state):
-    batch, losses = made_up(32), []
+    batch, losses = made_up(16), []
     for _ in range(30):
         state, metrics = step(state, batch)
         losses.append(float(metrics["loss"]))
@@ -145,15 +153,15 @@ WAYS = ["pmap", "shard_map", "shard_map without check_vma", "sharded_step"]
     ids=lambda value: value if isinstance(value, str) else type(value.margin).__name__,
 )
 def test_eight_devices_equal_one_on_the_whole_batch(head, how):
-    """BatchNorm's and the head's statistics, gradients and metrics are of all 32 images, of which the rows of label −1
+    """BatchNorm's and the head's statistics, gradients and metrics are of all 16 images, of which the rows of label −1
     do not count, and lie on some devices more than on others; differences are of rounding alone.
     """
-    state, batch, mesh = state_with(head), made_up(32), data_mesh(8)
-    batch.labels[[0, 1, 2, 3, 4, 9, 30]] = -1
+    state, batch, mesh = state_with(head), made_up(16), data_mesh(8)
+    batch.labels[[0, 1, 2, 9, 14]] = -1
     whole, metrics = step(state, batch)
-    assert metrics["examples"] == 25
+    assert metrics["examples"] == 11
     if how == "pmap":
-        shares = jax.tree.map(lambda leaf: leaf.reshape(8, 4, *leaf.shape[1:]), batch)
+        shares = jax.tree.map(lambda leaf: leaf.reshape(8, 2, *leaf.shape[1:]), batch)
         mapped = jax.pmap(train_step, axis_name="i", in_axes=(None, 0, None), static_broadcasted_argnums=2)
         after, split_metrics = jax.tree.map(lambda leaf: leaf[5], mapped(state, shares, "i"))
     elif how == "sharded_step":
@@ -215,13 +223,8 @@ def test_means_are_over_the_rows_that_count(state):
     assert some.loss == pytest.approx(losses[counted].mean(), rel=1e-5)
     assert some.accuracy == np.mean(every.predictions[counted] == data.labels[counted])
     _, metrics = step(state, marked)
-    outputs, _ = THIN.apply(
-        {"params": state.params["net"], "batch_stats": state.batch_stats},
-        jnp.asarray(data.images, jnp.float32) / 255,
-        train=True,
-        mutable=["batch_stats"],
-    )
-    of_step = HEAD.loss({}, state.params["head"], outputs, data.labels)
+    outputs, _ = outputs_of(state, data.images, train=True)
+    of_step = jax.jit(HEAD.loss)({}, state.params["head"], outputs, data.labels)
     assert float(metrics["loss"]) == pytest.approx(float(of_step[counted].mean()), rel=1e-5)
     none = Split(data.images, np.full(20, -1, np.int32))
     after, metrics = step(state, none)
@@ -245,7 +248,7 @@ def test_sets_that_cannot_be_evaluated_are_refused(state, unenforced):
 
 
 def test_images_are_augmented_alike_on_eight_devices_and_otherwise_in_each_step(state):
-    state, batch = state.replace(augment=augment), made_up(32)
+    state, batch = state.replace(augment=augment), made_up(16)
     whole, metrics = step(state, batch)
     after, split_metrics = sharded_step(train_step, data_mesh(8))(state, batch)
     chex.assert_trees_all_close(jax.device_get(split_metrics), jax.device_get(metrics), rtol=1e-4)
@@ -258,28 +261,28 @@ def test_images_are_augmented_alike_on_eight_devices_and_otherwise_in_each_step(
 @pytest.mark.parametrize("head", WITH_STATISTICS, ids=lambda head: type(head.margin).__name__)
 def test_a_heads_statistics_move_in_training_and_rest_in_evaluation(head):
     """A step updates them with its batch, and its loss is taken with the new ones; `evaluate` reads these."""
-    state, batch = state_with(head), made_up(32)
+    state, batch = state_with(head), made_up(16)
     after, metrics = step(state, batch)
-    pixels = jnp.asarray(batch.images, jnp.float32) / 255
-
-    def outputs(state, train):
-        variables = {"params": state.params["net"], "batch_stats": state.batch_stats}
-        return THIN.apply(variables, pixels, train=train, mutable=["batch_stats"] if train else False)
-
-    (embeddings, _), class_weights = outputs(state, True), state.params["head"]["class_weights"]
-    wanted = head.margin.update(head.margin.init(), embeddings, class_weights, batch.labels)
+    (embeddings, _), class_weights = outputs_of(state, batch.images, train=True), state.params["head"]["class_weights"]
+    wanted = jax.jit(head.margin.update)(head.margin.init(), embeddings, class_weights, batch.labels)
     chex.assert_trees_all_close(after.head_stats, wanted, rtol=1e-5, atol=1e-6)
 
+    losses_of = jax.jit(head.loss)
+
     def mean_loss(stats):
-        return float(head.loss(stats, state.params["head"], embeddings, batch.labels).mean())
+        return float(losses_of(stats, state.params["head"], embeddings, batch.labels).mean())
 
     assert float(metrics["loss"]) == pytest.approx(mean_loss(wanted), rel=1e-5)
     assert mean_loss(state.head_stats) != pytest.approx(mean_loss(wanted), rel=1e-4)  # stale ones would show
 
-    embeddings, class_weights = outputs(after, False), after.params["head"]["class_weights"]
-    now = head.margin.at(after.head_stats, embeddings)
-    losses = margin_softmax_loss(embeddings, class_weights, batch.labels, margin=now, scale=head.scale)
-    assert evaluate(after, batch).loss == pytest.approx(float(losses.mean()), rel=1e-5)
+    embeddings, class_weights = outputs_of(after, batch.images, train=False), after.params["head"]["class_weights"]
+
+    @jax.jit
+    def defined(embeddings, class_weights):
+        now = head.margin.at(after.head_stats, embeddings)
+        return margin_softmax_loss(embeddings, class_weights, batch.labels, margin=now, scale=head.scale).mean()
+
+    assert evaluate(after, batch).loss == pytest.approx(float(defined(embeddings, class_weights)), rel=1e-5)
 
 
 @pytest.mark.parametrize("group", ["params", "batch_stats", "head_stats"])
@@ -377,14 +380,14 @@ def test_an_epoch_resumed_in_its_middle_ends_in_the_same_bits(state):
 
 
 def test_the_first_bad_step_is_known(state):
-    """The third of five batches has a label that is no class; the step is counted over all epochs."""
-    data, plan = made_up(80), EpochPlan.of(80, 16)
-    data.labels[epoch_order(state.key, 1, 80)[2 * 16 + 5]] = 10
+    """The second of three batches has a label that is no class; the step is counted over all epochs."""
+    data, plan = made_up(40), EpochPlan.of(40, 16)
+    data.labels[epoch_order(state.key, 1, 40)[1 * 16 + 5]] = 10
     start = copy(state).replace(step=jnp.int32(5))
     *_, (_, totals, _) = train_epoch_by_call(start, data, plan, 1)
-    assert int(totals.bad_step) == 5 + 2
-    assert np.isfinite(totals.losses).tolist() == [True, True, False, True, True]
-    *_, (_, totals, _) = train_epoch_by_call(copy(state), made_up(80), plan, 1)
+    assert int(totals.bad_step) == 5 + 1
+    assert np.isfinite(totals.losses).tolist() == [True, False, True]
+    *_, (_, totals, _) = train_epoch_by_call(copy(state), made_up(40), plan, 1)
     assert int(totals.bad_step) == -1
 
 
@@ -392,8 +395,7 @@ def test_evaluation_of_a_set_that_no_batch_size_divides(state):
     """Against the network applied at once, and ArcFace's equation in float64."""
     data = made_up(25)
     got = evaluate(state, data, batch_size=10)
-    variables = {"params": state.params["net"], "batch_stats": state.batch_stats}
-    embeddings = THIN.apply(variables, jnp.asarray(data.images, jnp.float32) / 255, train=False)
+    embeddings = outputs_of(state, data.images, train=False)
     np.testing.assert_allclose(got.embeddings, embeddings, rtol=1e-4, atol=1e-6)
     x, w = (np.float64(array) for array in (embeddings, state.params["head"]["class_weights"]))
     cosines = (x / np.linalg.norm(x, axis=1)[:, None]) @ (w / np.linalg.norm(w, axis=1)[:, None]).T
@@ -468,12 +470,12 @@ def test_mnist_is_learnt_from_a_slice():
     test = Split(mnist.test.images[:1000, ::2, ::2], mnist.test.labels[:1000])
     state = create_train_state(
         jax.random.key(0),
-        ConvStack(Backbone(((16, 5, 2), "M", (32, 5, 2), "M"))),
+        ConvStack(Backbone(((16, 5, 1), "M", (32, 5, 1), "M"))),
         MarginHead(10, ArcFace(0.2), 2.0),
         train.images,
         net_optimizer=sgd(0.01, 0.9),
         head_optimizer=sgd(0.5),
     )
     for _ in range(4):
-        state, _ = train_epoch(state, train, 32)
+        state, _ = train_epoch(state, train, 30)
     assert evaluate(state, test).accuracy > 0.6
