@@ -1,5 +1,6 @@
 """One loop for every experiment: epochs, progress, checkpoints, figures, resume."""
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,6 +15,7 @@ from experiments.run.progress import Progress
 from experiments.run.records import write_json
 from experiments.run.session import Invocation
 from experiments.run.signals import StopSignals
+from experiments.run.stored import SCORES, score_of
 from experiments.run.terminal import Diverged, Interrupted, UserError, as_user_error, counted, enough_memory
 from jaxnets import checkpoint
 from jaxnets.data import DataError
@@ -148,7 +150,7 @@ def _diverged(experiment: Experiment, progress: Progress, step: int) -> Diverged
 
 def _line(experiment: Experiment, progress: Progress, evaluation: Evaluation) -> Line:
     trained = mean_metrics(progress.totals)
-    return {
+    line = {
         "epoch": progress.epoch + 1,
         "train_loss": trained["loss"],
         "test_loss": evaluation.loss,
@@ -158,22 +160,27 @@ def _line(experiment: Experiment, progress: Progress, evaluation: Evaluation) ->
         "seconds": round(progress.seconds, 3),
         "images_per_second": round(experiment.plan.examples / progress.seconds, 1),
     }
+    if math.isnan(evaluation.accuracy):  # of a test without classes that training saw
+        del line["test_loss"], line["test_accuracy"]
+    return line
 
 
 def _sentence(line: Line, epochs: int) -> str:
+    score = score_of(line)
     verdict = f"{line['verdict']:<11}  " if "verdict" in line else ""
     return (
         f"epoch {line['epoch']:>{len(str(epochs))}}/{epochs}  loss {line['train_loss']:.4f}  "
-        f"test accuracy {line['test_accuracy']:.4f}  {verdict}{line['seconds']:.1f} s"
+        f"{SCORES[score]} {line[score]:.4f}  {verdict}{line['seconds']:.1f} s"
     )
 
 
 def summarise(folder: Folder, lines: list[Line], clock: "Clock") -> Line:
-    best = max(lines, key=lambda line: line["test_accuracy"])
+    score = score_of(lines[0])
+    best = max(lines, key=lambda line: line[score])
     summary = {
         "epochs": len(lines),
         "last": lines[-1],
-        "best": {"epoch": best["epoch"], "test_accuracy": best["test_accuracy"]},
+        "best": {"epoch": best["epoch"], score: best[score]},
         "verdict": lines[-1].get("verdict"),
         "seconds_training": round(sum(line["seconds"] for line in lines), 3),
         "seconds_to_first_step": clock.seconds_to_first_step,

@@ -13,11 +13,20 @@ from jaxnets.data.streaming import LazyPictures, Stream
 from jaxnets.data.threads import Progress
 
 
-def load(name: str, *, size: int | None, skip_unreadable: bool = False) -> Dataset:
-    """The data that the command line names, with a progress bar where pictures have to be decoded first."""
+def load(name: str, *, size: int | None, skip_unreadable: bool = False, open_set: bool = False) -> Dataset:
+    """The data that the command line names, with a progress bar where pictures have to be decoded first.
+
+    Raises:
+      UserError: for data that cannot be used, and a set of the other kind: `open_set` asks about classes never seen.
+    """
     with as_user_error(DataError), _bar(name, "decoding, once") as show:
         found = data.load(name, size=size, skip_unreadable=skip_unreadable, on_progress=show)
-    if found.open_set:
+    if open_set and not found.open_set:
+        raise UserError(
+            f"{name} has the same classes in its test as in training, and this command asks about classes that "
+            "training never saw; take another set, such as glyphs"
+        )
+    if found.open_set and not open_set:
         raise UserError(
             f"{name} has other classes in its test than in training, and this command asks how well those of training "
             "are told apart; take another set"

@@ -24,6 +24,9 @@ NUMBERS = (
     "seconds",
     "images_per_second",
 )
+# The entry of a line that tells the better epoch, in words: of a study of classes that training saw, and of one of
+# classes that it never saw, whose test has no loss and no accuracy.
+SCORES = {"test_accuracy": "test accuracy", "map_at_r": "MAP@R"}
 GAPS = ("smallest_gap_degrees", "largest_gap_degrees")
 _LARGEST_ARRAYS = 2**32  # bytes of an epoch's file
 
@@ -68,15 +71,22 @@ def read_metrics(path: Path, epochs: int = 0) -> list[Line]:
     for number, line in enumerate(lines, 1):
         if line.get("epoch") != number:
             raise Damaged(path, f"line {number} is not of epoch {number}")
-        if line.keys() != lines[0].keys() or not all(_is_number(line.get(name)) for name in NUMBERS):
+        score = score_of(line)
+        numbers = NUMBERS if score == "test_accuracy" else (*(name for name in NUMBERS if "test" not in name), score)
+        if line.keys() != lines[0].keys() or not all(_is_number(line.get(name)) for name in numbers):
             raise Damaged(path, f"line {number} lacks a number")
-        if not 0 <= line["test_accuracy"] <= 1:
-            raise Damaged(path, f"line {number} has a test accuracy outside of 0 … 1")
+        if not 0 <= line[score] <= 1:
+            raise Damaged(path, f"line {number} has a {SCORES[score]} outside of 0 … 1")
         if "verdict" in line and not _has_verdict(line):
             raise Damaged(path, f"line {number} lacks its verdict or its gaps")
     if len(lines) < epochs:
         raise Damaged(path, f"it has {len(lines)} of the {epochs} epochs that the checkpoint says have ended")
     return lines
+
+
+def score_of(line: Line) -> str:
+    """The key in `SCORES` that a line has."""
+    return "map_at_r" if "map_at_r" in line else "test_accuracy"
 
 
 def read_summary(path: Path) -> Line:

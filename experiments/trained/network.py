@@ -17,6 +17,7 @@ from experiments.run.terminal import UserError, as_user_error, counted
 from jaxnets import checkpoint, export, models, torch_weights
 from jaxnets.export import Program
 from jaxnets.models.conv_stack import BACKBONES
+from jaxnets.models.embedding_norm import NAME, folded
 from jaxnets.models.normalized import IMAGENET_MEAN, Normalized
 from jaxnets.naming import quoted
 from jaxnets.torch_weights.names import Free, entries
@@ -116,8 +117,17 @@ def state_of_run(
         found = checkpoint.restore(folder / "checkpoints" / kind)
         if found is not None:
             step, tree = found
-            return recorded, f"the {kind} state of {folder}, after {step} steps", variables_of(tree)
+            return recorded, f"the {kind} state of {folder}, after {step} steps", _folded(name, variables_of(tree))
     raise UserError(f"{folder} has no {' or '.join(kinds)} checkpoint yet: the run did not come so far")
+
+
+def _folded(name: str, variables: dict[str, Any]) -> dict[str, Any]:
+    """A network's variables with the BatchNorm after its embeddings, if it has one, made part of its last layer."""
+    if NAME not in variables["params"]:
+        return variables
+    sizes = ((entry.path[1], entry.shape[-1:]) for entry in entries(name))
+    (layer,) = {layer for layer, size in sizes if size == (Free("outputs"),)}
+    return {**variables, **folded({kind: variables[kind] for kind in ("params", "batch_stats")}, layer)}
 
 
 def _of_run(folder: Path, model: str | None) -> Trained:

@@ -124,14 +124,18 @@ class Conv(nn.Module):
 
 
 class BatchNorm(nn.Module):
-    """`torch.nn.BatchNorm2d`, of images [N, H, W, C]; `ConvLayer` says how it trains."""
+    """`torch.nn.BatchNorm2d`, of images [N, H, W, C]; `ConvLayer` says how it trains. Without a scale, that is 1."""
 
     train: bool
     axis_name: str | None = None
+    use_scale: bool = True
 
     @nn.compact
     def __call__(self, x: Float[Array, "N H W C"]) -> Float[Array, "N H W C"]:
-        return _normalised(self, x, None, train=self.train, pool=False, layout="NHWC", axis_name=self.axis_name)
+        scale = None if self.use_scale else jnp.ones(x.shape[3])
+        return _normalised(
+            self, x, None, train=self.train, pool=False, layout="NHWC", axis_name=self.axis_name, scale=scale
+        )
 
 
 def conv_norm(
@@ -193,13 +197,15 @@ def _normalised(
     pool: bool,
     layout: Layout,
     axis_name: str | None,
+    scale: Float[Array, "C"] | None = None,
 ) -> Float[Array, "..."]:
     """`norm_act_pool` with variables of `module`: scale, bias, and running statistics, which training moves.
 
-    Where these are not mutable, training normalises by them too.
+    A given `scale` is no variable. Where the statistics are not mutable, training normalises by them too.
     """
     shape = (x.shape[layout.index("C")],)
-    scale = module.param("scale", nn.initializers.ones, shape)
+    if scale is None:
+        scale = module.param("scale", nn.initializers.ones, shape)
     bias = module.param("bias", nn.initializers.zeros, shape)
     running_mean = module.variable("batch_stats", "mean", jnp.zeros, shape)
     running_var = module.variable("batch_stats", "var", jnp.ones, shape)

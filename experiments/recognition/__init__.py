@@ -1,0 +1,1 @@
+"""Recognition: embeddings trained on some identities, and judged on others."""

@@ -1,0 +1,94 @@
+"""The command line of recognition."""
+
+import dataclasses
+import math
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from experiments.run.options import (
+    MARGINS,
+    MarginOptions,
+    OptionalFloat,
+    OptionalInt,
+    RunOptions,
+    check_counts,
+    check_name,
+    choice,
+)
+from experiments.run.terminal import UserError
+
+OPEN_SETS = "glyphs|glyphs:DIRECTORY"
+
+
+@dataclasses.dataclass(frozen=True)
+class NetworkOptions:
+    model: Annotated[str, tyro.conf.arg(metavar="NAME")] = "v1_2_3"
+    """a network of jaxnets.models: a variant of the ArcLoss study (v0 … v2_1), mynn, mynn_relu, resnet18, resnet50,
+    regnet_x_400mf, mobilenet_v2, vgg16"""
+    embedding: int = 128
+    """dimensions of an embedding"""
+    embedding_norm: bool = False
+    """a BatchNorm of fixed scale after the embedding, as ArcFace's recipe has it"""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """dtype of the network's computation; weights stay float32"""
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerOptions:
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    """sgd has momentum 0.9"""
+    lr: OptionalFloat = None
+    """the highest learning rate; by default 0.1 for sgd and 0.001 for adamw"""
+    warmup: float = 1.0
+    """epochs in which the rate rises to it; from there it falls to zero as a cosine"""
+    weight_decay: float = 5e-4
+    """for kernels and class weights; biases, norms and slopes are spared"""
+    clip: float = 5.0
+    """the largest norm of the network's gradient; 0 clips none"""
+    averaging: OptionalFloat = None
+    """evaluate the running average of the weights; each step keeps this share of it, for example 0.999"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(RunOptions, OptimizerOptions, MarginOptions, NetworkOptions):  # the last come first in --help
+    """Train embeddings on some identities, and judge them on others: retrieval, verification, identification."""
+
+    data: Annotated[str, tyro.conf.arg(metavar=OPEN_SETS)] = "glyphs"
+    """printed characters, in matplotlib's fonts or a folder's; those of the test are unseen, and so are their fonts"""
+    size: OptionalInt = None
+    """height and width of the pictures; by default 32"""
+    epochs: int = 20
+    """passes over the training pictures"""
+    batch_size: int = 128
+    """examples a step"""
+    margin: Annotated[str, tyro.conf.arg(metavar=choice(MARGINS))] = "arcface"
+    """the angular margin between a picture and its own class; --m, --m1, --m2, --m3 and --h are its numbers"""
+    min_norm: float = 0.0
+    """shorter embeddings get the gradient of embeddings of this length; 0: exact gradients"""
+    out: Path = Path("runs")
+    """folder for the runs: each is in OUT/recognition/NETWORK/MARGIN/seedSEED"""
+
+    def check(self) -> None:
+        """Refuses bad options before JAX is imported.
+
+        Raises:
+          UserError: naming the option.
+        """
+        RunOptions.check(self)
+        check_counts(self, ("embedding",))
+        MarginOptions.check(self)
+        check_name("margin", self.margin, MARGINS)
+        if self.lr is not None and not (math.isfinite(self.lr) and self.lr > 0):
+            raise UserError(f"--lr must be a positive number, not {self.lr}")
+        if not 0 <= self.warmup < self.epochs:
+            raise UserError(f"--warmup must be 0 epochs or more and less than --epochs, not {self.warmup}")
+        for name in ("weight_decay", "clip"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value >= 0):
+                raise UserError(f"--{name.replace('_', '-')} must be a finite number of 0 or more, not {value}")
+        if self.averaging is not None and not 0 <= self.averaging < 1:
+            raise UserError(
+                f"--averaging is the share of an average that a step keeps: in [0, 1), not {self.averaging}"
+            )

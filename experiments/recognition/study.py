@@ -1,0 +1,138 @@
+"""A training on identities made into an experiment, and the runs of a command."""
+
+import dataclasses
+import re
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from experiments.recognition import drawings
+from experiments.recognition.config import Config
+from experiments.recognition.judging import ENROLLED, Roles
+from experiments.recognition.optimizing import LEARNING_RATES, build_optimizers, build_schedule
+from experiments.run.experiment import Experiment, check_takes
+from experiments.run.loop import run_all
+from experiments.run.margin import build_margin, build_scale
+from experiments.run.pictures import load
+from experiments.run.session import Invocation
+from experiments.run.terminal import UserError, as_user_error
+from jaxnets import models, parallel
+from jaxnets.data import Dataset, Split
+from jaxnets.epochs import EpochPlan
+from jaxnets.heads import MarginHead
+from jaxnets.models.embedding_norm import EmbeddingNorm
+from jaxnets.train import create_train_state
+
+EVALUATED_PIXELS = 2**20  # at once
+
+
+def train(config: Config, invocation: Invocation) -> None:
+    """Trains on the identities that the command line names."""
+    dataset = load(config.data, size=config.size, skip_unreadable=config.skip_unreadable, open_set=True)
+    for note in dataset.notes:  # with each font's digest in config.json
+        print(f"note: {re.sub(', SHA-256 [0-9a-f]{64}', '', note)}")
+    run_all([partial(build, config, dataset)], drawings.closing_words, invocation)
+
+
+def build(config: Config, dataset: Dataset) -> Experiment:
+    """The training as `run` takes it, with its data on the devices.
+
+    Raises:
+      UserError: for arguments that do not fit the data or this machine.
+    """
+    labels = np.asarray(dataset.test.labels)
+    Roles.of(labels)  # refuses a test without two pictures of an identity before training
+    num_classes = int(np.max(dataset.train.labels)) + 1  # those of training come first
+    margin = build_margin(config)
+    scale = build_scale(config, num_classes, config.data)
+    plan = EpochPlan.of(len(dataset.train.labels), config.batch_size, config.steps_per_epoch)
+    with as_user_error(ValueError):
+        mesh = parallel.data_mesh(config.devices)
+    model = build_model(config, dataset.train.images.shape[1:])
+    schedule = build_schedule(config, config.epochs, plan.steps)
+    net_optimizer, head_optimizer = build_optimizers(config, schedule)
+    state = create_train_state(
+        jax.random.key(config.seed),
+        model,
+        MarginHead(num_classes, margin, scale, config.subcenters, config.margin_grad, config.min_norm),
+        dataset.train.images,
+        net_optimizer=net_optimizer,
+        head_optimizer=head_optimizer,
+        averaging=config.averaging,
+    )
+    placed = parallel.place(dataset, mesh)
+    height, width = dataset.test.images.shape[1:3]
+    return Experiment(
+        name=f"{config.model} {config.margin}",
+        directory=folder_of(config),
+        config={
+            "variant": config.model,
+            "embedding": config.embedding,
+            "embedding_norm": config.embedding_norm,
+            "dtype": config.dtype,
+            "optimizer": config.optimizer,
+            "learning_rate": LEARNING_RATES[config.optimizer] if config.lr is None else config.lr,
+            "schedule": f"{config.warmup:g} epochs of warm-up, cosine to zero after {config.epochs}",
+            "weight_decay": config.weight_decay,
+            "clip": config.clip,
+            "averaging": config.averaging,
+            "seed": config.seed,
+            "margin": {"name": config.margin, **dataclasses.asdict(margin)},
+            "margin_grad": config.margin_grad,
+            "subcenters": config.subcenters,
+            "scale": scale,
+            "min_norm": config.min_norm,
+            "batch_size": plan.batch_size,
+            "steps_per_epoch": plan.steps,
+            "enrolled": ENROLLED,
+            "data": config.data,
+            "data_notes": [*dataset.notes],
+            "data_fingerprint": dataset.fingerprint(),
+            "image_shape": [*dataset.train.images.shape[1:]],
+            "classes": [*dataset.classes[:num_classes]],
+        },
+        epochs=config.epochs,
+        plan=plan,
+        mesh=mesh,
+        state=state,
+        train=placed.train,
+        # To the head, an unseen identity is no class: it has no loss and no accuracy.
+        test=Split(placed.test.images, np.full(len(labels), -1, np.int32)),
+        learning_rate=lambda epoch: float(schedule(epoch * plan.steps)),
+        measure=drawings.measure(labels),
+        draw_epoch=lambda folder, line: None,
+        draw_run=drawings.draw_run(dataset),
+        evaluation_batch=min(1000, max(1, EVALUATED_PIXELS // (height * width))),
+    )
+
+
+def build_model(config: Config, image_shape: tuple[int, ...]) -> nn.Module:
+    """The network with embeddings of --embedding dimensions, for images [H, W, C].
+
+    Raises:
+      UserError: for an unknown network, and one that does not take such images.
+    """
+    with as_user_error(ValueError):
+        model = models.create(config.model, config.embedding, dtype=_dtype(config.dtype))
+    check_takes(model, image_shape)
+    image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+    outputs, _ = jax.eval_shape(partial(model.init_with_output, train=False), jax.random.key(0), image)
+    if outputs.shape[1] != config.embedding:
+        raise UserError(
+            f"{config.model} makes {outputs.shape[1]} numbers of images of {image_shape[0]}×{image_shape[1]}, and not "
+            f"{config.embedding}: give another --model or --size"
+        )
+    return EmbeddingNorm(model) if config.embedding_norm else model
+
+
+def _dtype(name: str) -> Any:
+    return None if name == "float32" else name  # None: that of the images, which is float32
+
+
+def folder_of(config: Config) -> Path:
+    return config.out / "recognition" / config.model / config.margin / f"seed{config.seed}"

@@ -1,0 +1,207 @@
+"""Recognition in this process, on the characters of five small fonts: what a run leaves, and what it refuses."""
+
+import json
+import shutil
+import signal
+from pathlib import Path
+
+import jax
+import matplotlib
+import numpy as np
+import pytest
+
+from experiments.recognition import study
+from experiments.recognition.__main__ import command
+from experiments.recognition.config import Config
+from experiments.recognition.judging import Roles
+from experiments.recognition.optimizing import build_optimizers, build_schedule
+from experiments.run import terminal
+from experiments.run.experiment import Experiment
+from experiments.run.folder import Folder
+from experiments.trained import network
+from jaxnets import load
+from jaxnets.recognition import retrieval
+
+SIZE = 16
+FONTS = ("cmb10", "cmr10", "cmss10", "cmti10", "cmtt10")
+
+
+@pytest.fixture(scope="module")
+def fonts(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("fonts")
+    for name in FONTS:
+        shutil.copy(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / f"{name}.ttf", folder)
+    return folder
+
+
+def config(fonts, out, **changes):
+    small = {"model": "mynn_relu", "embedding": 12, "embedding_norm": True, "size": SIZE, "epochs": 2, "batch_size": 64}
+    return Config(**{"data": f"glyphs:{fonts}", "out": out} | small | changes)
+
+
+def train(config):
+    with jax.numpy_dtype_promotion("standard"):  # as optax's schedules need
+        command(config)
+
+
+@pytest.fixture(scope="module")
+def trained(fonts, tmp_path_factory):
+    """Two epochs, and what was printed."""
+    out = tmp_path_factory.mktemp("out")
+    with pytest.MonkeyPatch.context() as patch:
+        said = []
+        patch.setattr("builtins.print", lambda *words, **_: said.append(" ".join(map(str, words))))
+        train(config(fonts, out))
+    return Folder(out / "recognition" / "mynn_relu" / "arcface" / "seed0"), "\n".join(said)
+
+
+@pytest.fixture
+def glyphs(fonts):
+    return load(f"glyphs:{fonts}", size=SIZE)
+
+
+def said(capsys, *argv):
+    """The exit code and what was said of a command line."""
+    with pytest.raises(SystemExit) as stop:
+        terminal.main(lambda: command(terminal.parse(Config, "recognition", [str(word) for word in argv])))
+    return stop.value.code, capsys.readouterr().err
+
+
+def test_each_epoch_has_every_figure_on_unseen_identities(trained, glyphs):
+    folder, _ = trained
+    lines = folder.lines()
+    assert [line["epoch"] for line in lines] == [1, 2] and "test_accuracy" not in lines[0]
+    for line in lines:
+        embeddings = folder.arrays(line["epoch"])["embeddings"]
+        assert embeddings.shape == (len(glyphs.test.labels), 12)
+        expected = retrieval(embeddings, glyphs.test.labels, bootstrap=None)
+        reports = line["recognition"]
+        assert line["map_at_r"] == reports["retrieval"]["map_at_r"] == expected.map_at_r
+        low, high = reports["retrieval"]["intervals"]["map_at_r"]
+        assert low < line["map_at_r"] < high
+        assert 0.5 < reports["verification"]["auc"] < 1 and 0 < reports["identification"]["rank_at[1]"] < 1
+    recorded = folder.begun()["config"]
+    assert recorded["classes"] == [*glyphs.classes[: glyphs.train.labels.max() + 1]]
+    assert "SHA-256" in recorded["data_notes"][-1]
+    best = max(lines, key=lambda line: line["map_at_r"])
+    assert folder.summary()["best"] == {"epoch": best["epoch"], "map_at_r": best["map_at_r"]}
+
+
+def test_the_last_epoch_is_told_in_a_table(trained):
+    folder, told = trained
+    last = folder.lines()[-1]["recognition"]
+    rows = {line[:18].strip(): line[18:].split() for line in told.splitlines() if line.startswith("  ")}
+    assert rows["MAP@R"][0] == f"{100 * last['retrieval']['map_at_r']:.2f}"
+    low, high = last["verification"]["intervals"]["eer"]
+    assert rows["equal error rate"][2:] == [f"{100 * low:.2f}", "–", f"{100 * high:.2f}"]
+    assert " ".join(rows["TAR at FAR 1e-4"]).startswith("– not stated: of ")
+    assert "31 unseen identities, 62 pictures, after 2 epochs" in told
+    assert "SHA-256" not in told
+
+
+def test_the_network_of_a_run_makes_the_embeddings_that_were_judged(trained, glyphs):
+    """With the BatchNorm after the embeddings as a part of its last layer."""
+    folder, _ = trained
+    program = network.load(folder.path, None).program("embeddings")
+    best = folder.summary()["best"]["epoch"]
+    found = np.asarray(jax.jit(program.apply)(program.weights, glyphs.test.images))
+    np.testing.assert_allclose(found, folder.arrays(best)["embeddings"], rtol=1e-4, atol=1e-5)
+
+
+def test_a_run_that_was_stopped_goes_on_to_the_same_bits(trained, fonts, tmp_path, monkeypatch, capsys):
+    calls, steps = Experiment.calls, 0
+
+    def told(self, *position):
+        nonlocal steps
+        for so_far in calls(self, *position):
+            steps += 1
+            if steps == 7:  # the second of the second epoch's five
+                signal.raise_signal(signal.SIGINT)
+            yield so_far
+
+    monkeypatch.setattr(Experiment, "calls", told)
+    with pytest.raises(terminal.Interrupted, match="after 1 epoch and 2 steps"):
+        train(config(fonts, tmp_path))
+    train(config(fonts, tmp_path))
+    whole, parts = trained[0], Folder(tmp_path / "recognition" / "mynn_relu" / "arcface" / "seed0")
+    for epoch in (1, 2):
+        jax.tree.map(np.testing.assert_array_equal, parts.arrays(epoch), whole.arrays(epoch))
+    assert [line["recognition"] for line in parts.lines()] == [line["recognition"] for line in whole.lines()]
+
+
+def test_other_options_are_another_run(trained, fonts, capsys):
+    folder, _ = trained
+    out = folder.path.parents[3]
+    with pytest.raises(terminal.UserError, match=r"another configuration \(weight_decay: 0.0005 → 0.001\)"):
+        train(config(fonts, out, weight_decay=1e-3))
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (("--data", "mnist"), "mnist has the same classes in its test as in training"),
+        (("--model", "resnet"), "there is no network 'resnet'; did you mean 'resnet"),
+        (("--margin", "arcfac"), "there is no margin 'arcfac'; did you mean 'arcface'?"),
+        (("--margin", "cosface", "--m1", "2"), "--margin cosface takes no --m1; it takes --m"),
+        (("--model", "v1_1_3"), "v1_1_3 makes 512 numbers of images of 32×32, and not 128"),
+        (("--embedding", "0"), "--embedding must be 1 or more, not 0"),
+        (("--warmup", "20"), "--warmup must be 0 epochs or more and less than --epochs, not 20.0"),
+        (("--weight-decay", "-1"), "--weight-decay must be a finite number of 0 or more, not -1.0"),
+        (("--averaging", "1"), "--averaging is the share of an average that a step keeps: in [0, 1), not 1.0"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_in_a_sentence(argv, words, fonts, tmp_path, capsys):
+    data = () if "--data" in argv else ("--data", f"glyphs:{fonts}")
+    code, complaint = said(capsys, *argv, *data, "--out", tmp_path)
+    assert code == 2 and words in complaint and complaint.count("\n") == 1
+
+
+def test_an_identity_is_enrolled_by_one_picture():
+    """Ten identities with three pictures, and one with a single one, which cannot be found again."""
+    labels = np.array([*np.repeat(np.arange(10), 3), 10], np.int32)
+    gallery, probes = Roles.of(labels)
+    assert len(gallery) == len(np.unique(labels[gallery])) == 8 and 10 not in labels[gallery]
+    assert sorted([*gallery, *probes]) == [*range(31)]
+    with pytest.raises(terminal.UserError, match="fewer than two identities of the test have two pictures"):
+        Roles.of(np.array([0, 0, 1, 2], np.int32))
+
+
+def test_the_rate_rises_on_a_line_and_falls_as_a_cosine():
+    """Five epochs of four steps, of which the first is warm-up."""
+    schedule = build_schedule(Config(lr=0.4, warmup=1.0), epochs=5, steps_per_epoch=4)
+    with jax.numpy_dtype_promotion("standard"):
+        rates = [float(schedule(step)) for step in range(20)]
+    np.testing.assert_allclose(rates[:4], 0.1 + 0.3 * np.arange(4) / 4, rtol=1e-6)
+    np.testing.assert_allclose(rates[4:], 0.2 * (1 + np.cos(np.pi * np.arange(16) / 16)), rtol=1e-5)
+
+
+def step(rule, gradient, params):
+    with jax.numpy_dtype_promotion("standard"):
+        return jax.jit(lambda gradient, params: rule.update(gradient, rule.init(params), params)[0])(gradient, params)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_matrices_alone_decay(optimizer):
+    params = {"kernel": np.full((2, 3), 2, np.float32), "bias": np.ones(3, np.float32), "slope": np.float32(0.25)}
+    for rule in build_optimizers(Config(optimizer=optimizer, weight_decay=0.01), lambda step: 0.5):
+        still = jax.tree.map(np.zeros_like, params)
+        updates = step(rule, still, params)
+        np.testing.assert_allclose(updates["kernel"], np.full((2, 3), -0.5 * 0.01 * 2), rtol=1e-6)
+        assert not np.any(updates["bias"]) and not np.any(updates["slope"])
+
+
+def test_the_networks_gradient_alone_is_clipped():
+    params, gradient = {"kernel": np.zeros((1, 2), np.float32)}, {"kernel": np.array([[6, 8]], np.float32)}
+    rules = build_optimizers(Config(clip=5.0), lambda step: 1.0)
+    lengths = [np.linalg.norm(step(rule, gradient, params)["kernel"]) for rule in rules]
+    assert lengths == pytest.approx([5.0, 10.0])
+
+
+def test_a_study_records_its_recipe(fonts, tmp_path):
+    asked = config(fonts, tmp_path, dtype="bfloat16", averaging=0.9, margin="cosface", epochs=3)
+    experiment = study.build(asked, load(f"glyphs:{fonts}", size=SIZE))
+    recorded = json.loads(json.dumps(experiment.config))
+    assert recorded["margin"] == {"name": "cosface", "m": 0.35} and recorded["averaging"] == 0.9
+    assert recorded["schedule"] == "1 epochs of warm-up, cosine to zero after 3"
+    assert experiment.directory == tmp_path / "recognition" / "mynn_relu" / "cosface" / "seed0"
+    assert set(np.asarray(experiment.test.labels)) == {-1}
