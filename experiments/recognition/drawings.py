@@ -1,18 +1,23 @@
 """The figures and the table of a recognition run, made of its lines and kept arrays alone."""
 
-from collections.abc import Callable, Mapping
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int32
+from jaxtyping import Float, Int32
 
 from experiments.recognition.judging import judge
 from experiments.run.folder import Arrays, Folder, Line
 from experiments.run.terminal import counted
+from jaxnets import figures
 from jaxnets.data import Dataset
 from jaxnets.epochs import Evaluation
-from jaxnets.recognition import Bootstrap
+from jaxnets.files import write_atomically
+from jaxnets.recognition import Bootstrap, nearest
+from jaxnets.recognition.report import ERRORS
 from jaxnets.train import TrainState
 
 # Of the many figures, those that the closing table has: its name, the kind of report, and the figure's name there.
@@ -31,6 +36,14 @@ TOLD = (
 )
 
 
+PANELS = {
+    "retrieval, %": (TOLD[0], TOLD[2]),
+    "verification: TAR, %": tuple((f"FAR 1e-{n}", "verification", f"tar_at_far[{10.0**-n:g}]") for n in (1, 2, 3)),
+    "identification, %": (("rank 1", *TOLD[8][1:]), ("rank 5", *TOLD[9][1:]), ("TPIR, FPIR 0.1", *TOLD[10][1:])),
+}
+QUERIES, SHOWN = 16, 5  # of a sheet, and pictures beside each
+
+
 def measure(labels: Int32[np.ndarray, "N"]) -> Callable[[TrainState, Evaluation], tuple[Line, Arrays]]:
     """Every figure of an epoch, on the identities of the test, and the embeddings that they are of."""
 
@@ -42,11 +55,97 @@ def measure(labels: Int32[np.ndarray, "N"]) -> Callable[[TrainState, Evaluation]
     return of_epoch
 
 
-def draw_run(dataset: Dataset) -> Callable[[Folder, list[Line]], None]:
+def draw_run(name: str, dataset: Dataset) -> Callable[[Folder, list[Line]], None]:
+    """The figures of the last epoch, and the curves over all."""
+    labels = np.asarray(dataset.test.labels)
+
     def of_run(folder: Folder, lines: list[Line]) -> None:
-        pass
+        last = lines[-1]
+        embeddings = folder.arrays(last["epoch"])["embeddings"]
+        retrieved, verified, identified = judge(embeddings, labels, None)
+        title = f"{name} · epoch {last['epoch']}"
+        of_unseen = f"{dataset.name} · {retrieved.num_identities:,} identities that training never saw"
+        pairs = f"{of_unseen} · {verified.num_genuine:,} genuine and {verified.num_impostor:,} impostor pairs"
+        roc, smallest = verified.roc, ERRORS / verified.num_impostor
+        thresholds = {f"FAR {far:g}": at for far, at in verified.threshold_at_far.items() if at is not None}
+        probes = f"{of_unseen} · {identified.num_with_mate:,} probes, {identified.num_templates:,} templates"
+        sample, mistakes = _queries(embeddings, labels, dataset)
+        pictures = {
+            "roc.png": figures.roc(
+                {name: (roc.far, roc.tar)}, smallest_far=min(smallest, 0.1), title=title, subtitle=pairs
+            ),
+            "cosines.png": figures.cosine_distributions(
+                roc.thresholds,
+                roc.far,
+                roc.tar,
+                marked={far: at for far, at in thresholds.items() if math.isfinite(at)},
+                title=title,
+                subtitle=pairs,
+            ),
+            "cmc.png": figures.cmc({name: identified.cmc}, title=title, subtitle=probes),
+            "nearest.png": figures.nearest_sheet(
+                sample, title=f"{title} · queries drawn at random, and their five nearest", subtitle=of_unseen
+            ),
+            "mistakes.png": figures.nearest_sheet(
+                mistakes, title=f"{title} · the surest of the wrong answers", subtitle=of_unseen
+            ),
+            "curves.png": figures.figures_over_epochs(
+                np.array([line["train_loss"] for line in lines], np.float64),
+                {heading: _series(lines, rows) for heading, rows in PANELS.items()},
+                title=name,
+                subtitle=of_unseen,
+            ),
+        }
+        for file, figure in pictures.items():
+            write_atomically(folder.path / file, figures.to_png(figure))
 
     return of_run
+
+
+def _series(lines: list[Line], rows: Sequence[tuple[str, str, str]]) -> dict[str, figures.Series]:
+    found = {}
+    for words, kind, name in rows:
+        reports = [line["recognition"][kind] for line in lines]
+        ends = [report["intervals"].get(name, (None, None)) for report in reports]
+        columns = ([report.get(name) for report in reports], [low for low, _ in ends], [high for _, high in ends])
+        found[words] = figures.Series(*(np.array(column, np.float64) for column in columns))  # None becomes NaN
+    return found
+
+
+def _queries(
+    embeddings: Float[np.ndarray, "N D"], labels: Int32[np.ndarray, "N"], dataset: Dataset
+) -> tuple[list[figures.Found], list[figures.Found]]:
+    """Queries drawn at random among those that have a match, and those whose wrong nearest one has the highest cosine.
+
+    Of an identity there is one query at most.
+    """
+    count = min(SHOWN + 1, len(labels))
+    cosines, found = nearest(embeddings, embeddings, count)
+    has_match = np.bincount(labels)[labels] > 1
+    # The query itself is left out, which need not be the first where others have the same embedding.
+    others = np.argsort(found == np.arange(len(labels))[:, None], axis=1, kind="stable")[:, : count - 1]
+    cosines, found = (np.take_along_axis(array, others, axis=1) for array in (cosines, found))
+    is_wrong = has_match & (labels[found[:, 0]] != labels)
+    # A character's code point: the font of figures does not have all that are in others.
+    names = [codes[0] if (codes := re.findall(r"U\+[0-9A-F]{4,6}", name)) else name for name in dataset.classes]
+
+    def rows(order: np.ndarray) -> list[figures.Found]:
+        _, first = np.unique(labels[order], return_index=True)
+        return [
+            figures.Found(
+                query=np.asarray(dataset.test.images[query]),
+                name=names[labels[query]],
+                pictures=[np.asarray(dataset.test.images[index]) for index in found[query]],
+                names=[names[labels[index]] for index in found[query]],
+                cosines=cosines[query],
+                matches=labels[found[query]] == labels[query],
+            )
+            for query in order[np.sort(first)][:QUERIES].tolist()
+        ]
+
+    drawn = np.random.RandomState(0).permutation(np.flatnonzero(has_match))
+    surest = np.flatnonzero(is_wrong)
+    return rows(drawn), rows(surest[np.argsort(-cosines[surest, 0], kind="stable")])
 
 
 def closing_words(directory: Path, summary: Line) -> str:
@@ -61,6 +160,7 @@ def closing_words(directory: Path, summary: Line) -> str:
             f"(MAP@R was best, {best['map_at_r']:.4f}, after {best['epoch']})",
             *table(reports),
             f"every figure: {directory / 'metrics.jsonl'}",
+            f"see {directory / 'roc.png'}, {directory / 'nearest.png'} and beside them",
         )
     )
 

@@ -106,7 +106,7 @@ def build(config: Config, dataset: Dataset) -> Experiment:
         learning_rate=lambda epoch: float(schedule(epoch * plan.steps)),
         measure=drawings.measure(labels),
         draw_epoch=lambda folder, line: None,
-        draw_run=drawings.draw_run(dataset),
+        draw_run=drawings.draw_run(f"{config.model} · {config.margin}", dataset),
         evaluation_batch=min(1000, max(1, EVALUATED_PIXELS // (height * width))),
     )
 

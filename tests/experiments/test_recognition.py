@@ -9,6 +9,7 @@ import jax
 import matplotlib
 import numpy as np
 import pytest
+from PIL import Image
 
 from experiments.recognition import study
 from experiments.recognition.__main__ import command
@@ -99,6 +100,13 @@ def test_the_last_epoch_is_told_in_a_table(trained):
     assert "SHA-256" not in told
 
 
+def test_a_run_leaves_its_figures(trained):
+    folder, _ = trained
+    for name in ("roc", "cosines", "cmc", "nearest", "mistakes", "curves"):
+        with Image.open(folder.path / f"{name}.png") as picture:
+            assert min(picture.size) > 300 and len(picture.convert("L").getcolors()) > 20
+
+
 def test_the_network_of_a_run_makes_the_embeddings_that_were_judged(trained, glyphs):
     """With the BatchNorm after the embeddings as a part of its last layer."""
     folder, _ = trained
@@ -120,6 +128,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bits(trained, fonts, tmp_pat
             yield so_far
 
     monkeypatch.setattr(Experiment, "calls", told)
+    monkeypatch.setattr(study.drawings, "draw_run", lambda *of: lambda *_: None)
     with pytest.raises(terminal.Interrupted, match="after 1 epoch and 2 steps"):
         train(config(fonts, tmp_path))
     train(config(fonts, tmp_path))
