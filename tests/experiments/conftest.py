@@ -2,7 +2,6 @@ import gzip
 import io
 import struct
 
-import jax
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
@@ -55,15 +54,11 @@ def celeb_a(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def compiled_programs(tmp_path_factory):
-    """One folder of kept programs for every run of the session."""
-    return tmp_path_factory.mktemp("compiled")
+def kept_pictures(tmp_path_factory):
+    """One folder of decoded pictures for every run of the session. Compiled programs are kept as in all tests."""
+    return tmp_path_factory.mktemp("kept")
 
 
 @pytest.fixture(autouse=True)
-def _own_compiled_programs(compiled_programs, monkeypatch):
-    before = jax.config.jax_compilation_cache_dir
-    monkeypatch.setenv("XDG_CACHE_HOME", str(compiled_programs))
-    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(compiled_programs))
-    yield
-    jax.config.update("jax_compilation_cache_dir", before)
+def _own_kept_pictures(kept_pictures, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(kept_pictures))

@@ -104,7 +104,7 @@ def poison_after(monkeypatch):
 
 @pytest.mark.parametrize(
     ("poisoned", "epoch", "step", "kept"),
-    [(1, 1, 2, False), (3, 1, 3, False), (4, 2, 2, True)],
+    [pytest.param(1, 1, 2, False, marks=pytest.mark.slow), (3, 1, 3, False), (4, 2, 2, True)],
     ids=["within the first epoch", "at its end", "within the second"],
 )
 def test_the_very_step_of_a_divergence_is_told(poisoned, epoch, step, kept, poison_after, digits, tmp_path):

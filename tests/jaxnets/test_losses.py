@@ -1,3 +1,4 @@
+import functools
 import math
 
 import jax
@@ -34,7 +35,7 @@ def test_a_function_serves_as_margin():
 def test_float64_stays_float64():
     with jax.enable_x64(True):
         x, w = jnp.ones((2, 3), jnp.float64), jnp.eye(3, dtype=jnp.float64)
-        loss = margin_softmax_loss(x, w, jnp.array([0, 1]), margin=ArcFace(0.1), scale=3.0)
+        loss = jax.jit(lambda x, w: margin_softmax_loss(x, w, [0, 1], margin=ArcFace(0.1), scale=3.0))(x, w)
         c = 1 / math.sqrt(3)
         psi = c * math.cos(0.1) - math.sqrt(1 - c * c) * math.sin(0.1)
         assert loss.dtype == jnp.float64
@@ -165,7 +166,7 @@ def test_straight_through_by_hand():
 
     p = 1 / (1 + math.exp(-scale * math.cos(theta + m)))
     tangent = jnp.array([-math.sin(theta), math.cos(theta), 0])
-    assert float(jax.grad(loss)(x)[0] @ tangent) == pytest.approx(scale * (1 - p) * math.sin(theta), rel=1e-5)
+    assert float(jax.jit(jax.grad(loss))(x)[0] @ tangent) == pytest.approx(scale * (1 - p) * math.sin(theta), rel=1e-5)
 
 
 def test_curricularface_begins_by_squaring_hard_cosines():
@@ -235,11 +236,12 @@ def test_short_embeddings_turn_no_faster_than_those_of_the_least_norm(dtype):
     lengths, labels = jnp.array([1e-6, 0.25, 2.0, 3.0])[:, None], jnp.array([0, 1, 1, 2])
     x = (lengths * direction).astype(dtype)
 
-    def loss(x, w, **how):
-        return MarginHead(3, ArcFace(0.3), 3.0, **how).loss({}, {"class_weights": w}, x, labels)
+    @functools.partial(jax.jit, static_argnames="min_norm")
+    def loss(x, w, min_norm=0.0):
+        return MarginHead(3, ArcFace(0.3), 3.0, min_norm=min_norm).loss({}, {"class_weights": w}, x, labels)
 
     def gradients(x, **how):
-        return jax.grad(lambda x, w: loss(x, w, **how).sum(), (0, 1))(x, w)
+        return jax.jit(jax.grad(lambda x, w: loss(x, w, **how).sum(), (0, 1)))(x, w)
 
     np.testing.assert_array_equal(loss(x, w, min_norm=2.0), loss(x, w))
     of_x, of_w = gradients(x, min_norm=2.0)
@@ -248,7 +250,6 @@ def test_short_embeddings_turn_no_faster_than_those_of_the_least_norm(dtype):
     assert of_x.dtype == dtype
     rtol = 2e-6 if dtype == "float32" else 2e-2
     np.testing.assert_allclose(*(np.asarray(g, np.float32) for g in (of_x, gradients(lengthened)[0])), rtol=rtol)
-    np.testing.assert_array_equal(gradients(x, min_norm=0.0)[0], gradients(x)[0])
     zeros = gradients(jnp.zeros((4, 2), dtype), min_norm=2.0)[0]
     np.testing.assert_array_equal(zeros, jnp.zeros_like(zeros))
 

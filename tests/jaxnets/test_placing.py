@@ -43,7 +43,11 @@ def train(state, split, plan, *, stop_after=None, take=None):
     return [np.asarray(leaf) for leaf in jax.tree.leaves((state.params, state.opt_state, totals))]
 
 
-@pytest.mark.parametrize("plan", [EpochPlan.of(N, 16), EpochPlan.of(N, 16, 2), EpochPlan.of(N, 64)], ids=str)
+@pytest.mark.parametrize(
+    "plan",
+    [EpochPlan.of(N, 16), *(pytest.param(EpochPlan.of(N, *size), marks=pytest.mark.slow) for size in ((16, 2), (64,)))],
+    ids=str,
+)
 def test_a_mapped_set_trains_to_the_bits_of_one_on_the_device(state, mapped, plan):
     on_device = train(state, jax.device_put(mapped), plan)
     for again in (train(state, mapped, plan), train(state, mapped, plan, stop_after=1)):
@@ -53,7 +57,7 @@ def test_a_mapped_set_trains_to_the_bits_of_one_on_the_device(state, mapped, pla
 
 def test_a_mapped_set_trains_on_several_devices(state, mapped):
     mesh = parallel.data_mesh(4)
-    take, plan = parallel.sharded_take_steps(mesh), EpochPlan.of(N, 16)
+    take, plan = parallel.sharded_take_steps(mesh), EpochPlan.of(N, 16, 2)
     everywhere = parallel.replicate(state, mesh)
     on_devices = train(everywhere, parallel.replicate(mapped, mesh), plan, take=take)
     for host, device in zip(train(everywhere, mapped, plan, take=take), on_devices, strict=True):

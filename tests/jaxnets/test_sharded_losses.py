@@ -36,12 +36,18 @@ LAYOUTS = {
 BOTH = "data and classes"
 AT = {"AdaFace": {"mean": 4.0, "std": 1.0}, "CurricularFace": {"t": 0.3125}}  # statistics, exact in float32
 
+ALL = [NormFace(), CosFace(), ArcFace(0.5, "smooth"), SphereFace(), Combined(1.1, 0.3, 0.2), Tutorial()]
 CASES = [
-    *[(margin, 0, {}) for margin in (NormFace(), CosFace(), ArcFace(), ArcFace(0.5, "smooth"), SphereFace())],
-    *[(margin, 0, {}) for margin in (Combined(1.1, 0.3, 0.2), Tutorial(), AdaFace(), CurricularFace())],
-    *[(margin, 3, {}) for margin in (ArcFace(), CurricularFace())],
+    *[(margin, 0, {}) for margin in (ArcFace(), AdaFace(), CurricularFace())],
+    (CurricularFace(), 3, {}),
     (ArcFace(0.5, "rising"), 0, {"margin_grad": "straight_through", "min_norm": 5.0}),
+    *[pytest.param(margin, 0, {}, marks=pytest.mark.slow) for margin in ALL],
 ]
+
+
+def quick(*values):
+    """Those that the quick tests take of a product; the slow ones take the others."""
+    return lambda *of: pytest.param(*of, marks=() if of in values else pytest.mark.slow)
 
 
 def mesh_of(layout):
@@ -122,8 +128,15 @@ def test_values_and_gradients(margin, num_centers, options):
     assert_close(got, defined(*arrays, margin, scale=16.0, **options), 16.0, 6)
 
 
-@pytest.mark.parametrize("margin", [ArcFace(), CurricularFace()], ids=repr)
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(
+    ("layout", "margin"),
+    [
+        quick(*((layout, ArcFace()) for layout in LAYOUTS), ("classes over both", CurricularFace()))(layout, margin)
+        for layout in LAYOUTS
+        for margin in (ArcFace(), CurricularFace())
+    ],
+    ids=str,
+)
 def test_layouts_and_classes_that_do_not_divide(layout, margin):
     """19 of 24 classes count: the last device has none of them. The gradient of the others is 0."""
     x, w, labels, g = problem(19)
@@ -133,7 +146,7 @@ def test_layouts_and_classes_that_do_not_divide(layout, margin):
     assert_close((losses, dx, dw[:19]), defined(x, w, labels, g, margin, scale=16.0), 16.0, 6)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("layout", list(map(quick((BOTH,), ("classes over both",)), LAYOUTS)))
 def test_float64(layout):
     """Whose rounding hides nothing."""
     arrays = problem(40, 2, dtype=np.float64)
@@ -142,7 +155,7 @@ def test_float64(layout):
     assert_close(got, defined(*arrays, CurricularFace(), scale=16.0), 16.0, 6, np.float64)
 
 
-@pytest.mark.parametrize("scale", [64.0, 200.0])
+@pytest.mark.parametrize("scale", list(map(quick((200.0,)), [64.0, 200.0])))
 @pytest.mark.parametrize("margin", [CosFace(), CurricularFace()], ids=repr)
 def test_sums_of_any_size_meet(margin, scale):
     """A device's cosines are alike, about −1 on one, 1 on the next: its sum is e^−s, or e^s, or e^2s of hard ones."""
@@ -222,7 +235,7 @@ def test_labels_that_are_none():
 
 
 @pytest.mark.parametrize("margin", [AdaFace(), CurricularFace()], ids=repr)
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("layout", list(map(quick((BOTH,), ("classes over both",)), LAYOUTS)))
 def test_statistics_are_of_the_whole_batch(layout, margin):
     x, w, labels, _ = problem(19, 2)
     padded = np.concatenate([w, np.ones((5, 2, 6), np.float32)])
@@ -238,7 +251,7 @@ def test_statistics_are_of_the_whole_batch(layout, margin):
         np.testing.assert_allclose(got[name], value, rtol=1e-6)
 
 
-@pytest.mark.parametrize("num_classes", [320, 290])
+@pytest.mark.parametrize("num_classes", list(map(quick((290,)), [320, 290])))
 @pytest.mark.parametrize("layout", ["classes", "rows over data alone"])
 def test_a_sample_is_the_loss_over_fewer_classes(layout, num_classes):
     """Which ones, the gradient tells: all of the rows' own, and so many others that there are ⌈0.6·c⌉ on each device.
@@ -248,14 +261,14 @@ def test_a_sample_is_the_loss_over_fewer_classes(layout, num_classes):
     x, w, labels, g = problem(num_classes)
     padded = np.concatenate([w, np.ones((320 - num_classes, 6), np.float32)])
     ways = {"scale": 4.0, "num_classes": num_classes, "sample": 0.6}
-    run = [over_devices(layout, ArcFace(), **ways, key=jax.random.key(i)) for i in (0, 0, 1)]
-    (losses, dx, dw), again, other = (run(x, padded, labels, np.abs(g)) for run in run)
+    run, another = (over_devices(layout, ArcFace(), **ways, key=jax.random.key(i)) for i in (0, 1))
+    (losses, dx, dw), again, other = (draw(x, padded, labels, np.abs(g)) for draw in (run, run, another))
     np.testing.assert_array_equal(dw, again[2])
     assert (np.asarray(dw == 0) != np.asarray(other[2] == 0)).any()
     groups = 1 if layout == "classes" else 2  # of rows, each with a sample of its own
     if groups == 2:
         half = np.abs(g) * (np.arange(16) < 8)
-        _, dx, dw = run[0](x, padded, labels, half)
+        _, dx, dw = run(x, padded, labels, half)
         losses, dx, labels, x, g = losses[:8], dx[:8], labels[:8], x[:8], g[:8]
     kept = np.flatnonzero(np.abs(dw).max(axis=1))
     devices = 8 // groups

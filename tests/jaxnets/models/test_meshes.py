@@ -32,7 +32,10 @@ THIN = {
 jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
-@pytest.mark.parametrize("name", THIN)
+QUICK = ("conv_stack", "mynn", "resnet")
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in THIN])
 def test_networks_by_jit_over_explicit_axes(name):
     """Scores, gradients and batch statistics are those of one device, with nothing said but where the images lie."""
     module, images = THIN[name], np.random.default_rng(0).random((4, 8, 8, 3), np.float32)

@@ -83,7 +83,12 @@ def test_scores_are_torchvisions(name):
     check_inference(name, *recorded(name), RECORDED[f"{name}/eval"])
 
 
-@pytest.mark.parametrize("name", NETWORKS[:-1])
+QUICK = ("mynn", "resnet18", "mobilenet_v2")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in NETWORKS[:-1]]
+)
 def test_scores_gradients_and_statistics_in_training_are_torchvisions(name):
     theirs = {what: RECORDED[f"{name}/{what}"] for what in ("train", "gradients", "statistics")}
     check_training(name, *recorded(name), theirs)

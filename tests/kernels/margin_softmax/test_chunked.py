@@ -42,8 +42,10 @@ def value_and_gradients(loss, x, w, labels):
 @pytest.mark.parametrize(
     ("num_classes", "scale", "num_centers", "t"),
     [
-        *[(num_classes, 10.0, 0, 0.0) for num_classes in (100, 128, 129, 256)],
-        *[(300, scale, num_centers, t) for scale in (64.0, 100.0) for num_centers, t in ((0, 0.0), (3, 0.0), (0, 0.4))],
+        *[(num_classes, 10.0, 0, 0.0) for num_classes in (128, 129)],
+        *[(300, 64.0, 0, 0.4), (300, 100.0, 3, 0.0), (300, 100.0, 0, 0.4)],
+        *[pytest.param(num_classes, 10.0, 0, 0.0, marks=pytest.mark.slow) for num_classes in (100, 256)],
+        *[pytest.param(300, 64.0, num_centers, 0.0, marks=pytest.mark.slow) for num_centers in (0, 3)],
     ],
 )
 def test_chunks_add_up(num_classes, scale, num_centers, t):
@@ -76,11 +78,11 @@ def test_float32_holds_the_sum_at_its_largest():
     e^88.7 is the largest number: a bound beyond that would give an infinite loss.
     """
     x, w = jnp.ones((2, D)), jnp.ones((1000, D))
-    for sign in (1, -1):
-        for exponent in (85 - 1e-3, 85 + 1e-3, 88.5, 89, 91.5, 94.5):
-            scale = exponent - math.log(1000)
-            loss = streamed.margin_softmax(SMALLEST, x, sign * w, jnp.array([0, 999]), margin=NormFace(), scale=scale)
-            np.testing.assert_allclose(loss, math.log(1000), rtol=1e-5)
+    for exponent in (85 - 1e-3, 85 + 1e-3, 89, 94.5):
+        scale = exponent - math.log(1000)
+        loss = jax.jit(partial(streamed.margin_softmax, SMALLEST, margin=NormFace(), scale=scale))
+        for sign in (1, -1):
+            np.testing.assert_allclose(loss(x, sign * w, jnp.array([0, 999])), math.log(1000), rtol=1e-5)
 
 
 def test_temporaries_are_a_few_chunks():
@@ -102,7 +104,7 @@ def test_a_class_without_others_passes_no_gradient():
         labels = jnp.array([0, 0])
         return margin_softmax(x, w, labels, margin=ArcFace(0.3), scale=5.0, implementation="chunked").sum()
 
-    loss, gradients = jax.value_and_grad(total, (0, 1))(x, w)
+    loss, gradients = jax.jit(jax.value_and_grad(total, (0, 1)))(x, w)
     assert loss == 0
     for gradient in gradients:
         np.testing.assert_array_equal(gradient, 0)
