@@ -40,8 +40,10 @@ class Config:
 
 def command(config: Config) -> None:
     if config.target.suffix not in KINDS:
+        from jaxnets.naming import quoted  # imports JAX
+
         raise UserError(
-            f"{config.target} ends in neither {' nor '.join(KINDS)}, the two kinds of file that are written"
+            f"{quoted(config.target)} ends in neither {' nor '.join(KINDS)}, the two kinds of file that are written"
         )
     if config.what not in OUTPUTS:
         raise UserError(f"--what is {' or '.join(OUTPUTS)}, not {config.what!r}")

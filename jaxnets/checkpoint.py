@@ -125,13 +125,13 @@ def restore(
             if older is None:
                 raise
             if on_damage is None:
-                raise DamagedError(f"{damage}; delete {directory / str(number)} to use checkpoint {older}") from damage
+                raise DamagedError(f"{damage}; delete {quoted(directory / str(number))} to use checkpoint {older}") from damage
             on_damage(f"{damage}; checkpoint {older} is used instead")
     return None
 
 
 def _restore_one(directory: Path, number: int, like: Any, num_classes: int | None) -> Any:
-    folder, what = directory.absolute() / str(number), f"checkpoint {number} in {directory}"
+    folder, what = directory.absolute() / str(number), f"checkpoint {number} in {quoted(directory)}"
     digests = _checked_digests(folder, what)
     try:
         with contextlib.closing(ocp.StandardCheckpointHandler()) as reader:

@@ -1,7 +1,7 @@
 """Whole epochs over a set of uint8 images, on the device or, where it does not fit, on the host; and evaluation."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
 from itertools import repeat
@@ -20,6 +20,8 @@ from jaxnets.labels import as_labels
 from jaxnets.labels import check as check_labels
 from jaxnets.train import Outputs, TrainState, eval_step, train_step
 from kernels.platform import jit_with, quick_compilation
+
+EVALUATED_PIXELS = 2**20  # at once: the activations of a network are several hundred bytes a pixel
 
 
 class Totals(NamedTuple):
@@ -261,12 +263,23 @@ class Evaluation(NamedTuple):
 _eval_step = jax.jit(eval_step)
 
 
-def evaluate(state: TrainState, split: Split, batch_size: int = 1000) -> Evaluation:
+def evaluation_batch(image_shape: Sequence[int]) -> int:
+    """How many images [H, W, …] are evaluated at once: 1,000, or as many as have 2²⁰ pixels in all, but at least one."""
+    return min(1000, max(1, EVALUATED_PIXELS // max(1, math.prod(image_shape[:2]))))
+
+
+def evaluate(state: TrainState, split: Split, batch_size: int | None = None) -> Evaluation:
     """Applies the network in inference to a whole set, in batches of one size, so that it is compiled once.
+
+    Args:
+      state: its averages are evaluated, where it has any.
+      split: uint8 images and labels.
+      batch_size: images at once, on which the memory depends and no result; None chooses (see `evaluation_batch`).
 
     Raises:
       ValueError: for missing labels, a label that is neither a class of the head nor −1, or an empty set.
     """
+    batch_size = evaluation_batch(split.images.shape[1:]) if batch_size is None else batch_size
     check_count("batch_size", batch_size)
     labels = np.asarray(as_labels(split.labels))
     if not len(labels):

@@ -9,6 +9,7 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from jaxnets.domains import Number, check, check_count
+from jaxnets.explicit_axes import between_auto_axes, of_rows
 from jaxnets.inputs import Labels
 from jaxnets.labels import as_labels, marked
 from jaxnets.losses import margin_softmax_loss
@@ -89,7 +90,9 @@ class MarginHead:
         )
 
     def predict(self, params: dict[str, Array], embeddings: Float[Array, "N D"]) -> Int[Array, "N"]:
-        return nearest_classes(embeddings, params["class_weights"])
+        x = jnp.asarray(embeddings)
+        found: Array = between_auto_axes(nearest_classes, x, params["class_weights"], out=lambda: of_rows(x))
+        return found
 
 
 @dataclasses.dataclass(frozen=True)

@@ -64,8 +64,13 @@ def dominant_centers(embeddings: Vectors, class_weights: ClassWeights, labels: L
       ValueError: for any other label; where labels are traced, the result is NaN instead.
     """
     x, w, labels = jnp.asarray(embeddings), jnp.asarray(class_weights), as_labels(labels)
+    check_labels(labels, w.shape[0])
+    centers: Array = between_auto_axes(_most_voted, x, w, labels, out=lambda: of_rows(w))
+    return centers
+
+
+def _most_voted(x: Float[Array, "N D"], w: Float[Array, "C K D"], labels: Int[Array, "N"]) -> Float[Array, "C D"]:
     num_classes, num_centers, _ = w.shape
-    check_labels(labels, num_classes)
     dtype = wide(x.dtype, w.dtype)
     own = directions(jnp.take(w, labels, axis=0, mode="clip").astype(dtype))
     to_each = jnp.einsum("nd,nkd->nk", directions(x.astype(dtype)), own, precision=jax.lax.Precision.HIGHEST)
@@ -124,8 +129,9 @@ def margin_softmax_loss(
 
     Args:
       embeddings: [N, D], of any length.
-      class_weights: [C, D], of any length, a row per class; or [C, K, D], where the nearest of K sub-centres counts
-        (Deng et al., Sub-center ArcFace, 2020).
+      class_weights: [C, D], a row per class, of lengths in 1e-18…1e18 or 0 (of any other the loss is NaN, except for
+        implementation "reference", which takes all); or [C, K, D], where the nearest of K sub-centres counts (Deng et
+        al., Sub-center ArcFace, 2020).
       labels: [N], integers in [0, C); −1 marks a row without a class: loss 0, no gradient, whatever the row holds. Any
         other label gives NaN.
       margin: one of `jaxnets.margins`, or any function (cos θ, sin θ) -> ψ of the target's angle. AdaFace and
@@ -203,13 +209,14 @@ def sharded_margin_softmax_loss(
 
     Args:
       embeddings: [n, D], this device's, of any length.
-      class_weights: [c, D] or [c, K, D], this device's c = C/P, of classes p·c to (p + 1)·c.
+      class_weights: [c, D] or [c, K, D], this device's c = C/P, of classes p·c to (p + 1)·c; of lengths in 1e-18…1e18
+        or 0, and for any other the loss is NaN.
       labels: [n], integers in [0, C) or −1, split as the embeddings are.
       axis_name: the mesh axis over which classes are split; or several, the first one changing slowest, as in P.
       margin: as in `margin_softmax_loss`; also AdaFace or CurricularFace itself, together with `statistics`.
       statistics: of such a margin, see `jaxnets.margins.sharded_update`.
       margin_grad, min_norm: as in `margin_softmax_loss`.
-      num_classes: C, if there are more class weights than classes; the last rows are ignored then.
+      num_classes: C, if there are more class weights than classes; the last rows do not count, whatever they hold.
       sample: a share of the classes in (0, 1]. Rows are compared with these classes only, which saves work and makes
         the loss and its gradients biased, as in Partial FC (An et al., 2020, arXiv:2010.05222). The classes of all rows
         are always among them; see `kernels.margin_softmax.negative_sampling`.

@@ -97,6 +97,9 @@ def create_train_state(
 
     It can be traced: under `jax.eval_shape`, `jax.jit`, and `jax.vmap` over keys.
 
+    `optax.set_to_zero()` as an optimiser freezes the weights of its group, but not BatchNorm's running statistics: to
+    freeze these too, give `freeze_batch_stats=True`. Of a given state, `state.replace(freeze_batch_stats=True)`.
+
     Raises:
       ValueError: for an `averaging` outside of [0, 1).
     """

@@ -19,12 +19,10 @@ from experiments.run.session import Invocation
 from experiments.run.terminal import as_user_error
 from jaxnets import models, optim, parallel
 from jaxnets.data import Dataset
-from jaxnets.epochs import EpochPlan
+from jaxnets.epochs import EpochPlan, evaluation_batch
 from jaxnets.heads import MarginHead
 from jaxnets.margins import ArcFace, CurricularFace
 from jaxnets.train import create_train_state
-
-EVALUATED_PIXELS = 2**20  # at once
 
 
 def train(config: Config, invocation: Invocation) -> None:
@@ -66,7 +64,6 @@ def build(variant: Variant, config: Config, dataset: Dataset) -> Experiment:
         head_optimizer=head_optimizer,
     )
     placed = parallel.place(dataset, mesh)
-    height, width = dataset.test.images.shape[1:3]
     return Experiment(
         name=variant.name,
         directory=folder_of(config, variant.name),
@@ -99,7 +96,7 @@ def build(variant: Variant, config: Config, dataset: Dataset) -> Experiment:
         draw_run=drawings.draw_run(
             variant, dataset, margin.m if isinstance(margin, (ArcFace, CurricularFace)) else None
         ),
-        evaluation_batch=min(1000, max(1, EVALUATED_PIXELS // (height * width))),
+        evaluation_batch=evaluation_batch(dataset.test.images.shape[1:]),
     )
 
 

@@ -13,7 +13,7 @@ from experiments import page
 from experiments.run.folder import Arrays, Folder, Line
 from experiments.run.progress import variables_of
 from experiments.run.records import write_json
-from experiments.run.terminal import counted
+from experiments.run.terminal import as_user_error, counted
 from jaxnets import checkpoint, figures, torch_weights
 from jaxnets.data import Split
 from jaxnets.epochs import Evaluation
@@ -61,7 +61,8 @@ def draw_run(
             config=begun["config"],
         )
         write_atomically(folder.path / "index.html", content)
-        found = checkpoint.restore(folder.path / "checkpoints" / "best")
+        with as_user_error(checkpoint.CheckpointError):
+            found = checkpoint.restore(folder.path / "checkpoints" / "best")
         if found is not None:
             _, tree = found
             torch_weights.save(folder.path / WEIGHTS, name, variables_of(tree))

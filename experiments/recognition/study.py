@@ -23,12 +23,10 @@ from experiments.run.session import Invocation
 from experiments.run.terminal import UserError, as_user_error
 from jaxnets import models, parallel
 from jaxnets.data import Dataset, Split
-from jaxnets.epochs import EpochPlan
+from jaxnets.epochs import EpochPlan, evaluation_batch
 from jaxnets.heads import MarginHead
 from jaxnets.models.embedding_norm import EmbeddingNorm
 from jaxnets.train import create_train_state
-
-EVALUATED_PIXELS = 2**20  # at once
 
 
 def train(config: Config, invocation: Invocation) -> None:
@@ -66,7 +64,6 @@ def build(config: Config, dataset: Dataset) -> Experiment:
         averaging=config.averaging,
     )
     placed = parallel.place(dataset, mesh)
-    height, width = dataset.test.images.shape[1:3]
     return Experiment(
         name=f"{config.model} {config.margin}",
         directory=folder_of(config),
@@ -107,7 +104,7 @@ def build(config: Config, dataset: Dataset) -> Experiment:
         measure=drawings.measure(labels),
         draw_epoch=lambda folder, line: None,
         draw_run=drawings.draw_run(f"{config.model} · {config.margin}", dataset),
-        evaluation_batch=min(1000, max(1, EVALUATED_PIXELS // (height * width))),
+        evaluation_batch=evaluation_batch(dataset.test.images.shape[1:]),
     )
 
 

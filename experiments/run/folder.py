@@ -28,7 +28,7 @@ from experiments.run.records import differences, environment, write_json, write_
 from experiments.run.stored import Arrays as Arrays
 from experiments.run.stored import Line as Line
 from experiments.run.stored import read_arrays, read_begun, read_metrics, read_summary
-from experiments.run.terminal import UserError
+from experiments.run.terminal import UserError, as_user_error
 from jaxnets import checkpoint
 from jaxnets.files import write_atomically
 from jaxnets.naming import quoted
@@ -120,7 +120,8 @@ class Folder:
 
         `say` is given a sentence for each checkpoint that is damaged; the one before it is taken.
         """
-        found = checkpoint.restore(self.path / "checkpoints" / "last", like, on_damage=say)
+        with as_user_error(checkpoint.CheckpointError):
+            found = checkpoint.restore(self.path / "checkpoints" / "last", like, on_damage=say)
         return None if found is None else found[1]
 
     def save(self, kind: str, step: int, tree: Any, *, keep: int) -> None:

@@ -80,7 +80,7 @@ def load(source: Path, model: str | None, inputs: Inputs = "auto") -> Trained:
       OSError: where it cannot be read.
     """
     if not source.exists():
-        raise UserError(f"{source}: there is no such run's folder or weights file")
+        raise UserError(f"{quoted(source)}: there is no such run's folder or weights file")
     trained = _of_run(source, model) if source.is_dir() else _of_file(source, model, inputs)
     leaves = jax.tree.leaves_with_path({**trained.variables, "class_weights": trained.class_weights})
     broken = [jax.tree_util.keystr(path, simple=True, separator=".") for path, x in leaves if not np.isfinite(x).all()]
@@ -103,7 +103,7 @@ def state_of_run(
       kinds: of checkpoints, "best" or "last": the first that there is.
 
     Raises:
-      UserError: for a folder that is no run's, or another network's, or has none of these checkpoints.
+      UserError: for a folder that is no run's, or another network's, or has none of these checkpoints or a damaged one.
     """
     file = folder / "config.json"
     if not file.is_file():
@@ -112,13 +112,14 @@ def state_of_run(
     check_network(recorded, file, models.NAMES)
     name = recorded["variant"]
     if model not in (None, name):
-        raise UserError(f"{folder} is a run of {name}, not of {model}: leave --model to weights files")
+        raise UserError(f"{quoted(folder)} is a run of {name}, not of {quoted(model)}: leave --model to weights files")
     for kind in kinds:
-        found = checkpoint.restore(folder / "checkpoints" / kind)
+        with as_user_error(checkpoint.CheckpointError):
+            found = checkpoint.restore(folder / "checkpoints" / kind)
         if found is not None:
             step, tree = found
-            return recorded, f"the {kind} state of {folder}, after {step} steps", _folded(name, variables_of(tree))
-    raise UserError(f"{folder} has no {' or '.join(kinds)} checkpoint yet: the run did not come so far")
+            return recorded, f"the {kind} state of {quoted(folder)}, after {step} steps", _folded(name, variables_of(tree))
+    raise UserError(f"{quoted(folder)} has no {' or '.join(kinds)} checkpoint yet: the run did not come so far")
 
 
 def _folded(name: str, variables: dict[str, Any]) -> dict[str, Any]:
@@ -161,14 +162,14 @@ def expects_imagenet(name: str, variables: Mapping[str, Any], inputs: Inputs) ->
 
 def _of_file(file: Path, model: str | None, inputs: Inputs) -> Trained:
     if model is None:
-        raise UserError(f"--model must say of which network {file} holds the weights: {', '.join(models.NAMES)}")
+        raise UserError(f"--model must say of which network {quoted(file)} holds the weights: {', '.join(models.NAMES)}")
     with as_user_error(ValueError):
         models.create(model)  # a misspelt name is said before the file is read
         variables = torch_weights.from_torch(model, file)
-    trained = _trained(model, str(file), variables, variables.get("head", {}).get("class_weights"))
+    trained = _trained(model, quoted(file), variables, variables.get("head", {}).get("class_weights"))
     if not expects_imagenet(model, variables, inputs):
         return trained
-    origin = f"{file} (on images less ImageNet's mean, divided by its standard deviation)"
+    origin = f"{quoted(file)} (on images less ImageNet's mean, divided by its standard deviation)"
     return dataclasses.replace(trained, model=Normalized(trained.model), origin=origin)
 
 

@@ -21,6 +21,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from jaxnets.domains import check
+from jaxnets.explicit_axes import between_auto_axes, of_rows
 from jaxnets.inputs import ClassWeights, Labels, Vectors
 from jaxnets.labels import as_labels, count_of, is_class, marked
 from jaxnets.margins.fixed import ArcFace, Margin
@@ -178,7 +179,11 @@ class CurricularFace:
     ) -> Statistics:
         labels, dtype = as_labels(labels), statistics["t"].dtype
         x, w = (jax.lax.stop_gradient(jnp.asarray(vectors)).astype(dtype) for vectors in (embeddings, class_weights))
-        cos_theta, _ = target_cos_sin(directions(x), directions(w), labels)
+
+        def to_targets(x: Array, w: Array, labels: Array) -> Float[Array, "N"]:
+            return target_cos_sin(directions(x), directions(w), labels)[0]
+
+        cos_theta = between_auto_axes(to_targets, x, w, labels, out=lambda: of_rows(x))
         mean, count = _mean(cos_theta, labels, w.shape[0], axis_name)
         return _moved(statistics, {"t": mean}, 0.01, count)
 

@@ -44,9 +44,8 @@ def margin_softmax(
     before anything is computed from them; the loss is float32, or float64 if either is.
 
     Args:
-      embeddings: [N, D], of any length (CPUs before JAX 0.11 take float32's subnormal numbers for 0): their directions
-        alone matter. A zero vector has none: it is at θ = π/2 from
-        all classes, and gets no gradient.
+      embeddings: [N, D], of any length (CPUs before JAX 0.11 take float32's subnormal numbers for 0): only their
+        directions matter. A zero vector has none: it is at θ = π/2 from all classes, and gets no gradient.
       class_weights: [C, D], likewise; or [C, K, D], K sub-centres a class, of which each row sees the nearest. All
         implementations but "reference" serve lengths of 1e-18 to 1e18, and 0; for any other the loss is NaN.
       labels: [N], integers in [0, C). −1 means "no class here": the loss is 0, and no gradient comes from that row,

@@ -3,14 +3,17 @@
 import importlib.util
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
-from experiments import convert
+from experiments import convert, predict
 from experiments.convert import Config
 from experiments.run import terminal
 from experiments.run.folder import Folder
@@ -155,6 +158,31 @@ def test_bad_input_gets_one_sentence_and_exit_code_2(weights, run, tmp_path, cap
     ):
         code, error = said(capsys, argv)
         assert code == 2 and error.startswith("error: ") and words in error and error.count("\n") == 1, words
+    assert not out.exists()
+
+
+def test_a_damaged_checkpoint_is_refused(run, tmp_path, capsys):
+    """By convert and predict, in the checkpoint's own sentence."""
+    folder = tmp_path / "damaged\nrun"
+    shutil.copytree(run[0], folder)
+    for file in folder.glob("checkpoints/*/*/default/d/*"):
+        content = bytearray(file.read_bytes())
+        content[len(content) // 2] ^= 1
+        file.write_bytes(content)
+    picture, out = tmp_path / "digit.png", tmp_path / "out.safetensors"
+    Image.fromarray(np.zeros((28, 28), np.uint8)).save(picture)
+    for command, config in (
+        (convert.command, Config(folder, out)),
+        (convert.command, Config(folder, out, which="last")),
+        (predict.command, predict.Config(folder, (picture,))),
+    ):
+        with pytest.raises(SystemExit) as stop:
+            terminal.main(lambda command=command, config=config: command(config))
+        error = capsys.readouterr().err
+        assert stop.value.code == 2 and error.count("\n") == 1
+        assert re.match(
+            r"error: checkpoint \d in .*/damaged\\nrun/checkpoints/\w+ is damaged: its file default/d/", error
+        )
     assert not out.exists()
 
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxnets import ArcFace, MarginHead, create_train_state, evaluate, parallel, sgd
+from jaxnets import ArcFace, MarginHead, create_train_state, epochs, evaluate, parallel, sgd
 from jaxnets.data import Dataset, Split
 from jaxnets.data.mapped import map_images, pieces, rows
 from jaxnets.epochs import EpochPlan, train_epoch_by_call
@@ -68,6 +68,23 @@ def test_a_mapped_set_is_evaluated_alike(state, mapped):
     host, device = evaluate(state, mapped, 16), evaluate(state, jax.device_put(mapped), 16)
     np.testing.assert_array_equal(host.embeddings, device.embeddings)
     assert (host.loss, host.accuracy) == (device.loss, device.accuracy)
+
+
+def test_large_pictures_are_evaluated_few_at_once(state, mapped, monkeypatch):
+    """The memory is that of 2²⁰ pixels, and the results are those of a batch of that size."""
+    shapes = ((28, 28, 1), (32, 32, 3), (224, 224, 3), (2000, 3000, 3), (0, 0, 1))
+    assert [epochs.evaluation_batch(shape) for shape in shapes] == [1000, 1000, 20, 1, 1000]
+    monkeypatch.setattr(epochs, "EVALUATED_PIXELS", 16 * 12 * 12 + 1)
+    taken, step = [], epochs._eval_step
+    monkeypatch.setattr(
+        epochs, "_eval_step", lambda state, batch: taken.append(len(batch.labels)) or step(state, batch)
+    )
+    chosen = evaluate(state, mapped)
+    assert taken == [16, 16, 16]
+    given = evaluate(state, mapped, 16)
+    np.testing.assert_array_equal(chosen.embeddings, given.embeddings)
+    np.testing.assert_array_equal(chosen.predictions, given.predictions)
+    assert chosen[2:] == given[2:]
 
 
 def test_what_fits_goes_to_the_devices_and_what_does_not_stays(mapped, monkeypatch):
