@@ -125,7 +125,8 @@ def restore(
             if older is None:
                 raise
             if on_damage is None:
-                raise DamagedError(f"{damage}; delete {quoted(directory / str(number))} to use checkpoint {older}") from damage
+                remedy = f"delete {quoted(directory / str(number))} to use checkpoint {older}"
+                raise DamagedError(f"{damage}; {remedy}") from damage
             on_damage(f"{damage}; checkpoint {older} is used instead")
     return None
 

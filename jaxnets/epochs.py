@@ -264,7 +264,7 @@ _eval_step = jax.jit(eval_step)
 
 
 def evaluation_batch(image_shape: Sequence[int]) -> int:
-    """How many images [H, W, …] are evaluated at once: 1,000, or as many as have 2²⁰ pixels in all, but at least one."""
+    """The number of images [H, W, …] to evaluate at once: up to 1,000, as many as have 2²⁰ pixels, but at least one."""
     return min(1000, max(1, EVALUATED_PIXELS // max(1, math.prod(image_shape[:2]))))
 
 

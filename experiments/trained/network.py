@@ -118,7 +118,8 @@ def state_of_run(
             found = checkpoint.restore(folder / "checkpoints" / kind)
         if found is not None:
             step, tree = found
-            return recorded, f"the {kind} state of {quoted(folder)}, after {step} steps", _folded(name, variables_of(tree))
+            origin = f"the {kind} state of {quoted(folder)}, after {step} steps"
+            return recorded, origin, _folded(name, variables_of(tree))
     raise UserError(f"{quoted(folder)} has no {' or '.join(kinds)} checkpoint yet: the run did not come so far")
 
 
@@ -162,7 +163,8 @@ def expects_imagenet(name: str, variables: Mapping[str, Any], inputs: Inputs) ->
 
 def _of_file(file: Path, model: str | None, inputs: Inputs) -> Trained:
     if model is None:
-        raise UserError(f"--model must say of which network {quoted(file)} holds the weights: {', '.join(models.NAMES)}")
+        known = ", ".join(models.NAMES)
+        raise UserError(f"--model must say of which network {quoted(file)} holds the weights: {known}")
     with as_user_error(ValueError):
         models.create(model)  # a misspelt name is said before the file is read
         variables = torch_weights.from_torch(model, file)
