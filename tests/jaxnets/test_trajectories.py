@@ -33,7 +33,7 @@ def check_float32(ours, theirs):
     assert worst["losses"] < 1e-4 and worst["statistics"] < 1e-4 and worst["weights"] < 1e-3, worst
 
 
-QUICK = ("v0", "v1_2_3", "v2_1")  # Adam; SGD; the deepest
+QUICK = ("v0", "v1_2_3")  # Adam; SGD
 
 
 @pytest.mark.parametrize(

@@ -53,7 +53,7 @@ COUNTS = {
 }
 
 
-@pytest.mark.parametrize("gradients", [False, True])
+@pytest.mark.parametrize("gradients", [pytest.param(False, marks=pytest.mark.slow), True])
 @pytest.mark.parametrize("name", COUNTS)
 def test_collectives(name, gradients):
     layout, is_hard, *counts = COUNTS[name]
@@ -79,7 +79,7 @@ def test_no_device_holds_its_logits():
     assert program.memory_analysis().temp_size_in_bytes < 2**26
 
 
-@pytest.mark.parametrize("scale", [64.0, 200.0])
+@pytest.mark.parametrize("scale", [pytest.param(64.0, marks=pytest.mark.slow), 200.0])
 def test_antiparallel(scale):
     """All classes behind all embeddings: without a margin the loss is ln C, made of sums of e^−s."""
     x, w = np.tile(np.float32([3, 4]), (16, 1)), np.tile(np.float32([-6, -8]), (40, 1))
