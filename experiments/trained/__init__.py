@@ -1,1 +1,1 @@
-"""The parts that convert, export and predict share: a trained network, and the user's pictures."""
+"""The parts that convert, export, predict, embed and search share: a trained network, and the user's pictures."""

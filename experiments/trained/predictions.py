@@ -43,7 +43,7 @@ def predict(
 ) -> Iterator[Prediction]:
     """A prediction for each picture, in batches of one size, so that the program is compiled once."""
     apply, shape = jax.jit(program.apply), program.image_shape
-    size = max(1, min(BATCH, PIXELS // math.prod(shape), len(paths)))
+    size = min(batch_size(shape), len(paths))
     with ProgressBar("predicting", len(paths)) as bar, enough_memory("use a larger machine"):
         for start in range(0, len(paths), size):
             chosen = paths[start : start + size]
@@ -64,10 +64,15 @@ def predict(
             bar.advance_to(start + len(chosen))
 
 
+def batch_size(image_shape: tuple[int, int, int]) -> int:
+    """How many pictures are decoded and computed at once."""
+    return max(1, min(BATCH, PIXELS // math.prod(image_shape)))
+
+
 def show(trained: network.Trained, paths: Sequence[Path], predictions: Sequence[Prediction]) -> None:
     """A table on the terminal, or lines for a pipe."""
     has_angles = trained.class_weights is not None
-    _print(
+    print_table(
         f"{trained.name} from {trained.origin}",
         ["image", "rank", "class", *(("cosine", "angle") if has_angles else ("score", "probability"))],
         [
@@ -129,7 +134,7 @@ def _numbers(score: float, probability: float | None) -> list[str]:
     return [f"{score:.4f}", f"{math.degrees(math.acos(min(max(score, -1.0), 1.0))):.1f}"]
 
 
-def _print(title: str, names: list[str], rows: list[list[str]]) -> None:
+def print_table(title: str, names: list[str], rows: list[list[str]]) -> None:
     """A table for a person; for a pipe, lines of fields with a tab between, the first with their names."""
     console = Console()
     if not console.is_terminal:
@@ -137,7 +142,7 @@ def _print(title: str, names: list[str], rows: list[list[str]]) -> None:
         return
     table = Table(box=None)
     for name in names:
-        table.add_column(name, justify="left" if name in ("image", "class") else "right", overflow="fold")
+        table.add_column(name, justify="left" if name in ("image", "class", "nearest") else "right", overflow="fold")
     for path, rank, *rest in rows:
         degrees = f"{rest[-1]}°" if names[-1] == "angle" else rest[-1]
         is_first = rank == "1"

@@ -15,7 +15,7 @@ from jaxnets.figures.palette import ALARM, FAINT, GREY, INK
 
 RIGHT = "#1a7f37"
 _SIDE, _GAP, _TEXT = 0.72, 0.13, 0.36  # inches: of a picture, between pictures, below them
-_LETTERS = 11
+_LETTERS = 13
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
