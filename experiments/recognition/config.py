@@ -33,6 +33,9 @@ class NetworkOptions:
     """a BatchNorm of fixed scale after the embedding, as ArcFace's recipe has it"""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """dtype of the network's computation; weights stay float32"""
+    augment: bool = False
+    """change the training pictures at random: drawings by turning, shearing, other strokes, blur and occlusion,
+    pictures in colour by mirroring, cropping and colour"""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -22,7 +22,9 @@ from experiments.run.pictures import load
 from experiments.run.session import Invocation
 from experiments.run.terminal import UserError, as_user_error
 from jaxnets import models, parallel
+from jaxnets.augment import augment
 from jaxnets.data import Dataset, Split
+from jaxnets.distort import Distortion, distort
 from jaxnets.epochs import EpochPlan, evaluation_batch
 from jaxnets.heads import MarginHead
 from jaxnets.models.embedding_norm import EmbeddingNorm
@@ -61,6 +63,7 @@ def build(config: Config, dataset: Dataset) -> Experiment:
         dataset.train.images,
         net_optimizer=net_optimizer,
         head_optimizer=head_optimizer,
+        augment=(distort if dataset.train.images.shape[3] == 1 else augment) if config.augment else None,
         averaging=config.averaging,
     )
     placed = parallel.place(dataset, mesh)
@@ -77,6 +80,7 @@ def build(config: Config, dataset: Dataset) -> Experiment:
             "schedule": f"{config.warmup:g} epochs of warm-up, cosine to zero after {config.epochs}",
             "weight_decay": config.weight_decay,
             "clip": config.clip,
+            "augment": dataclasses.asdict(Distortion()) if state.augment is distort else config.augment,
             "averaging": config.averaging,
             "seed": config.seed,
             "margin": {"name": config.margin, **dataclasses.asdict(margin)},

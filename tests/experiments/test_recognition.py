@@ -21,6 +21,7 @@ from experiments.run.experiment import Experiment
 from experiments.run.folder import Folder
 from experiments.trained import network
 from jaxnets import load
+from jaxnets.distort import distort
 from jaxnets.recognition import retrieval
 
 SIZE = 16
@@ -207,10 +208,11 @@ def test_the_networks_gradient_alone_is_clipped():
 
 
 def test_a_study_records_its_recipe(fonts, tmp_path):
-    asked = config(fonts, tmp_path, dtype="bfloat16", averaging=0.9, margin="cosface", epochs=3)
+    asked = config(fonts, tmp_path, dtype="bfloat16", averaging=0.9, margin="cosface", epochs=3, augment=True)
     experiment = study.build(asked, load(f"glyphs:{fonts}", size=SIZE))
     recorded = json.loads(json.dumps(experiment.config))
     assert recorded["margin"] == {"name": "cosface", "m": 0.35} and recorded["averaging"] == 0.9
+    assert experiment.state.augment is distort and recorded["augment"]["stroke"] == 0.8
     assert recorded["schedule"] == "1 epochs of warm-up, cosine to zero after 3"
     assert experiment.directory == tmp_path / "recognition" / "mynn_relu" / "cosface" / "seed0"
     assert set(np.asarray(experiment.test.labels)) == {-1}
