@@ -24,6 +24,7 @@ from jaxnets.data import Dataset
 from jaxnets.epochs import EpochPlan
 from jaxnets.heads import ScoresHead
 from jaxnets.models.normalized import Normalized
+from jaxnets.naming import quoted
 from jaxnets.train import TrainState, create_train_state
 
 MOMENTUM = 0.9  # of --optimizer sgd
@@ -83,9 +84,9 @@ def build(name: str, config: Config, dataset: Dataset | Streamed) -> Experiment:
     )
     placed = dataset if isinstance(dataset, Streamed) else parallel.place(dataset, mesh)
     if given is not None:
-        state, left = begin_with(state, name, given, str(config.pretrained))
+        state, left = begin_with(state, name, given, quoted(config.pretrained))
         print(
-            f"begins with {config.pretrained}"
+            f"begins with {quoted(config.pretrained)}"
             + (f", but {', '.join(left)} fresh" if left else "")
             + ("; images are normalised by ImageNet's mean and standard deviation" if is_normalized else "")
         )

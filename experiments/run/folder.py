@@ -64,7 +64,7 @@ class Folder:
                     file.seek(0)
                     other = quoted(file.read().strip())
                     raise UserError(
-                        f"{self.path} is in use by {other}: wait for it to end, or give another --out"
+                        f"{quoted(self.path)} is in use by {other}: wait for it to end, or give another --out"
                     ) from error
             file.truncate(0)
             file.write(f"process {os.getpid()} on {platform.node()}, {command}\n")
@@ -97,7 +97,7 @@ class Folder:
             changed = differences(begun["config"], config)
             if changed:
                 raise UserError(
-                    f"{self.path} holds a run with another configuration ({'; '.join(changed)}): "
+                    f"{quoted(self.path)} holds a run with another configuration ({'; '.join(changed)}): "
                     "give the same one to go on with it, --fresh to start over, or another --out"
                 )
             moved = differences(begun["environment"], environment())
@@ -108,7 +108,7 @@ class Folder:
             )
         elif (self.path / "checkpoints").exists():
             raise UserError(
-                f"{self.path} holds checkpoints and no config.json to say of which run: "
+                f"{quoted(self.path)} holds checkpoints and no config.json to say of which run: "
                 "put it back, --fresh to start over, or another --out"
             )
         else:

@@ -20,6 +20,7 @@ from experiments.run.terminal import Diverged, Interrupted, UserError, as_user_e
 from jaxnets import checkpoint
 from jaxnets.data import DataError
 from jaxnets.epochs import Evaluation, evaluate, mean_metrics
+from jaxnets.naming import quoted
 from jaxnets.train import is_finite
 
 SAVE_EVERY = 60.0  # seconds of training within an epoch that a kill may cost
@@ -85,8 +86,8 @@ def run(experiment: Experiment, invocation: Invocation) -> Line:
             bar.say(f"going on {progress.place}")
         if progress.epoch > experiment.epochs:
             raise UserError(
-                f"{folder.path} holds {counted(progress.epoch, 'epoch')} already, more than the {experiment.epochs} "
-                "asked for: ask for as many, --fresh to start over, or another --out"
+                f"{quoted(folder.path)} holds {counted(progress.epoch, 'epoch')} already, more than the "
+                f"{experiment.epochs} asked for: ask for as many, --fresh to start over, or another --out"
             )
         drawings = [artist.submit(experiment.draw_epoch, folder, line) for line in progress.lines]
         try:
@@ -130,7 +131,7 @@ def _finish_epoch(
 def _stop_if_told(signals: StopSignals, progress: Progress) -> None:
     if signals.received is not None:
         raise Interrupted(
-            f"stopped {progress.place}; all of it is saved in {progress.folder.path}: "
+            f"stopped {progress.place}; all of it is saved in {quoted(progress.folder.path)}: "
             "the same command goes on from there",
             signals.received,
         )
@@ -141,7 +142,8 @@ def _diverged(experiment: Experiment, progress: Progress, step: int) -> Diverged
     in_epoch = step - epoch * experiment.plan.steps + 1
     write_json(folder.path / "summary.json", {"verdict": "diverged", "epoch": epoch + 1, "step": in_epoch})
     last = folder.path / "checkpoints" / "last"
-    kept = f"the last good state is kept in {last}" if checkpoint.numbers(last) else "no good state was saved before"
+    has_any = bool(checkpoint.numbers(last))
+    kept = f"the last good state is kept in {quoted(last)}" if has_any else "no good state was saved before"
     return Diverged(
         f"diverged: the loss was not finite at epoch {epoch + 1}, step {in_epoch}; {kept}; "
         "try a lower learning rate, scale or margin, with --fresh"

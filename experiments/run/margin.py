@@ -8,6 +8,7 @@ from experiments.run.options import BEYOND, MarginOptions, check_name
 from experiments.run.terminal import UserError, as_user_error
 from jaxnets import margins
 from jaxnets.losses import adacos_scale
+from jaxnets.naming import quoted
 
 DEFAULT_M = {"arcface": 0.3}  # picked by experiment: see experiments/results/README.md
 
@@ -49,7 +50,7 @@ def build_scale(options: MarginOptions, num_classes: int, data: str) -> float:
     try:
         return adacos_scale(num_classes)
     except ValueError as error:
-        raise UserError(f"{data} has {num_classes} classes: {error} with --s") from error
+        raise UserError(f"{quoted(data)} has {num_classes} classes: {error} with --s") from error
 
 
 def _takes(fields: set[str]) -> str:

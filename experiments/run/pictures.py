@@ -11,6 +11,7 @@ from jaxnets.data import DataError, Dataset, Split
 from jaxnets.data.decoded import look_through
 from jaxnets.data.streaming import LazyPictures, Stream
 from jaxnets.data.threads import Progress
+from jaxnets.naming import quoted
 
 
 def load(name: str, *, size: int | None, skip_unreadable: bool = False, open_set: bool = False) -> Dataset:
@@ -23,13 +24,13 @@ def load(name: str, *, size: int | None, skip_unreadable: bool = False, open_set
         found = data.load(name, size=size, skip_unreadable=skip_unreadable, on_progress=show)
     if open_set and not found.open_set:
         raise UserError(
-            f"{name} has the same classes in its test as in training, and this command asks about classes that "
+            f"{quoted(name)} has the same classes in its test as in training, and this command asks about classes that "
             "training never saw; take another set, such as glyphs"
         )
     if found.open_set and not open_set:
         raise UserError(
-            f"{name} has other classes in its test than in training, and this command asks how well those of training "
-            "are told apart; take another set"
+            f"{quoted(name)} has other classes in its test than in training, and this command asks how well those of "
+            "training are told apart; take another set"
         )
     return found
 

@@ -122,10 +122,10 @@ def test_a_folder_is_of_one_process_at_a_time(tmp_path):
         "import sys, time; from pathlib import Path; from experiments.run.folder import Folder\n"
         "with Folder(Path(sys.argv[1])).locked('a command'): print('held', flush=True); time.sleep(600)"
     )
-    folder = Folder(tmp_path / "run")
+    folder = Folder(tmp_path / "my\nrun")
     with subprocess.Popen([sys.executable, "-c", code, folder.path], stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout.readline() == "held\n"
-        words = rf"run is in use by process {other.pid} on .*, a command: wait for it to end, or give another --out"
+        words = rf"/my\\nrun is in use by process {other.pid} on .*, a command: wait for it to end, or give another --"
         with pytest.raises(UserError, match=words), folder.locked("another"):
             pass
         other.kill()
