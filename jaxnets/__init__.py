@@ -20,6 +20,7 @@ from jaxnets.losses import adacos_scale, margin_softmax_loss, sharded_margin_sof
 from jaxnets.margins import AdaFace, ArcFace, Combined, CosFace, CurricularFace, NormFace, SphereFace, Tutorial
 from jaxnets.models import create
 from jaxnets.optim import adam, sgd, step_lr
+from jaxnets.sharded_head import ShardedMarginHead
 from jaxnets.train import TrainState, create_train_state, eval_step, train_step
 from kernels.platform import quick_compilation
 
@@ -34,6 +35,7 @@ __all__ = [
     "MarginHead",
     "NormFace",
     "ScoresHead",
+    "ShardedMarginHead",
     "SphereFace",
     "Split",
     "TrainState",

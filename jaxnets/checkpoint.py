@@ -23,10 +23,10 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
 from jaxnets.domains import check_count
+from jaxnets.heads import CLASS_WEIGHTS
 from jaxnets.naming import quoted
 
 SPARE = 2**20  # bytes that a checkpoint takes beyond its arrays, and more
-CLASS_WEIGHTS = "class_weights"  # arrays of this name have a row per class
 _ITEM = "default"  # the folder of Orbax's files within a checkpoint
 _DIGESTS = "digests.json"
 _UNFINISHED = "unfinished"  # the folder of checkpoints that are being written or deleted
@@ -209,7 +209,11 @@ def _is_abstract(leaf: Any) -> bool:
 
 def _cropped(name: str, leaf: Any, num_classes: int | None) -> Any:
     data = _as_data(leaf)
-    return data[:num_classes] if _is_per_class(name, num_classes) else data
+    if not _is_per_class(name, num_classes):
+        return data
+    # On the host, where that is possible: a device that has a share of the rows would be given all of them.
+    is_here = not isinstance(data, jax.Array) or data.is_fully_addressable
+    return (np.asarray(data) if is_here else data)[:num_classes]
 
 
 def _is_per_class(name: str, num_classes: int | None) -> bool:

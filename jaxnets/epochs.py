@@ -20,6 +20,7 @@ from jaxnets.labels import as_labels
 from jaxnets.labels import check as check_labels
 from jaxnets.train import Outputs, TrainState, eval_step, train_step
 from kernels.platform import jit_with, quick_compilation
+from kernels.varying import Axes
 
 EVALUATED_PIXELS = 2**20  # at once: the activations of a network are several hundred bytes a pixel
 
@@ -58,7 +59,7 @@ def epoch_order(key: Array, epoch: int | Int[Array, ""], num_examples: int) -> I
 
 
 def take_batch(
-    state: TrainState, totals: Totals, batch: Split, axis_name: str | None = None
+    state: TrainState, totals: Totals, batch: Split, axis_name: Axes | None = None
 ) -> tuple[TrainState, Totals]:
     """`train_step`, with its metrics added to the totals. With `axis_name`, `batch` is this device's share."""
     new_state, metrics = train_step(state, batch, axis_name)
@@ -83,7 +84,7 @@ def take_steps(
     *,
     batch_size: int,
     steps: int,
-    axis_name: str | None = None,
+    axis_name: Axes | None = None,
 ) -> tuple[TrainState, Totals]:
     """`steps` batches of `batch_size`, from position `start` of `order`, as one scan. Pure; `jax.jit` it, or shard it.
 

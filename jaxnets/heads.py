@@ -15,6 +15,9 @@ from jaxnets.labels import as_labels, marked
 from jaxnets.losses import margin_softmax_loss
 from jaxnets.margins import AdaptiveMargin, Margin, Statistics
 from kernels.margin_softmax import MarginGrad, nearest_classes
+from kernels.varying import Axes
+
+CLASS_WEIGHTS = "class_weights"  # arrays of this name have a row per class, also the optimiser's
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +60,7 @@ class MarginHead:
     def init(self, key: Array, num_outputs: int) -> dict[str, Array]:
         """Class weights [C, D], or [C, K, D], from the standard normal, as `torch.randn` gives them."""
         subcenters = () if self.num_subcenters == 1 else (self.num_subcenters,)
-        return {"class_weights": jax.random.normal(key, (self.num_classes, *subcenters, num_outputs))}
+        return {CLASS_WEIGHTS: jax.random.normal(key, (self.num_classes, *subcenters, num_outputs))}
 
     def init_stats(self) -> Statistics:
         return self.margin.init() if isinstance(self.margin, AdaptiveMargin) else {}
@@ -68,12 +71,12 @@ class MarginHead:
         params: dict[str, Array],
         embeddings: Float[Array, "N D"],
         labels: Labels,
-        axis_name: str | None = None,
+        axis_name: Axes | None = None,
     ) -> Statistics:
         """The statistics after a batch of training; with `axis_name`, after the whole batch over that mapped axis."""
         if not isinstance(self.margin, AdaptiveMargin):
             return stats
-        return self.margin.update(stats, embeddings, params["class_weights"], as_labels(labels), axis_name)
+        return self.margin.update(stats, embeddings, params[CLASS_WEIGHTS], as_labels(labels), axis_name)
 
     def loss(
         self, stats: Statistics, params: dict[str, Array], embeddings: Float[Array, "N D"], labels: Labels
@@ -81,7 +84,7 @@ class MarginHead:
         margin = self.margin.at(stats, embeddings) if isinstance(self.margin, AdaptiveMargin) else self.margin
         return margin_softmax_loss(
             embeddings,
-            params["class_weights"],
+            params[CLASS_WEIGHTS],
             labels,
             margin=margin,
             scale=self.scale,
@@ -91,7 +94,7 @@ class MarginHead:
 
     def predict(self, params: dict[str, Array], embeddings: Float[Array, "N D"]) -> Int[Array, "N"]:
         x = jnp.asarray(embeddings)
-        found: Array = between_auto_axes(nearest_classes, x, params["class_weights"], out=lambda: of_rows(x))
+        found: Array = between_auto_axes(nearest_classes, x, params[CLASS_WEIGHTS], out=lambda: of_rows(x))
         return found
 
 
@@ -114,7 +117,7 @@ class ScoresHead:
         params: dict[str, Array],
         scores: Float[Array, "N C"],
         labels: Labels,
-        axis_name: str | None = None,
+        axis_name: Axes | None = None,
     ) -> Statistics:
         return stats
 

@@ -219,9 +219,11 @@ def sharded_margin_softmax_loss(
       num_classes: C, if there are more class weights than classes; the last rows do not count, whatever they hold.
       sample: a share of the classes in (0, 1]. Rows are compared with these classes only, which saves work and makes
         the loss and its gradients biased, as in Partial FC (An et al., 2020, arXiv:2010.05222). The classes of all rows
-        are always among them; see `kernels.margin_softmax.negative_sampling`.
+        are always among them. Which others, depends on the key and on their numbers alone, not on the devices; see
+        `kernels.margin_softmax.negative_sampling`.
       key: draws the sample; the same on all devices, and another one in each step.
-      implementation: "chunked", the choice of None, "pallas_gpu" or "pallas_tpu"; the latter two take no padding.
+      implementation: "chunked", the choice of None, "pallas_gpu" or "pallas_tpu"; the latter two take no padding and no
+        sample.
 
     Raises:
       NotImplementedError: from a named implementation that cannot serve these arguments.

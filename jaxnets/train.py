@@ -20,7 +20,9 @@ from jaxnets.domains import check
 from jaxnets.explicit_axes import between_auto_axes, of_rows, specs_of
 from jaxnets.labels import as_labels, count_of
 from jaxnets.optim import by_group
+from jaxnets.sharded_head import ShardedMarginHead
 from kernels.platform import jit_with
+from kernels.varying import Axes
 
 Params: TypeAlias = dict[str, Any]
 Augment: TypeAlias = Callable[[Array, UInt8[Array, "N H W C"]], UInt8[Array, "N H W C"]]  # of keys [N] and images
@@ -39,7 +41,7 @@ class Head(Protocol):
         params: Params,
         outputs: Float[Array, "N D"],
         labels: Int[Array, "N"],
-        axis_name: str | None = None,
+        axis_name: Axes | None = None,
     ) -> Params: ...
     def loss(
         self, stats: Params, params: Params, outputs: Float[Array, "N D"], labels: Int[Array, "N"]
@@ -62,12 +64,12 @@ class TrainState(struct.PyTreeNode):
     """
 
     params: Params
-    batch_stats: Params
-    head_stats: Params
+    batch_stats: Any  # Params, as the next ones; Orbax puts leaves of its own in the place of empty dictionaries
+    head_stats: Any
     opt_state: optax.OptState
     step: Any  # Int[Array, ""]; and a key. As leaves of a pytree they can also be stacked or abstract.
     key: Any
-    averages: Params
+    averages: Any
     model: nn.Module = struct.field(pytree_node=False)
     head: Head = struct.field(pytree_node=False)
     optimizer: optax.GradientTransformation = struct.field(pytree_node=False)
@@ -107,17 +109,18 @@ def create_train_state(
         check("averaging, the share of an average that a step keeps,", averaging, "[0, 1)")
     optimizer = by_group(net_optimizer, head_optimizer)
 
-    def init(key: Array) -> tuple[Params, Params, Params, optax.OptState, Array]:
+    def init(key: Array) -> tuple[Params, Params, Params, optax.OptState, Array, Array]:
         net_key, head_key, state_key = jax.random.split(key, 3)
         example = jnp.zeros((1, *images.shape[1:]), jnp.float32)
         outputs, variables = model.init_with_output(net_key, example, train=False)
         params = {"net": variables["params"], "head": head.init(head_key, outputs.shape[1])}
-        return params, variables.get("batch_stats", {}), head.init_stats(), optimizer.init(params), state_key
+        step = jnp.zeros((), jnp.int32)
+        return params, variables.get("batch_stats", {}), head.init_stats(), optimizer.init(params), state_key, step
 
     # Optimising the random numbers' code would take seconds on a CPU, and it runs once.
     quick = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
-    params, batch_stats, head_stats, opt_state, state_key = jit_with(quick, init)(key)
-    step = jnp.zeros((), jnp.int32)
+    placed = {"out_shardings": head.shardings(jax.eval_shape(init, key))} if isinstance(head, ShardedMarginHead) else {}
+    params, batch_stats, head_stats, opt_state, state_key, step = jit_with(quick, init, **placed)(key)
     # Copies: a step may be given the state's buffers to reuse, and no buffer twice.
     averages = {} if averaging is None else jax.tree.map(jnp.copy, {"params": params, "batch_stats": batch_stats})
     return TrainState(
@@ -144,7 +147,7 @@ def as_floats(images: Array, params: Params) -> Float[Array, "N H W C"]:
 
 
 def train_step(
-    state: TrainState, batch: Split, axis_name: str | None = None
+    state: TrainState, batch: Split, axis_name: Axes | None = None
 ) -> tuple[TrainState, dict[str, Float[Array, ""] | Int[Array, ""]]]:
     """One optimiser step on a batch of uint8 images.
 
@@ -167,16 +170,55 @@ def train_step(
     return _train_step(state, batch, axis_name)
 
 
-def _train_step(state: TrainState, batch: Split, axis_name: str | None = None) -> tuple[TrainState, dict[str, Array]]:
+def _train_step(state: TrainState, batch: Split, axis_name: Axes | None = None) -> tuple[TrainState, dict[str, Array]]:
+    if isinstance(state.head, ShardedMarginHead):
+        if axis_name is not None:
+            raise ValueError("a ShardedMarginHead splits the batch itself: jit train_step without an axis_name")
+        # The optimiser's part stays outside, where arrays are whole to it: any optimiser gives its usual result.
+        fixed, specs = state.replace(opt_state=(), averages={}), state.head.specs(state.params)
+        found = state.head.over_devices(_gradients, fixed, batch, lambda _: Gradients(specs, P(), P(), P()))
+    else:
+        found = _gradients(state, batch, axis_name)
+    grads, batch_stats, head_stats, metrics = found
+    updates, opt_state = state.optimizer.update(grads, state.opt_state, state.params)
+    new_params = optax.apply_updates(state.params, updates)
+    new = state.replace(
+        params=new_params,
+        averages=averaged(state, {"params": new_params, "batch_stats": batch_stats}),
+        batch_stats=batch_stats,
+        head_stats=head_stats,
+        opt_state=opt_state,
+        step=state.step + 1,
+    )
+    if isinstance(state.head, ShardedMarginHead):
+        new = jax.lax.with_sharding_constraint(new, state.head.shardings(new))
+    return new, metrics
+
+
+class Gradients(NamedTuple):
+    """What a step finds out about a batch, before the optimiser's part; or how each of these is split."""
+
+    params: Any
+    batch_stats: Any
+    head_stats: Any
+    metrics: Any
+
+
+def _gradients(state: TrainState, batch: Split, axis_name: Axes | None) -> Gradients:
     _, step_key = jax.random.split(state.key)
-    dropout_key, augment_key = jax.random.split(jax.random.fold_in(step_key, state.step))
+    step_key = jax.random.fold_in(step_key, state.step)
+    dropout_key, augment_key = jax.random.split(step_key)
+    is_split = isinstance(state.head, ShardedMarginHead)
+    sample = {"key": jax.random.fold_in(step_key, 2)} if is_split else {}
     params, images, labels = state.params, jnp.asarray(batch.images), as_labels(batch.labels)
     if state.augment is not None:
         images = state.augment(_keys_of_share(augment_key, images.shape[0], axis_name), images)
     examples, devices = count_of(labels), 1
     if axis_name is not None:
         dropout_key = jax.random.fold_in(dropout_key, jax.lax.axis_index(axis_name))
-        params = jax.lax.pcast(params, axis_name, to="varying")  # so that gradients are this device's own
+        # So that gradients are this device's own; those of split classes are summed over other axes by shard_map.
+        own = {"net": params["net"]} if is_split else params
+        params = params | jax.lax.pcast(own, axis_name, to="varying")
         examples, devices = jax.lax.psum(examples, axis_name), jax.lax.axis_size(axis_name)
 
     def mean_of_share(values: Float[Array, "N"]) -> Float[Array, ""]:
@@ -194,27 +236,18 @@ def _train_step(state: TrainState, batch: Split, axis_name: str | None = None) -
             rngs={"dropout": dropout_key},
         )
         head_stats = state.head.update_stats(state.head_stats, params["head"], outputs, labels, axis_name)
-        losses = state.head.loss(head_stats, params["head"], outputs, labels)
+        losses = state.head.loss(head_stats, params["head"], outputs, labels, **sample)
         return mean_of_share(losses), (outputs, updated.get("batch_stats", state.batch_stats), head_stats)
 
     (loss, (outputs, batch_stats, head_stats)), grads = jax.value_and_grad(mean_loss, has_aux=True)(params)
     is_correct = (state.head.predict(params["head"], outputs) == labels).astype(loss.dtype)
     metrics = {"loss": loss, "accuracy": mean_of_share(is_correct)}
     if axis_name is not None:
-        grads, batch_stats, metrics = jax.lax.pmean((grads, batch_stats, metrics), axis_name)
-    updates, opt_state = state.optimizer.update(grads, state.opt_state, state.params)
-    new_params = optax.apply_updates(state.params, updates)
-    return (
-        state.replace(
-            params=new_params,
-            averages=averaged(state, {"params": new_params, "batch_stats": batch_stats}),
-            batch_stats=batch_stats,
-            head_stats=head_stats,
-            opt_state=opt_state,
-            step=state.step + 1,
-        ),
-        {**metrics, "examples": examples},
-    )
+        averaged_ones = {"net": grads["net"]} if is_split else grads
+        averaged_ones, batch_stats, metrics = jax.lax.pmean((averaged_ones, batch_stats, metrics), axis_name)
+        of_classes = {"head": jax.tree.map(lambda grad: grad / devices, grads["head"])} if is_split else {}
+        grads = {**averaged_ones, **of_classes}
+    return Gradients(grads, batch_stats, head_stats, {**metrics, "examples": examples})
 
 
 def averaged(state: TrainState, new: Params) -> Params:
@@ -230,7 +263,7 @@ def averaged(state: TrainState, new: Params) -> Params:
     return jax.tree.map(lambda a, n: a + (1 - keeps).astype(a.dtype) * (n - a), state.averages, new)
 
 
-def _keys_of_share(key: Array, share: int, axis_name: str | None) -> Array:
+def _keys_of_share(key: Array, share: int, axis_name: Axes | None) -> Array:
     """A key for each image of this device's share, the same that the image has in the whole batch."""
     if axis_name is None:
         return jax.random.split(key, share)
@@ -249,11 +282,14 @@ class Outputs(NamedTuple):
 def eval_step(state: TrainState, batch: Split) -> Outputs:
     """Applies the network and the head in inference. The loss includes the margin; predictions do not."""
 
+    if isinstance(state.head, ShardedMarginHead):
+        split: Outputs = state.head.over_devices(_eval_step, state.replace(opt_state=()), batch, lambda rows: rows)
+        return split
     outputs: Outputs = between_auto_axes(_eval_step, state, batch, out=lambda: of_rows(batch.images))
     return outputs
 
 
-def _eval_step(state: TrainState, batch: Split) -> Outputs:
+def _eval_step(state: TrainState, batch: Split, axis_name: Axes | None = None) -> Outputs:
     images, labels = jnp.asarray(batch.images), as_labels(batch.labels)
     params, batch_stats = state.for_inference()
     outputs = state.model.apply(

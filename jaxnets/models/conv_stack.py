@@ -14,6 +14,7 @@ from jaxtyping import Array, Float
 
 from jaxnets.models.layers import Conv, ConvLayer, Linear, flatten, from_nhwc, native_layout
 from kernels.conv2d import Layout
+from kernels.varying import Axes
 
 Stack: TypeAlias = tuple[tuple[int, int, int] | Literal["M"], ...]
 
@@ -66,7 +67,7 @@ class ConvStack(nn.Module):
 
     @nn.compact
     def __call__(
-        self, images: Float[ArrayLike, "N H W C"], *, train: bool = False, axis_name: str | None = None
+        self, images: Float[ArrayLike, "N H W C"], *, train: bool = False, axis_name: Axes | None = None
     ) -> Float[Array, "N D"]:
         layout = self.layout or native_layout()
         layers = self.backbone.layers

@@ -24,6 +24,7 @@ from kernels.grouped_conv2d import grouped_conv2d
 from kernels.norm_act_pool import norm_act_pool, norm_act_pool_inference
 from kernels.platform import is_cpu
 from kernels.precision import wide
+from kernels.varying import Axes
 
 Initializer = Callable[..., Array]
 Norm: TypeAlias = Callable[..., nn.Module]
@@ -127,7 +128,7 @@ class BatchNorm(nn.Module):
     """`torch.nn.BatchNorm2d`, of images [N, H, W, C]; `ConvLayer` says how it trains. Without a scale, that is 1."""
 
     train: bool
-    axis_name: str | None = None
+    axis_name: Axes | None = None
     use_scale: bool = True
 
     @nn.compact
@@ -176,7 +177,7 @@ class ConvLayer(nn.Module):
     padding: int
     layout: Layout
     pool: bool = False
-    axis_name: str | None = None
+    axis_name: Axes | None = None
 
     @nn.compact
     def __call__(self, x: Float[Array, "..."], *, train: bool) -> Float[Array, "..."]:
@@ -196,7 +197,7 @@ def _normalised(
     train: bool,
     pool: bool,
     layout: Layout,
-    axis_name: str | None,
+    axis_name: Axes | None,
     scale: Float[Array, "C"] | None = None,
 ) -> Float[Array, "..."]:
     """`norm_act_pool` with variables of `module`: scale, bias, and running statistics, which training moves.

@@ -9,6 +9,7 @@ from jaxtyping import Array, Float
 
 from jaxnets.models.layers import Conv, Linear, flatten, from_nhwc, native_layout, widened
 from kernels.conv2d import Layout
+from kernels.varying import Axes
 
 _WIDTHS, _HIDDEN = (32, 32, 64), 64
 
@@ -32,7 +33,7 @@ class Mynn(nn.Module):
 
     @nn.compact
     def __call__(
-        self, images: Float[ArrayLike, "N H W C"], *, train: bool = False, axis_name: str | None = None
+        self, images: Float[ArrayLike, "N H W C"], *, train: bool = False, axis_name: Axes | None = None
     ) -> Float[Array, "N D"]:
         images = jnp.asarray(images, self.dtype)
         height, width = images.shape[1:3]

@@ -5,6 +5,8 @@ from flax import linen as nn
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
+from kernels.varying import Axes
+
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # torchvision's, of R, G and B in [0, 1]
 
 
@@ -22,7 +24,7 @@ class Normalized(nn.Module):
         nn.share_scope(self, self.network)
 
     def __call__(
-        self, images: Float[ArrayLike, "N H W C"], train: bool = False, axis_name: str | None = None
+        self, images: Float[ArrayLike, "N H W C"], train: bool = False, axis_name: Axes | None = None
     ) -> Float[Array, "N D"]:
         images = jnp.asarray(images)
         mean, std = (jnp.asarray(values, images.dtype).reshape(1, 1, 1, -1) for values in (self.mean, self.std))

@@ -8,6 +8,7 @@ from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float
 
 from jaxnets.models.layers import BatchNorm, Linear, Norm, conv_norm, widened
+from kernels.varying import Axes
 
 
 class RegNetX(nn.Module):
@@ -26,7 +27,7 @@ class RegNetX(nn.Module):
 
     @nn.compact
     def __call__(
-        self, images: Float[ArrayLike, "N H W C"], *, train: bool = False, axis_name: str | None = None
+        self, images: Float[ArrayLike, "N H W C"], *, train: bool = False, axis_name: Axes | None = None
     ) -> Float[Array, "N D"]:
         norm = partial(BatchNorm, train, axis_name)
         x = jnp.asarray(images, self.dtype)

@@ -9,6 +9,7 @@ from jaxtyping import Array, Float
 
 from jaxnets.models.layers import BatchNorm, Linear, Norm, conv_norm, widened
 from kernels.max_pool import max_pool
+from kernels.varying import Axes
 
 _WIDTHS = (64, 128, 256, 512)
 
@@ -27,7 +28,7 @@ class ResNet(nn.Module):
 
     @nn.compact
     def __call__(
-        self, images: Float[ArrayLike, "N H W C"], *, train: bool = False, axis_name: str | None = None
+        self, images: Float[ArrayLike, "N H W C"], *, train: bool = False, axis_name: Axes | None = None
     ) -> Float[Array, "N D"]:
         norm = partial(BatchNorm, train, axis_name)
         x = jnp.asarray(images, self.dtype)

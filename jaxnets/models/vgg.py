@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 
 from jaxnets.models.layers import Conv, Linear, flatten, normal_fan_out, widened
 from kernels.max_pool import max_pool
+from kernels.varying import Axes
 
 Stack: TypeAlias = tuple[int | Literal["M"], ...]
 VGG16: Stack = (64, 64, "M", 128, 128, "M", 256, 256, 256, "M", 512, 512, 512, "M", 512, 512, 512, "M")
@@ -35,7 +36,7 @@ class VGG(nn.Module):
 
     @nn.compact
     def __call__(
-        self, images: Float[ArrayLike, "N H W C"], *, train: bool = False, axis_name: str | None = None
+        self, images: Float[ArrayLike, "N H W C"], *, train: bool = False, axis_name: Axes | None = None
     ) -> Float[Array, "N D"]:
         x = jnp.asarray(images, self.dtype)
         smallest = 2 ** self.stack.count("M")

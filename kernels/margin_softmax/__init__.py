@@ -6,6 +6,8 @@ from kernels.margin_softmax.checks import MarginGrad as MarginGrad
 from kernels.margin_softmax.nearest import nearest_classes as nearest_classes
 from kernels.margin_softmax.reference import HardNegatives as HardNegatives
 from kernels.margin_softmax.sharded import sharded_margin_softmax as sharded_margin_softmax
-from kernels.margin_softmax.shares import Axes as Axes
 from kernels.margin_softmax.shares import gather_rows as gather_rows
 from kernels.margin_softmax.shares import own_labels as own_labels
+from kernels.margin_softmax.shares import own_rows as own_rows
+from kernels.margin_softmax.shares import sharded_nearest_classes as sharded_nearest_classes
+from kernels.varying import Axes as Axes

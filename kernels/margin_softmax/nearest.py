@@ -23,28 +23,41 @@ def nearest_classes(embeddings: Like, class_weights: Like) -> Int[Array, "N"]:
     Raises:
       ValueError: for arrays whose shapes or dtypes do not fit.
     """
+    return nearest_cosines(embeddings, class_weights)[1]
+
+
+def nearest_cosines(
+    embeddings: Like, class_weights: Like, num_classes: Int[Array, ""] | None = None
+) -> tuple[Float[Array, "N"], Int[Array, "N"]]:
+    """The cosine of `nearest_classes`, and the class; of the first `num_classes` alone, −∞ where these are none."""
     x, w = (lax.stop_gradient(array) for array in vary_alike(*checked_vectors(embeddings, class_weights)))
     dtype = wide(x.dtype, w.dtype)
     x = directions(x.astype(dtype))
 
-    def to_classes(w: Float[Array, "c D"] | Float[Array, "c K D"]) -> Float[Array, "N c"]:
-        return cosines(x, directions(w.astype(dtype)))
+    def to_classes(w: Float[Array, "c D"] | Float[Array, "c K D"], first: Array | int) -> Float[Array, "N c"]:
+        found = cosines(x, directions(w.astype(dtype)))
+        if num_classes is None:
+            return found
+        return jnp.where(first + jnp.arange(len(w), dtype=jnp.int32) < num_classes, found, -jnp.inf)
+
+    def nearest_of(found: Float[Array, "N c"]) -> tuple[Float[Array, "N"], Int[Array, "N"]]:
+        nearest = found.argmax(axis=1)
+        return jnp.take_along_axis(found, nearest[:, None], axis=1)[:, 0], nearest.astype(jnp.int32)
 
     if choice.preferred(len(x), w.shape) == "reference":
-        return to_classes(w).argmax(axis=1).astype(jnp.int32)
+        return nearest_of(to_classes(w, 0))
     shape = w.shape if w.ndim == 3 else (w.shape[0], 1, w.shape[1])
     size = min(choice.chunk_size(len(x), shape), len(w))
 
     def take(first: Array | int, size: int, so_far: tuple[Array, Array]) -> tuple[Array, Array]:
         largest, nearest = so_far
         # Or XLA would normalise all of w at once, outside of the loop.
-        of_chunk = to_classes(lax.optimization_barrier(lax.dynamic_slice_in_dim(w, first, size)))
-        here = of_chunk.argmax(axis=1)
-        cosine = jnp.take_along_axis(of_chunk, here[:, None], axis=1)[:, 0]
+        chunk = lax.optimization_barrier(lax.dynamic_slice_in_dim(w, first, size))
+        cosine, here = nearest_of(to_classes(chunk, first))
         is_nearer = cosine > largest
-        return jnp.where(is_nearer, cosine, largest), jnp.where(is_nearer, here.astype(jnp.int32) + first, nearest)
+        return jnp.where(is_nearer, cosine, largest), jnp.where(is_nearer, here + first, nearest)
 
     whole, rest = divmod(len(w), size)
     start = varying_like(jnp.full(len(x), -jnp.inf, dtype), x), varying_like(jnp.zeros(len(x), jnp.int32), x)
     so_far = lax.fori_loop(0, whole, lambda i, so_far: take(i * size, size, so_far), start)
-    return (take(whole * size, rest, so_far) if rest else so_far)[1]
+    return take(whole * size, rest, so_far) if rest else so_far

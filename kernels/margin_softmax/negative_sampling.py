@@ -1,12 +1,17 @@
 """Of a device's classes, those that a batch needs and some of the others, drawn anew each time.
 
-All classes of the batch's rows are kept, wherever the rows come from, and as many others as make a fixed number, so
-that shapes are static: ⌈sample·c⌉ of c, or as many as there are rows if these are more, since each may have a class of
-its own. Others are drawn without replacement, all alike. The rest is as if it were not there: the softmax is over fewer
-classes, and not corrected for it, so that the loss is lower than that of all classes, and the gradient is biased; class
-weights that are not drawn get none.
+All classes of the batch's rows are kept, wherever the rows come from. Of the others each is kept with the probability
+`sample`, by a random number that depends on the key and on the class's number alone: devices, and how classes and rows
+are split over them, change nothing. The rest is as if it were not there: the softmax is over fewer classes, and not
+corrected for it, so that the loss is lower than that of all classes, and the gradient is biased; class weights that are
+not drawn get none.
 
-An et al., Partial FC: Training 10 Million Identities on a Single Machine, 2021, arXiv:2010.05222.
+Shapes are static: a device has room for its c classes, or for a class of each row and sample·c + 8σ + 10 others if
+these are fewer; σ² = c·sample·(1 − sample). More are drawn with a probability below 1e-12 (Bernstein's inequality), and
+the last ones are left out then.
+
+An et al., Partial FC: Training 10 Million Identities on a Single Machine, 2021, arXiv:2010.05222, which keeps a fixed
+number of each device's classes instead.
 """
 
 import math
@@ -19,17 +24,26 @@ from jaxtyping import Array, Int
 from kernels.varying import vary_alike
 
 
+def room(sample: float, num_rows: int, num_here: int) -> int:
+    """The number of classes that a device of `num_here` has room for."""
+    deviation = math.sqrt(num_here * sample * (1 - sample))
+    return min(num_here, num_rows + math.ceil(sample * num_here + 8 * deviation + 10))
+
+
 def sampled(
     key: Array | None,
     sample: float | None,
     own: Int[Array, "N"],
     num_here: int,
     counted: Int[Array, ""],
-    here: Int[Array, ""],
-) -> tuple[Int[Array, "m"], Int[Array, "N"]]:
-    """The classes drawn of c = `num_here`, and the rows' places among them; −1 stays −1.
+    first: Int[Array, ""],
+) -> tuple[Int[Array, "m"], Int[Array, ""], Int[Array, "c"]]:
+    """The classes drawn of c = `num_here`, how many of these m count, and each drawn class's place among them.
 
-    Classes from `counted` on, which are padding, come last. `here` is the device's number along the axis.
+    Args:
+      own: classes of rows, in [0, c), that are kept, the first ones; −1 is none.
+      counted: classes from here on are padding.
+      first: the number of this device's first class.
 
     Raises:
       ValueError: for a share outside of (0, 1], and for one of share and key without the other.
@@ -38,12 +52,12 @@ def sampled(
         raise ValueError("negative sampling takes a share and a key: give both sample and key, or neither")
     if not 0 < sample <= 1:
         raise ValueError(f"sample is the share of classes to keep, in (0, 1], not {sample}")
-    size = min(max(math.ceil(sample * num_here), len(own)), num_here)
-    rank = jax.random.uniform(jax.random.fold_in(key, here), (num_here,), jnp.float32)
-    rank = jnp.where(jnp.arange(num_here, dtype=jnp.int32) < counted, rank, -1)
+    classes = jnp.arange(num_here, dtype=jnp.int32)
+    drawn = jax.vmap(lambda number: jax.random.uniform(jax.random.fold_in(key, number), (), jnp.float32))
+    number = drawn(first + classes)
+    rank = jnp.where((classes < counted) & (number < sample), 1 - number, -1)
     rank, own = vary_alike(rank, own)
     rank = rank.at[jnp.where(own < 0, num_here, own)].set(2, mode="drop")
-    _, chosen = lax.top_k(rank, size)
-    place, chosen, order = vary_alike(jnp.zeros(num_here, jnp.int32), chosen, jnp.arange(size, dtype=jnp.int32))
-    place = place.at[chosen].set(order)
-    return chosen, jnp.where(own < 0, -1, place[own])
+    largest, chosen = lax.top_k(rank, room(sample, len(own), num_here))
+    place, chosen, order = vary_alike(classes, chosen, jnp.arange(len(chosen), dtype=jnp.int32))
+    return chosen, (largest > 0).sum(dtype=jnp.int32), place.at[chosen].set(order)

@@ -48,9 +48,9 @@ from kernels.margin_softmax.checks import (
 from kernels.margin_softmax.chunked import Chunked
 from kernels.margin_softmax.negative_sampling import sampled
 from kernels.margin_softmax.reference import HardNegatives, OfTarget
-from kernels.margin_softmax.shares import Axes, names_of, own_labels
+from kernels.margin_softmax.shares import own_labels
 from kernels.margin_softmax.streamed import Hard, Rows, Streams, known_scale, others_and_psi, thresholds
-from kernels.varying import vary_alike, varying_like
+from kernels.varying import Axes, names_of, vary_alike, varying_axes, varying_like
 
 # A sum of numbers of e^−80 to e^80 neither vanishes nor, over up to 6000 devices, overflows in float32.
 WIDTH = 160.0
@@ -98,18 +98,22 @@ def sharded_margin_softmax(
     names, num_here, num_devices = names_of(axis_name), w.shape[0], lax.axis_size(names_of(axis_name))
     num_classes = num_classes or num_here * num_devices
     counts = (labels >= 0) & (labels < num_classes)
-    x, w, own = vary_alike(jnp.where(counts[:, None], x, 0), w, own)
     here = lax.axis_index(names).astype(jnp.int32)
-
-    fewest = num_classes - (num_devices - 1) * num_here
     counted = jnp.clip(num_classes - here * num_here, 0, num_here)
+    has_padding = num_classes < num_devices * num_here
     if sample is not None or key is not None:
-        chosen, own = sampled(key, sample, own, num_here, counted, here)
-        w, counted = jnp.take(w, chosen, axis=0, mode="clip"), jnp.minimum(counted, len(chosen))
-    has_padding = fewest < w.shape[0]
+        # Of all rows, those split over other axes too: devices along these share the sample and sum its gradient.
+        shared = tuple(varying_axes(labels) - set(names))
+        of_all = lax.all_gather(labels, shared, tiled=True, to="invarying") if shared else labels
+        kept = own_labels(of_all, w, axis_name, num_classes)
+        chosen, counted, place = sampled(key, sample, kept, num_here, counted, here * num_here)
+        w, own, has_padding = jnp.take(w, chosen, axis=0, mode="clip"), jnp.where(own < 0, -1, place[own]), True
+    x, w, own = vary_alike(jnp.where(counts[:, None], x, 0), w, own)
     if has_padding and implementation not in (None, "chunked"):
         raise NotImplementedError(
             f"{implementation} takes no padding, and {num_classes} classes leave some on {num_devices} devices"
+            if sample is None
+            else f"{implementation} takes no sample: the number of its classes varies, and the rest is padding"
         )
 
     is_here = own >= 0

@@ -1,22 +1,16 @@
 """Who has what, under `jax.shard_map`: the rows that devices along a mesh axis bring, the classes that they hold."""
 
 import functools
-from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Shaped
 
 from kernels.margin_softmax.checks import as_int32
 from kernels.margin_softmax.geometry import wide
-from kernels.varying import varying_axes
-
-Axes: TypeAlias = str | tuple[str, ...]  # of a mesh; the first of several changes slowest, as in a PartitionSpec
-
-
-def names_of(axis_name: Axes) -> tuple[str, ...]:
-    return (axis_name,) if isinstance(axis_name, str) else tuple(axis_name)
+from kernels.margin_softmax.nearest import nearest_cosines
+from kernels.varying import Axes, names_of, varying_axes
 
 
 def gather_rows(
@@ -83,3 +77,31 @@ def own_labels(
     first = lax.axis_index(names).astype(jnp.int32) * num_here
     is_here = (labels >= first) & (labels < jnp.minimum(first + num_here, num_classes or most))
     return jnp.where(is_here, labels - first, -1)
+
+
+def own_rows(values: Shaped[Array, "N"], brought: Shaped[Array, "n ..."], axis_name: Axes) -> Shaped[Array, "n"]:
+    """Of the values of all devices' rows along the axis, in its order, those of the rows that this device brought."""
+    split = tuple(name for name in names_of(axis_name) if name in varying_axes(brought))
+    if not split:
+        return values
+    return lax.dynamic_slice_in_dim(values, lax.axis_index(split) * len(brought), len(brought))
+
+
+def sharded_nearest_classes(
+    embeddings: Float[Array, "n D"],
+    class_weights: Float[Array, "c D"] | Float[Array, "c K D"],
+    axis_name: Axes,
+    num_classes: int,
+) -> Int[Array, "n"]:
+    """`nearest_classes` of the rows that this device brings, over the classes of all.
+
+    The devices tell each other the largest cosine of each row, and the class.
+    """
+    names, num_here = names_of(axis_name), class_weights.shape[0]
+    split = tuple(name for name in names if name in varying_axes(embeddings))
+    rows = lax.all_gather(lax.stop_gradient(embeddings), split, tiled=True, to="invarying") if split else embeddings
+    first = lax.axis_index(names).astype(jnp.int32) * num_here
+    cosines, nearest = nearest_cosines(rows, class_weights, num_classes - first)
+    cosines, nearest = lax.all_gather((cosines, first + nearest), names, to="invarying")
+    winner = cosines.argmax(axis=0)  # the first of equal ones
+    return own_rows(jnp.take_along_axis(nearest, winner[None], axis=0)[0], embeddings, axis_name)

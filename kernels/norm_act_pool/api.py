@@ -12,7 +12,7 @@ from kernels.max_pool import Layout, max_pool
 from kernels.norm_act_pool import fused, reference
 from kernels.platform import is_cpu
 from kernels.precision import wide
-from kernels.varying import vary_alike
+from kernels.varying import Axes, names_of, vary_alike
 
 Implementation: TypeAlias = Literal["reference", "fused"]
 
@@ -30,7 +30,7 @@ def norm_act_pool(
     *,
     pool: bool,
     layout: Layout = "NHWC",
-    axis_name: str | None = None,
+    axis_name: Axes | None = None,
     implementation: Implementation | None = None,
 ) -> tuple[Float[Array, "..."], Float[Array, "C"], Float[Array, "C"]]:
     """BatchNorm by the batch's own statistics, PReLU, and max-pooling, in training.
@@ -67,7 +67,7 @@ def norm_act_pool(
         known = ", ".join(_IMPLEMENTATIONS)
         raise ValueError(f"norm_act_pool has no implementation {implementation!r}; there is {known}, or None to choose")
     operation = _IMPLEMENTATIONS[implementation or ("fused" if is_cpu() else "reference")]
-    named = () if axis_name is None else (axis_name,)
+    named = () if axis_name is None else names_of(axis_name)
 
     def of_device(axes: tuple[str, ...], *arrays: Array | None) -> tuple[Array, Array, Array]:
         return operation(*vary_alike(*arrays), pool=pool, layout=layout, axis_names=(*named, *axes))

@@ -1,0 +1,170 @@
+"""A head whose classes are split over the devices of a mesh, each of which has the weights of its own alone."""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+from jaxtyping import Array, Float, Int
+
+from jaxnets.domains import check
+from jaxnets.heads import CLASS_WEIGHTS, MarginHead
+from jaxnets.inputs import Labels
+from jaxnets.labels import as_labels
+from jaxnets.losses import sharded_margin_softmax_loss
+from jaxnets.margins import AdaptiveMargin, Statistics, sharded_update
+from kernels.margin_softmax import Axes, own_rows, sharded_nearest_classes
+from kernels.varying import names_of, varying_axes
+
+
+@dataclasses.dataclass(frozen=True)
+class ShardedMarginHead(MarginHead):
+    """`MarginHead` over the devices of a mesh: for more classes than one of them has room for.
+
+    Nothing else changes for the user, who gives whole batches to the usual functions:
+
+        mesh = jax.make_mesh((2, 4), ("data", "class"))
+        head = ShardedMarginHead(1_000_000, ArcFace(), 64.0, mesh=mesh)
+        state = create_train_state(key, create("resnet18", 512), head, images, sgd(0.1, 0.9), sgd(0.1, 0.9))
+        step = jax.jit(train_step, donate_argnums=0)
+        state, metrics = step(state, batch)
+        checkpoint.save(directory, 1, state, keep=1, num_classes=head.num_classes)
+
+    The rows of a batch are split over all axes of the mesh if they divide by its devices; otherwise each device
+    computes all of them. Classes are split over `axis`, and class weights and the optimiser's arrays of them are never
+    whole on a device. The step equals that of `MarginHead` on one device within rounding.
+
+    The number of classes need not divide: the last rows of the class weights are zeros then, which no loss depends on.
+    Initial class weights depend on the key and on the class's number alone, so that the devices change nothing. (They
+    are not those of `MarginHead`.)
+
+    Attributes:
+      mesh: of Auto or Explicit axes, over all devices of the training.
+      axis: the mesh axis that classes are split over; or several, the first one changing slowest, as in PartitionSpec.
+      sample: the share of the classes, in (0, 1], that rows are compared with in training (see
+        `jaxnets.sharded_margin_softmax_loss`); None for all. A step's sample depends on the state's key, the step and
+        the classes' numbers alone.
+
+    Raises:
+      ValueError: as MarginHead; for an axis that the mesh does not have, or a `sample` outside its domain.
+    """
+
+    mesh: Mesh = dataclasses.field(kw_only=True)
+    axis: Axes = dataclasses.field(default="class", kw_only=True)
+    sample: float | None = dataclasses.field(default=None, kw_only=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        unknown = [name for name in names_of(self.axis) if name not in self.mesh.axis_names]
+        if unknown:
+            raise ValueError(f"the mesh has the axes {self.mesh.axis_names}, and none named {unknown[0]!r}")
+        if self.sample is not None:
+            check("sample", self.sample, "(0, 1]")
+        # The functions below say how arrays are split; within them the compiler decides.
+        object.__setattr__(self, "mesh", Mesh(self.mesh.devices, self.mesh.axis_names))
+
+    @property
+    def num_rows(self) -> int:
+        """The number of classes with padding."""
+        devices = math.prod(self.mesh.shape[name] for name in names_of(self.axis))
+        return -(-self.num_classes // devices) * devices
+
+    def shardings(self, tree: Any) -> Any:
+        """Where the arrays of a state lie: those of class weights split over `axis`, others on every device."""
+        return jax.tree.map(lambda spec: NamedSharding(self.mesh, spec), self.specs(tree))
+
+    def specs(self, tree: Any) -> Any:
+        """The same, as PartitionSpecs."""
+
+        def spec(path: Any, leaf: Any) -> P:
+            is_split = str(getattr(path[-1], "key", "")) == CLASS_WEIGHTS and jnp.shape(leaf)[:1] == (self.num_rows,)
+            return P(self.axis) if is_split else P()
+
+        return jax.tree_util.tree_map_with_path(spec, tree)
+
+    def over_devices(self, function: Callable[..., Any], state: Any, batch: Any, out: Callable[[Any], Any]) -> Any:
+        """`function(state, batch, axis_name)` by each device, of its share of the rows; then axis_name has all axes.
+
+        Args:
+          function: calls this head's methods.
+          out: gives the PartitionSpecs of the results, given that of the rows.
+        """
+        rows = {len(leaf) for leaf in jax.tree.leaves(batch)}
+        axis_name = self.mesh.axis_names if all(count % self.mesh.size == 0 for count in rows) else None
+        split = P() if axis_name is None else P(axis_name)
+        mapped = jax.shard_map(
+            partial(function, axis_name=axis_name),
+            mesh=self.mesh,
+            in_specs=(self.specs(state), split),
+            out_specs=out(split),
+        )
+        return mapped(state, batch)
+
+    def init(self, key: Array, num_outputs: int) -> dict[str, Array]:
+        """Class weights [rows, D], or [rows, K, D], from the standard normal; padding is 0."""
+        shape = (num_outputs,) if self.num_subcenters == 1 else (self.num_subcenters, num_outputs)
+        here = self.num_rows // math.prod(self.mesh.shape[name] for name in names_of(self.axis))
+
+        def of_class(key: Array, number: Int[Array, ""]) -> Float[Array, "..."]:
+            drawn = jax.random.normal(jax.random.fold_in(key, number), shape)
+            return jnp.where(number < self.num_classes, drawn, 0)
+
+        def of_device(key: Array) -> Float[Array, "c ..."]:
+            first = jax.lax.axis_index(self.axis).astype(jnp.int32) * here
+            return jax.vmap(partial(of_class, key))(first + jnp.arange(here, dtype=jnp.int32))
+
+        return {CLASS_WEIGHTS: jax.shard_map(of_device, mesh=self.mesh, in_specs=P(), out_specs=P(self.axis))(key)}
+
+    def update_stats(
+        self,
+        stats: Statistics,
+        params: dict[str, Array],
+        embeddings: Float[Array, "N D"],
+        labels: Labels,
+        axis_name: Axes | None = None,
+    ) -> Statistics:
+        if not isinstance(self.margin, AdaptiveMargin):
+            return stats
+        w, labels = self._own(params), as_labels(labels)
+        return sharded_update(self.margin, stats, embeddings, w, labels, self.axis, self.num_classes)
+
+    def loss(
+        self,
+        stats: Statistics,
+        params: dict[str, Array],
+        embeddings: Float[Array, "N D"],
+        labels: Labels,
+        key: Array | None = None,
+    ) -> Float[Array, "N"]:
+        """The losses of the rows that this device brings; with a key, those over a sample of the classes, if any."""
+        w, labels = self._own(params), as_labels(labels)
+        losses = sharded_margin_softmax_loss(
+            embeddings,
+            w,
+            labels,
+            axis_name=self.axis,
+            margin=self.margin,
+            scale=self.scale,
+            statistics=stats,
+            margin_grad=self.margin_grad,
+            min_norm=self.min_norm,
+            num_classes=self.num_classes,
+            sample=None if key is None else self.sample,
+            key=None if self.sample is None else key,
+        )
+        return own_rows(losses, labels, self.axis)
+
+    def predict(self, params: dict[str, Array], embeddings: Float[Array, "N D"]) -> Int[Array, "N"]:
+        w = self._own(params)
+        return sharded_nearest_classes(embeddings, w, self.axis, self.num_classes)
+
+    def _own(self, params: dict[str, Array]) -> Float[Array, "c D"] | Float[Array, "c K D"]:
+        w = params[CLASS_WEIGHTS]
+        if not set(names_of(self.axis)) <= varying_axes(w):
+            raise ValueError("only train_step and eval_step call a ShardedMarginHead: they split arrays over the mesh")
+        return w

@@ -1,0 +1,224 @@
+"""Training with classes split over eight virtual devices, against one device, in float64."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import linen as nn
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from jaxnets import (
+    AdaFace,
+    ArcFace,
+    CurricularFace,
+    MarginHead,
+    ShardedMarginHead,
+    Split,
+    adam,
+    checkpoint,
+    create_train_state,
+    eval_step,
+    sgd,
+    train_step,
+)
+from jaxnets.models.layers import BatchNorm
+
+C, D, N = 13, 6, 16  # of 4 devices the last one has padding, and so have two of 8
+NET, HEAD = sgd(0.1, 0.9), optax.chain(optax.clip_by_global_norm(0.05), adam(0.1))
+FIELDS = "params", "batch_stats", "head_stats", "opt_state", "averages"
+
+
+class Net(nn.Module):
+    """A product and BatchNorm, whose statistics are of the whole batch."""
+
+    @nn.compact
+    def __call__(self, images, *, train=False, axis_name=None):
+        x = nn.Dense(D)(images.reshape(len(images), -1))
+        return BatchNorm(train, axis_name)(x[:, None, None])[:, 0, 0]
+
+
+def mesh_of(*shape):
+    return Mesh(np.array(jax.devices()[: shape[0] * shape[1]]).reshape(shape), ("data", "class"))
+
+
+def head_of(*shape, margin=None, **how):
+    return ShardedMarginHead(C, margin or ArcFace(), 16.0, mesh=mesh_of(*shape), **how)
+
+
+def batch_of(count=N, seed=0):
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, C, count).astype(np.int32)
+    labels[:2] = -1, C - 1
+    return Split(rng.integers(0, 256, (count, 2, 2, 1), np.uint8), labels)
+
+
+def state_of(head, seed=0):
+    images = np.zeros((1, 2, 2, 1), np.uint8)
+    return create_train_state(jax.random.key(seed), Net(), head, images, NET, HEAD, averaging=0.9)
+
+
+def in_float64(state):
+    def wide(leaf):
+        return jax.device_put(np.asarray(leaf, np.float64), leaf.sharding) if leaf.dtype == np.float32 else leaf
+
+    return jax.tree.map(wide, state)
+
+
+def on_one_device(state):
+    """The same state with `MarginHead`: class weights and the optimiser's arrays of them without padding."""
+    head = state.head
+    whole = state_of(MarginHead(C, head.margin, head.scale, head.num_subcenters, min_norm=head.min_norm))
+
+    def moved(leaf, like):
+        return jnp.asarray(np.asarray(leaf)[: len(like)] if like.ndim else np.asarray(leaf))
+
+    return whole.replace(**{name: jax.tree.map(moved, getattr(state, name), getattr(whole, name)) for name in FIELDS})
+
+
+def assert_equal(sharded, whole):
+    """Within the rounding of a few hundred additions in float64; of both states, and of what they say of a batch."""
+    pairs = [(getattr(sharded, name), getattr(whole, name)) for name in FIELDS]
+    for got, want in zip(*map(jax.tree.leaves, zip(*pairs, strict=True)), strict=True):
+        got, want = np.asarray(got), np.asarray(want)
+        if got.shape != want.shape:
+            np.testing.assert_array_equal(got[len(want) :], 0)  # padding is inert
+            got = got[: len(want)]
+        np.testing.assert_allclose(got, want, rtol=1e-11, atol=1e-13)
+
+
+def train(state, counts):
+    """Steps, each on a batch of so many rows; the program of the first, and the metrics of all."""
+    step, told = jax.jit(train_step), []
+    for seed, count in enumerate(counts):
+        state, metrics = step(state, batch_of(count, seed))
+        told.append({name: np.asarray(value) for name, value in metrics.items()})
+    return state, told
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """Of two sub-centres a class, on two times four devices: the state at first and after two steps; and the same
+    without padding on one.
+    """
+    with jax.enable_x64(True):
+        first = in_float64(state_of(head_of(2, 4, num_subcenters=2)))
+        return first, train(first, (N, N)), train(on_one_device(first), (N, N))
+
+
+def test_steps_equal_those_of_one_device(trained):
+    _, (sharded, told), (whole, told_by_one) = trained
+    assert_equal(sharded, whole)
+    for got, want in zip(told, told_by_one, strict=True):
+        assert got["examples"] == want["examples"] == N - 1
+        for name in ("loss", "accuracy"):
+            np.testing.assert_allclose(got[name], want[name], rtol=1e-12)
+
+
+def test_no_device_has_all_class_weights(trained):
+    """Of sixteen rows each has four, of the optimiser's moments and of the averages too, before and after the steps."""
+    first, (sharded, _), _ = trained
+    for state in (first, sharded):
+        found = 0
+        for path, leaf in jax.tree_util.tree_leaves_with_path(state):
+            if "class_weights" in jax.tree_util.keystr(path):
+                assert leaf.shape == (16, 2, D) and leaf.sharding.spec == PartitionSpec("class")
+                assert {shard.data.shape for shard in leaf.addressable_shards} == {(4, 2, D)}
+                found += 1
+        assert found == 4
+
+
+def test_initial_class_weights_depend_on_the_class_alone():
+    """On 2, 4 and 8 devices, of which some have padding; drawn for each class by a key of its own."""
+    key = jax.random.key(3)
+    want = [jax.random.normal(jax.random.fold_in(key, number), (D,)) for number in (0, 7, C - 1)]
+    for shape in ((1, 2), (2, 2), (1, 8)):
+        head = head_of(*shape)
+        init = jax.jit(lambda key, head=head: head.init(key, D)).lower(key).compile()
+        weights = np.asarray(init(key)["class_weights"])
+        assert len(weights) == -(-C // shape[1]) * shape[1]
+        np.testing.assert_array_equal(weights[[0, 7, C - 1]], want)
+        np.testing.assert_array_equal(weights[C:], 0)
+        assert not re.search(rf"\[{len(weights)},{D}\]", init.as_text())  # on no device, not even for a moment
+
+
+def test_a_checkpoint_does_not_depend_on_the_devices(trained, tmp_path):
+    """Saved by eight devices without padding, restored to two, which go on as one device would."""
+    _, (sharded, _), (whole, _) = trained
+    with jax.enable_x64(True):
+        checkpoint.save(tmp_path, 2, sharded, keep=1, num_classes=C)
+        _, saved = checkpoint.restore(tmp_path)
+        assert saved["params"]["head"]["class_weights"].shape == (C, 2, D)
+        like = in_float64(state_of(head_of(1, 2, num_subcenters=2), seed=1))
+        _, restored = checkpoint.restore(tmp_path, like, num_classes=C)
+        weights = restored.params["head"]["class_weights"]
+        assert weights.shape == (14, 2, D) and weights.sharding == like.params["head"]["class_weights"].sharding
+        assert_equal(restored, whole)
+        np.testing.assert_array_equal(jax.random.key_data(restored.key), jax.random.key_data(sharded.key))
+
+
+def test_misuse_is_refused(trained):
+    state, _, _ = trained
+    with pytest.raises(ValueError, match=r"the mesh has the axes \('data', 'class'\), and none named 'classes'"):
+        head_of(2, 4, axis="classes")
+    with pytest.raises(ValueError, match=r"sample must be in \(0, 1\], not 0.0"):
+        head_of(2, 4, sample=0.0)
+    with pytest.raises(ValueError, match=r"splits the batch itself: jit train_step without an axis_name"):
+        train_step(state, batch_of(), "data")
+    with pytest.raises(ValueError, match=r"only train_step and eval_step call a ShardedMarginHead"):
+        state.head.predict(state.params["head"], jnp.zeros((1, D)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("shape", "count", "how"),
+    [
+        ((2, 4), N, {"margin": AdaFace(t_alpha=0.5)}),
+        ((1, 8), N - 3, {"margin": CurricularFace(), "num_subcenters": 2}),
+        ((4, 2), N, {"margin": CurricularFace(), "axis": ("data", "class"), "min_norm": 3.0}),
+    ],
+    ids=str,
+)
+def test_margins_and_layouts(shape, count, how):
+    """And a batch whose rows do not divide by the devices."""
+    with jax.enable_x64(True):
+        first = in_float64(state_of(head_of(*shape, **how)))
+        (sharded, _), (whole, _) = train(first, (count, count)), train(on_one_device(first), (count, count))
+        assert_equal(sharded, whole)
+
+
+@pytest.mark.slow
+def test_evaluation_equals_that_of_one_device(trained):
+    _, (sharded, _), (whole, _) = trained
+    with jax.enable_x64(True):
+        for count in (N, N - 3):
+            got, want = (jax.jit(eval_step)(state, batch_of(count)) for state in (sharded, whole))
+            np.testing.assert_array_equal(got.predictions, want.predictions)
+            for a, b in zip(got[:2], want[:2], strict=True):
+                np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-12)
+
+
+@pytest.mark.slow
+def test_a_sample_does_not_depend_on_the_devices(tmp_path):
+    """From one checkpoint the next loss is the same on two, four and eight devices; and another one after it."""
+    losses = []
+    for shape in ((1, 2), (1, 4), (4, 2)):
+        head = ShardedMarginHead(200, ArcFace(), 16.0, mesh=mesh_of(*shape), sample=0.1)
+        state = state_of(head, seed=len(losses))
+        if not losses:
+            checkpoint.save(tmp_path, 0, state, keep=1, num_classes=200)
+        _, state = checkpoint.restore(tmp_path, state, num_classes=200)
+        losses.append([told["loss"] for told in train(state, (N, N))[1]])
+    np.testing.assert_allclose(losses[1:], [losses[0]] * 2, rtol=1e-5)
+    assert losses[0][0] != pytest.approx(losses[0][1], rel=1e-3)
+
+
+@pytest.mark.slow
+def test_a_mesh_of_explicit_axes_and_a_batch_split_over_it():
+    mesh = jax.make_mesh((2, 4), ("data", "class"), axis_types=(jax.sharding.AxisType.Explicit,) * 2)
+    state, batch = state_of(ShardedMarginHead(C, ArcFace(), 16.0, mesh=mesh)), batch_of()
+    _, want = jax.jit(train_step)(state, batch)
+    _, got = jax.jit(train_step)(state, jax.device_put(batch, NamedSharding(mesh, PartitionSpec("data"))))
+    np.testing.assert_array_equal(got["loss"], want["loss"])
