@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 
 from jaxnets.models.layers import BatchNorm
 from kernels.norm_act_pool.reference import EPSILON
+from kernels.varying import Axes
 
 NAME = "embedding_norm"  # of the submodule
 
@@ -29,7 +30,7 @@ class EmbeddingNorm(nn.Module):
 
     @nn.compact
     def __call__(
-        self, images: Float[ArrayLike, "N H W C"], *, train: bool = False, axis_name: str | None = None
+        self, images: Float[ArrayLike, "N H W C"], *, train: bool = False, axis_name: Axes | None = None
     ) -> Float[Array, "N D"]:
         embeddings = self.network(jnp.asarray(images), train=train, axis_name=axis_name)
         norm = BatchNorm(train, axis_name, use_scale=False, name=NAME)
