@@ -226,3 +226,14 @@ def test_a_checkpoint_of_an_earlier_version_is_read_without_digests(tmp_path):
     with ocp.CheckpointManager(tmp_path, options=options, item_handlers=handler) as manager:
         manager.save(5, args=ocp.args.StandardSave(tree(5)))
     assert_same(checkpoint.restore(tmp_path, tree(0))[1], tree(5))
+    for file in (tmp_path / "5" / "default" / "_METADATA", tmp_path / "5" / "_CHECKPOINT_METADATA"):
+        whole = file.read_bytes()
+        for content in (b"", b"[]", b"7", b"{", b"[" * 10**5, b'{"tree_metadata": [], "item_handlers": 3}'):
+            file.write_bytes(content)
+            try:  # without digests, a record that is not needed may say anything
+                assert_same(checkpoint.restore(tmp_path, tree(0))[1], tree(5))
+            except checkpoint.DamagedError as error:
+                assert str(error).startswith(f"checkpoint 5 in {tmp_path} is damaged: ") and str(error).isprintable()
+            else:
+                assert file.name == "_CHECKPOINT_METADATA"
+        file.write_bytes(whole)
