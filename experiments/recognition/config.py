@@ -26,7 +26,7 @@ OPEN_SETS = "glyphs|glyphs:DIRECTORY"
 class NetworkOptions:
     model: Annotated[str, tyro.conf.arg(metavar="NAME")] = "v1_2_3"
     """a network of jaxnets.models: a variant of the ArcLoss study (v0 … v2_1), mynn, mynn_relu, resnet18, resnet50,
-    regnet_x_400mf, mobilenet_v2, vgg16"""
+    regnet_x_400mf, mobilenet_v2, vgg16, iresnet18, iresnet34, iresnet50, iresnet100"""
     embedding: int = 128
     """dimensions of an embedding"""
     embedding_norm: bool = False
@@ -83,6 +83,8 @@ class Config(RunOptions, OptimizerOptions, MarginOptions, NetworkOptions):  # th
         check_counts(self, ("embedding",))
         MarginOptions.check(self)
         check_name("margin", self.margin, MARGINS)
+        if self.embedding_norm and self.model.startswith("iresnet"):
+            raise UserError(f"--embedding-norm is for networks without one: {self.model} ends in such a BatchNorm")
         if self.lr is not None and not (math.isfinite(self.lr) and self.lr > 0):
             raise UserError(f"--lr must be a positive number, not {self.lr}")
         if not 0 <= self.warmup < self.epochs:

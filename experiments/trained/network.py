@@ -54,7 +54,7 @@ class Trained:
           UserError: for embeddings of a run of a classifier, for scores of a backbone without class weights, and for
             weights that are not finite.
         """
-        if self.class_weights is None and output == "scores" and self.name in BACKBONES:
+        if self.class_weights is None and output == "scores" and self.name in models.EMBEDDERS:
             raise UserError(
                 f"{self.origin} holds no class weights (head.weight): {self.name} makes embeddings of images, and no "
                 "scores without them; a run's folder has them"
@@ -197,6 +197,8 @@ def pytorch_class(name: str, variables: Mapping[str, Any]) -> str:
         return f"torchvision.models.{name}(num_classes={outputs})"
     if name in BACKBONES:
         return f"Net(BACKBONES[{name!r}], outputs={outputs}) of experiments/torch_peer.py"
+    if name in models.IRESNETS:
+        return f"{name}(num_features={outputs}) of insightface's arcface_torch"
     with_relu = " with nn.ReLU for nn.PReLU" if name == "mynn_relu" else ""
     return f"Mynn(outputs={outputs}) of experiments/torch_peer.py{with_relu}"
 
@@ -215,7 +217,8 @@ def _trained(name: str, origin: str, variables: Mapping[str, Any], class_weights
 def _image_shape(name: str, module: nn.Module, params: Mapping[str, Any], channels: int) -> tuple[int, int, int]:
     """That of the network's study, or else the smallest square that has these weights."""
     wanted = jax.tree.map(lambda leaf: leaf.shape, params)
-    for size in (28 if name in BACKBONES else 224, *range(8, LARGEST_IMAGE + 1)):
+    studied = 28 if name in BACKBONES else 112 if name in models.IRESNETS else 224
+    for size in (studied, *range(8, LARGEST_IMAGE + 1)):
         images = jax.ShapeDtypeStruct((1, size, size, channels), jnp.float32)
         try:
             variables = jax.eval_shape(lambda images: module.init(jax.random.key(0), images, train=False), images)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
 
+from jaxnets.models import iresnet
 from jaxnets.models.conv_stack import BACKBONES, ConvStack
 from jaxnets.models.mobilenet_v2 import MobileNetV2
 from jaxnets.models.mynn import Mynn
@@ -24,7 +25,10 @@ _CLASSIFIERS: dict[str, Callable[..., nn.Module]] = {
     "mobilenet_v2": MobileNetV2,
     "vgg16": partial(VGG, VGG16),
 }
-NAMES = (*BACKBONES, *_CLASSIFIERS)
+IRESNETS = iresnet.DEPTHS
+_NETWORKS = _CLASSIFIERS | {name: partial(iresnet.IResNet, depths) for name, depths in IRESNETS.items()}
+EMBEDDERS = (*BACKBONES, *IRESNETS)  # whose outputs are embeddings and no scores
+NAMES = (*BACKBONES, *_NETWORKS)
 
 
 def create(name: str, num_outputs: int = 2, dtype: DTypeLike | None = None) -> nn.Module:
@@ -34,8 +38,9 @@ def create(name: str, num_outputs: int = 2, dtype: DTypeLike | None = None) -> n
     `mutable=["batch_stats"]` and, for those that drop features, an rng "dropout".
 
     Args:
-      name: of an ArcLoss variant, or `mynn`, `mynn_relu`, `resnet18`, `resnet50`, `regnet_x_400mf`, `mobilenet_v2` or
-        `vgg16`, which are torchvision's to the letter.
+      name: of an ArcLoss variant; `mynn` or `mynn_relu`; `resnet18`, `resnet50`, `regnet_x_400mf`, `mobilenet_v2` or
+        `vgg16`, which are torchvision's to the letter; `iresnet18`, `iresnet34`, `iresnet50` or `iresnet100`, which are
+        insightface's.
       num_outputs: embedding dimensions, or classes.
       dtype: the dtype to compute in, float32 or bfloat16; None is that of the images. Weights, BatchNorm's statistics
         and the result are float32 all the same.
@@ -50,7 +55,7 @@ def create(name: str, num_outputs: int = 2, dtype: DTypeLike | None = None) -> n
         if dtype not in (jnp.float32, jnp.bfloat16):
             raise ValueError(f"networks compute in float32 or bfloat16, not {dtype}")
     if name not in BACKBONES:
-        return _CLASSIFIERS[name](num_outputs=num_outputs, dtype=dtype)
+        return _NETWORKS[name](num_outputs=num_outputs, dtype=dtype)
     if dtype is not None and dtype == jnp.bfloat16:
-        raise ValueError(f"{name} computes in float32 alone: bfloat16 is for {', '.join(_CLASSIFIERS)}")
+        raise ValueError(f"{name} computes in float32 alone: bfloat16 is for {', '.join(_NETWORKS)}")
     return ConvStack(BACKBONES[name], num_outputs)

@@ -125,18 +125,33 @@ class Conv(nn.Module):
 
 
 class BatchNorm(nn.Module):
-    """`torch.nn.BatchNorm2d`, of images [N, H, W, C]; `ConvLayer` says how it trains. Without a scale, that is 1."""
+    """`torch.nn.BatchNorm2d`, of images [N, H, W, C]; `ConvLayer` says how it trains.
+
+    Without `use_scale` the scale is 1; without `train_scale` it is a parameter that gets no gradient.
+    """
 
     train: bool
     axis_name: Axes | None = None
     use_scale: bool = True
+    train_scale: bool = True
 
     @nn.compact
     def __call__(self, x: Float[Array, "N H W C"]) -> Float[Array, "N H W C"]:
         scale = None if self.use_scale else jnp.ones(x.shape[3])
+        if self.use_scale and not self.train_scale:
+            scale = jax.lax.stop_gradient(self.param("scale", nn.initializers.ones, (x.shape[3],)))
         return _normalised(
             self, x, None, train=self.train, pool=False, layout="NHWC", axis_name=self.axis_name, scale=scale
         )
+
+
+class PReLU(nn.Module):
+    """`torch.nn.PReLU` with a slope for each channel: x where x > 0, else slopes·x; the slopes start at 0.25."""
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "N H W C"]) -> Float[Array, "N H W C"]:
+        slopes = self.param("slopes", nn.initializers.constant(0.25), (x.shape[3],))
+        return jnp.where(x > 0, x, x * slopes.astype(x.dtype)[None, None, None, :])
 
 
 def conv_norm(

@@ -10,8 +10,8 @@
 >>> from_torch("mynn", path)["params"]["model1_0"]["kernel"].shape
 (5, 5, 3, 32)
 
-Names are torchvision's for the networks it has, and the study's own for the rest. An array keeps its stored dtype,
-float16, bfloat16 and float64 too, and is NumPy's: JAX makes float32 of float64 unless told otherwise.
+Names are torchvision's and insightface's for the networks they have, and the study's own for the rest. An array keeps
+its stored dtype, float16, bfloat16 and float64 too, and is NumPy's: JAX makes float32 of float64 unless told otherwise.
 """
 
 from jaxnets.torch_weights.files import read

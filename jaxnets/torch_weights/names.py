@@ -23,7 +23,14 @@ class Free(NamedTuple):
 
 
 Shape: TypeAlias = tuple[int | Free, ...]
-LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
+LEAVES = {
+    "kernel": "weight",
+    "scale": "weight",
+    "slopes": "weight",
+    "bias": "bias",
+    "mean": "running_mean",
+    "var": "running_var",
+}
 # One Flax module; in PyTorch an nn.Sequential of convolution, BatchNorm and PReLU.
 CONV_LAYER_LEAVES = {
     "kernel": "0.weight",

@@ -6,7 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from jaxnets.models import IRESNETS
 from jaxnets.naming import quoted
+from jaxnets.torch_weights import adaface
 from jaxnets.torch_weights.files import read, write
 from jaxnets.torch_weights.names import HEAD_NAME, HEAD_PATH, Free, Shape, entries, head
 from jaxnets.torch_weights.source import as_array, canonical, unwrapped
@@ -30,7 +32,8 @@ def from_torch(
 
     Accepted too: a state dict within a dictionary ({"state_dict": …, "epoch": 3}); the prefixes `module.` and
     `_orig_mod.` of wrapped modules, and any other prefix that all names share (Lightning's `model.`); a ConvLayer that
-    keeps its three modules under a name of its own, `hidden_layer.3.layer.0.weight`; a module that was pickled whole.
+    keeps its three modules under a name of its own, `hidden_layer.3.layer.0.weight`; a module that was pickled whole;
+    for an IResNet the names of AdaFace's authors, whose published networks take BGR images (see `adaface`).
 
     Args:
       model_name: one of `jaxnets.models.NAMES`.
@@ -54,7 +57,10 @@ def from_torch(
         subject, source = quoted(state_dict_or_path), read(state_dict_or_path)
     table = entries(model_name)
     known = {entry.name for entry in table}
-    found = canonical(subject, unwrapped(subject, source, key, known), known)
+    source = unwrapped(subject, source, key, known)
+    if model_name in IRESNETS:
+        source = adaface.renamed(source, IRESNETS[model_name])
+    found = canonical(subject, source, known)
     if HEAD_NAME in found:
         table += (head(found[HEAD_NAME]),)
     complaint = f"{subject} does not fit {model_name}"
@@ -75,9 +81,9 @@ def from_torch(
 def to_torch(model_name: str, variables: Mapping[str, Any] | TrainState) -> dict[str, np.ndarray]:
     """PyTorch's state dict for a network, from its Flax variables or its training state: the inverse of `from_torch`.
 
-    It fits torchvision's network of the same name, or the study's `Net` or `Mynn` (experiments/torch_peer.py).
-    `num_batches_tracked` is 0, int64, as in a module that has not trained; PyTorch reads it only where BatchNorm's
-    momentum is None.
+    It fits torchvision's or insightface's network of the same name, or the study's `Net` or `Mynn`
+    (experiments/torch_peer.py). `num_batches_tracked` is 0, int64, as in a module that has not trained; PyTorch reads
+    it only where BatchNorm's momentum is None.
 
     Args:
       model_name: one of `jaxnets.models.NAMES`.

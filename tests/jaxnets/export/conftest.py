@@ -24,7 +24,9 @@ def randomised(model, shape):
     def leaf(path, like):
         if path[-1].key == "kernel":
             return rng.standard_normal(like.shape, np.float32) * np.float32(np.sqrt(2 / np.prod(like.shape[:-1])))
-        low, high = {"scale": (0.5, 1.5), "var": (0.5, 1.5), "slope": (0.1, 0.4)}.get(path[-1].key, (-0.3, 0.3))
+        low, high = {"scale": (0.5, 1.5), "var": (0.5, 1.5), "slope": (0.1, 0.4), "slopes": (0.1, 0.4)}.get(
+            path[-1].key, (-0.3, 0.3)
+        )
         return rng.uniform(low, high, like.shape).astype(np.float32)
 
     return jax.tree_util.tree_map_with_path(leaf, abstract)

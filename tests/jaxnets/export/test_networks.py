@@ -5,8 +5,9 @@ import pytest
 
 from jaxnets import create, export
 from jaxnets.losses import cosines
-from jaxnets.models import NAMES
+from jaxnets.models import IRESNETS, NAMES
 from jaxnets.models.conv_stack import BACKBONES, Backbone, ConvStack
+from jaxnets.models.iresnet import IResNet
 from jaxnets.models.regnet import RegNetX
 from jaxnets.models.resnet import ResNet
 from jaxnets.models.vgg import VGG
@@ -42,7 +43,7 @@ def test_embeddings_and_scores_for_any_number_of_images(kind, head, exporting):
     "name",
     [
         pytest.param(name, marks=() if name in QUICK else pytest.mark.slow)
-        for name in (*STUDY.values(), *(name for name in NAMES if name not in BACKBONES))
+        for name in (*STUDY.values(), *(name for name in NAMES if name not in (*BACKBONES, *IRESNETS)))
     ],
 )
 def test_every_network_in_onnxruntime(name, exporting):
@@ -62,10 +63,12 @@ def test_every_network_in_onnxruntime(name, exporting):
         ("onnx", ResNet((1, 1, 1, 1), bottleneck=True), 32),
         ("onnx", RegNetX((1, 2), (16, 32), 8), 16),
         ("stablehlo", RegNetX((1, 2), (16, 32), 8), 16),
+        ("onnx", IResNet((1, 1), (4, 6), 3), 16),
+        ("stablehlo", IResNet((1, 1), (4, 6), 3), 16),
         ("onnx", VGG((4, "M", 6, "M"), hidden=5), 28),
         ("onnx", VGG((4, "M", 6, "M"), hidden=5), 20),
     ],
-    ids=["resnet", "regnet", "regnet_stablehlo", "vgg", "vgg_averaged"],
+    ids=["resnet", "regnet", "regnet_stablehlo", "iresnet", "iresnet_stablehlo", "vgg", "vgg_averaged"],
 )
 def test_small_classifiers_of_every_kind(kind, model, size, exporting):
     shape = (size, size, 3)

@@ -76,15 +76,18 @@ def test_thin_weights_there_and_back(thin, thin_weights):
     assert all(counter.dtype == np.int64 and counter.shape == () and counter == 0 for counter in counters.values())
 
 
-ARCHITECTURES = set(
-    {backbone: name for name, backbone in BACKBONES.items()}.values()
-)  # of variants that share one, one
+QUICK = {  # of variants that share an architecture, one
+    *{backbone: name for name, backbone in BACKBONES.items()}.values(),
+    "iresnet18",
+}
 
 
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(name, marks=pytest.mark.slow if name in BACKBONES and name not in ARCHITECTURES else ())
+        pytest.param(
+            name, marks=pytest.mark.slow if name in (*BACKBONES, *models.IRESNETS) and name not in QUICK else ()
+        )
         for name in models.NAMES
         if name != HEAVY
     ],
