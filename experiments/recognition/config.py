@@ -20,6 +20,8 @@ from experiments.run.options import (
 from experiments.run.terminal import UserError
 
 OPEN_SETS = "glyphs|glyphs:DIRECTORY"
+# What --margin all compares: the others are one of these for some numbers, or no margin that anyone would choose.
+COMPARED = ("normface", "arcface", "cosface", "sphereface", "adaface", "curricularface")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,12 +68,18 @@ class Config(RunOptions, OptimizerOptions, MarginOptions, NetworkOptions):  # th
     """passes over the training pictures"""
     batch_size: int = 128
     """examples a step"""
-    margin: Annotated[str, tyro.conf.arg(metavar=choice(MARGINS))] = "arcface"
-    """the angular margin between a picture and its own class; --m, --m1, --m2, --m3 and --h are its numbers"""
+    margin: Annotated[str, tyro.conf.arg(metavar=choice((*MARGINS, "all")))] = "arcface"
+    """the angular margin between a picture and its own class; --m, --m1, --m2, --m3 and --h are its numbers; all
+    compares six, each with its default numbers"""
     min_norm: float = 0.0
     """shorter embeddings get the gradient of embeddings of this length; 0: exact gradients"""
     out: Path = Path("runs")
     """folder for the runs: each is in OUT/recognition/NETWORK/MARGIN/seedSEED"""
+
+    @property
+    def margins(self) -> tuple[str, ...]:
+        """The margins to train with."""
+        return COMPARED if self.margin == "all" else (self.margin,)
 
     def check(self) -> None:
         """Refuses bad options before JAX is imported.
@@ -82,9 +90,12 @@ class Config(RunOptions, OptimizerOptions, MarginOptions, NetworkOptions):  # th
         RunOptions.check(self)
         check_counts(self, ("embedding",))
         MarginOptions.check(self)
-        check_name("margin", self.margin, MARGINS)
         if self.embedding_norm and self.model.startswith("iresnet"):
             raise UserError(f"--embedding-norm is for networks without one: {self.model} ends in such a BatchNorm")
+        check_name("margin", self.margin, (*MARGINS, "all"))
+        for name in ("m", "m1", "m2", "m3", "h", "beyond"):
+            if self.margin == "all" and getattr(self, name) is not None:
+                raise UserError(f"--{name} is a number of one margin: give that with --margin, not all")
         if self.lr is not None and not (math.isfinite(self.lr) and self.lr > 0):
             raise UserError(f"--lr must be a positive number, not {self.lr}")
         if not 0 <= self.warmup < self.epochs:

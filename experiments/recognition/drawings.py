@@ -50,7 +50,7 @@ def measure(labels: Int32[np.ndarray, "N"]) -> Callable[[TrainState, Evaluation]
     def of_epoch(state: TrainState, evaluation: Evaluation) -> tuple[Line, Arrays]:
         judgement = judge(evaluation.embeddings, labels, Bootstrap())
         line = {"map_at_r": judgement.retrieval.map_at_r, "recognition": judgement.as_dict()}
-        return line, {"embeddings": evaluation.embeddings}
+        return line, {"embeddings": evaluation.embeddings, "labels": labels}
 
     return of_epoch
 

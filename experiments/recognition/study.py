@@ -12,6 +12,7 @@ import numpy as np
 from flax import linen as nn
 
 from experiments.recognition import drawings
+from experiments.recognition.comparison import compare
 from experiments.recognition.config import Config
 from experiments.recognition.judging import ENROLLED, Roles
 from experiments.recognition.optimizing import LEARNING_RATES, build_optimizers, build_schedule
@@ -32,11 +33,16 @@ from jaxnets.train import create_train_state
 
 
 def train(config: Config, invocation: Invocation) -> None:
-    """Trains on the identities that the command line names."""
+    """Trains on the identities that the command line names, with one margin after the other, and compares them."""
     dataset = load(config.data, size=config.size, skip_unreadable=config.skip_unreadable, open_set=True)
     for note in dataset.notes:  # with each font's digest in config.json
         print(f"note: {re.sub(', SHA-256 [0-9a-f]{64}', '', note)}")
-    run_all([partial(build, config, dataset)], drawings.closing_words, invocation)
+    each = [dataclasses.replace(config, margin=name) for name in config.margins]
+    run_all([partial(build, one, dataset) for one in each], drawings.closing_words, invocation)
+    if len(each) > 1:
+        folders = {one.margin: folder_of(one) for one in each}
+        stem = config.out / "recognition" / config.model / f"margins_seed{config.seed}"
+        print(compare(stem, folders, dataset.name))
 
 
 def build(config: Config, dataset: Dataset) -> Experiment:

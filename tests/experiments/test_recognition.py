@@ -13,7 +13,8 @@ from PIL import Image
 
 from experiments.recognition import study
 from experiments.recognition.__main__ import command
-from experiments.recognition.config import Config
+from experiments.recognition.comparison import compare
+from experiments.recognition.config import COMPARED, Config
 from experiments.recognition.judging import Roles
 from experiments.recognition.optimizing import build_optimizers, build_schedule
 from experiments.run import terminal
@@ -154,6 +155,7 @@ def test_other_options_are_another_run(trained, fonts, capsys):
         (("--margin", "arcfac"), "there is no margin 'arcfac'; did you mean 'arcface'?"),
         (("--margin", "cosface", "--m1", "2"), "--margin cosface takes no --m1; it takes --m"),
         (("--model", "v1_1_3"), "v1_1_3 makes 512 numbers of images of 32×32, and not 128"),
+        (("--margin", "all", "--m", "0.2"), "--m is a number of one margin: give that with --margin, not all"),
         (("--embedding", "0"), "--embedding must be 1 or more, not 0"),
         (("--warmup", "20"), "--warmup must be 0 epochs or more and less than --epochs, not 20.0"),
         (("--weight-decay", "-1"), "--weight-decay must be a finite number of 0 or more, not -1.0"),
@@ -164,6 +166,25 @@ def test_what_cannot_be_trained_is_refused_in_a_sentence(argv, words, fonts, tmp
     data = () if "--data" in argv else ("--data", f"glyphs:{fonts}")
     code, complaint = said(capsys, *argv, *data, "--out", tmp_path)
     assert code == 2 and words in complaint and complaint.count("\n") == 1
+
+
+def test_margins_are_compared_with_the_best_first(trained, tmp_path):
+    """The run, and a copy of it that claims to be better; a third came to no end."""
+    folder, _ = trained
+    better, unfinished = Folder(tmp_path / "better"), tmp_path / "unfinished"
+    shutil.copytree(folder.path, better.path)
+    summary = better.summary()
+    summary["last"]["map_at_r"] = summary["last"]["recognition"]["retrieval"]["map_at_r"] = 0.99
+    (better.path / "summary.json").write_text(json.dumps(summary))
+    told = compare(tmp_path / "m", {"a": folder.path, "b": better.path, "c": unfinished}, "glyphs").splitlines()
+    last = folder.summary()["last"]["recognition"]["retrieval"]
+    low, high = last["intervals"]["map_at_r"]
+    assert [row.split()[0] for row in told[:3]] == ["margin", "b", "a"] and told[1].split()[3] == "99.0"
+    assert f"{100 * last['map_at_r']:.1f} ({100 * low:.1f}–{100 * high:.1f})" in told[2]
+    assert "each margin with its default numbers" in told[3]
+    written = json.loads((tmp_path / "m.json").read_text())
+    assert [each["last"]["map_at_r"] for each in written["margins"]] == [0.99, last["map_at_r"]]
+    assert Config(margin="all").margins == COMPARED and (tmp_path / "m.png").stat().st_size > 10_000
 
 
 def test_an_identity_is_enrolled_by_one_picture():
