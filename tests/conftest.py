@@ -19,10 +19,10 @@ CACHE_BYTES = 4 * 2**30  # JAX's own limit would look through all files at each 
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 
 import jax
+import jaxtyping
 import pytest
-from jaxtyping import install_import_hook
 
-install_import_hook(["jaxnets", "kernels", "experiments"], "beartype.beartype")  # annotations of shapes hold
+jaxtyping.install_import_hook(["jaxnets", "kernels", "experiments"], "beartype.beartype")  # annotations of shapes hold
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -86,3 +86,11 @@ def _forget_programs():
     """Compiled programs of one file are of no use to the next, and would fill the memory of a worker."""
     yield
     jax.clear_caches()
+
+
+@pytest.fixture
+def unenforced():
+    """Without enforced annotations, so that a function's own checks of its arguments are what refuses them."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)

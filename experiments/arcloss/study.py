@@ -11,7 +11,7 @@ import jax
 from experiments.arcloss import drawings
 from experiments.arcloss.config import Config
 from experiments.arcloss.variants import VARIANTS, Adam, Sgd, Variant
-from experiments.run.experiment import Experiment, check_takes
+from experiments.run.experiment import Experiment, check_takes, recorded_data
 from experiments.run.loop import run_all
 from experiments.run.margin import build_margin, build_scale
 from experiments.run.pictures import load
@@ -77,12 +77,7 @@ def build(variant: Variant, config: Config, dataset: Dataset) -> Experiment:
             **({"subcenters": config.subcenters} if config.subcenters > 1 else {}),
             "scale": scale,
             "min_norm": config.min_norm,
-            "batch_size": plan.batch_size,
-            "steps_per_epoch": plan.steps,
-            "data": config.data,
-            "data_fingerprint": dataset.fingerprint(),
-            "image_shape": [*dataset.train.images.shape[1:]],
-            "classes": [*dataset.classes],
+            **recorded_data(config.data, dataset, plan),
         },
         epochs=config.epochs,
         plan=plan,

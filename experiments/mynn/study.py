@@ -12,7 +12,7 @@ import optax
 
 from experiments.mynn import drawings
 from experiments.mynn.config import DEFAULT_SIZE, Config
-from experiments.run.experiment import Experiment, check_takes
+from experiments.run.experiment import Experiment, check_takes, recorded_data
 from experiments.run.loop import run_all
 from experiments.run.pictures import Streamed, load, open_stream
 from experiments.run.session import Invocation
@@ -105,12 +105,7 @@ def build(name: str, config: Config, dataset: Dataset | Streamed) -> Experiment:
             "pretrained": _sha256(config.pretrained),
             **({"inputs": "imagenet"} if is_normalized else {}),
             "seed": config.seed,
-            "batch_size": plan.batch_size,
-            "steps_per_epoch": plan.steps,
-            "data": config.data,
-            "data_fingerprint": dataset.fingerprint(),
-            "image_shape": [*dataset.test.images.shape[1:]],
-            "classes": [*dataset.classes],
+            **recorded_data(config.data, dataset, plan),
         },
         epochs=config.epochs,
         plan=plan,

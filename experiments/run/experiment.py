@@ -12,9 +12,10 @@ from flax import linen as nn
 from jax.sharding import Mesh
 
 from experiments.run.folder import Arrays, Folder, Line
+from experiments.run.pictures import Streamed
 from experiments.run.terminal import as_user_error
 from jaxnets import parallel
-from jaxnets.data import Split
+from jaxnets.data import Dataset, Split
 from jaxnets.data.streaming import Stream
 from jaxnets.epochs import EpochPlan, Evaluation, Totals, train_epoch_by_call, train_epoch_by_stream
 from jaxnets.train import TrainState
@@ -56,6 +57,18 @@ class Experiment:
         if isinstance(self.train, Stream):
             return train_epoch_by_stream(state, self.train, self.plan, epoch, done=done, totals=totals)
         return train_epoch_by_call(state, self.train, self.plan, epoch, done=done, totals=totals, take=self._take)
+
+
+def recorded_data(name: str, dataset: Dataset | Streamed, plan: EpochPlan) -> dict[str, Any]:
+    """The entries of an experiment's `config` that tell its batches and its data."""
+    return {
+        "batch_size": plan.batch_size,
+        "steps_per_epoch": plan.steps,
+        "data": name,
+        "data_fingerprint": dataset.fingerprint(),
+        "image_shape": [*dataset.test.images.shape[1:]],
+        "classes": [*dataset.classes],
+    }
 
 
 def check_takes(model: nn.Module, image_shape: Sequence[int]) -> None:

@@ -4,13 +4,14 @@ import os
 from pathlib import Path
 
 from jaxnets.data.dataset import DataError, Dataset, Split
+from jaxnets.data.decoded import load_pictures
 from jaxnets.data.faces import load_faces
-from jaxnets.data.folder import find_class_folders, load_class_folders
+from jaxnets.data.folder import find_class_folders
 from jaxnets.data.glyphs import load_glyphs
 from jaxnets.data.idx import load_folder, load_mnist
 from jaxnets.data.pictures import Splits
-from jaxnets.data.records import find_records, load_records
-from jaxnets.data.tfds import find_tfds, load_tfds
+from jaxnets.data.records import find_records
+from jaxnets.data.tfds import find_tfds
 from jaxnets.data.threads import Progress
 from jaxnets.naming import nearest, quoted
 
@@ -39,15 +40,17 @@ def load(
           the test are not in training (`Dataset.open_set`);
         "tfds:NAME", "tfds:NAME/CONFIG", "tfds:NAME:VERSION": a prepared set of TensorFlow Datasets;
         "recordio:DIRECTORY": a folder of train.rec and train.idx, MXNet's format, as insightface's sets of faces have.
-      data_dir: for "tfds:" only, the folder of prepared sets in place of TFDS's own default.
+      data_dir: for "tfds:" only, the folder of prepared sets in place of TFDS's own default, which is the environment's
+        TFDS_DATA_DIR or ~/tensorflow_datasets.
       size: height and width in pixels, for "folder:" and "faces", where None is 224, "glyphs", where it is 32, and
         "tfds:" and "recordio:", where None is the size that the images have.
       skip_unreadable: leave out pictures and fonts that cannot be read, rather than refuse the set.
       on_progress: called with (done, total) while pictures are decoded or drawn.
 
     Returns:
-      The data set on the host: images [N, H, W, C] uint8, labels [N] int32. Those of "folder:" and "tfds:" are decoded
-      once, kept in the cache, and mapped into memory.
+      The data set on the host: images [N, H, W, C] uint8, labels [N] int32. Those of "folder:", "tfds:" and "recordio:"
+      are decoded once, kept in N·H·W·C bytes (see `jaxnets.data.decoded.load_pictures`), and mapped into memory. If a
+      file's name, size or time of modification changes, all of them are decoded anew.
 
     Raises:
       DataError: if there is no such set, or it is incomplete, corrupt or of another kind, in one sentence.
@@ -64,20 +67,17 @@ def load(
         return load_mnist()
     if scheme == "idx" and rest:
         return load_folder(rest)
-    if scheme == "folder" and rest:
-        return load_class_folders(
-            rest, size=224 if size is None else size, skip_unreadable=skip_unreadable, on_progress=on_progress
-        )
+    if name.startswith(STORED) and rest:
+        if scheme == "folder" and size is None:
+            size = 224
+        found = find(name, data_dir=data_dir)
+        return load_pictures(found, size=size, name=name, skip_unreadable=skip_unreadable, on_progress=on_progress)
     if name == "faces":
         return load_faces(size=224 if size is None else size)
     if name == "glyphs" or (scheme == "glyphs" and rest):
         return load_glyphs(
             rest or None, size=32 if size is None else size, skip_unreadable=skip_unreadable, on_progress=on_progress
         )
-    if scheme == "recordio" and rest:
-        return load_records(rest, size=size, skip_unreadable=skip_unreadable, on_progress=on_progress)
-    if scheme == "tfds" and rest:
-        return load_tfds(rest, data_dir=data_dir, size=size, skip_unreadable=skip_unreadable, on_progress=on_progress)
     forms = {"mnist": "mnist", "idx": "idx:DIRECTORY", "folder": "folder:PATH", "faces": "faces", "glyphs": "glyphs"}
     forms |= {"tfds": "tfds:NAME", "recordio": "recordio:DIRECTORY"}
     if _is_directory(name):

@@ -9,41 +9,13 @@ import numpy as np
 from jaxtyping import Int32
 
 from jaxnets.data.classes import count_classes, hold_out
-from jaxnets.data.dataset import DataError, Dataset
-from jaxnets.data.decoded import load_pictures
+from jaxnets.data.dataset import DataError
 from jaxnets.data.decoding import endings
 from jaxnets.data.pictures import PictureFiles, Splits
 from jaxnets.data.place import existing_folder
-from jaxnets.data.threads import Progress
 from jaxnets.naming import quoted
 
 _TEST_FOLDERS = ("test", "val")
-
-
-def load_class_folders(
-    directory: str, *, size: int, skip_unreadable: bool = False, on_progress: Progress | None = None
-) -> Dataset:
-    """The pictures of such a folder (see `find_class_folders`) as RGB of size×size (see `jaxnets.data.decoding`).
-
-    They are decoded once (see `jaxnets.data.decoded.load_pictures`) and then kept, in N·3·size² bytes, which later
-    calls map into memory. A change of any file's name, size or time of modification decodes all of them anew.
-
-    Args:
-      directory: the folder.
-      size: height and width in pixels.
-      skip_unreadable: leave out the files that cannot be read and name them in `notes`, rather than refuse the set.
-      on_progress: called with (done, total) while pictures are decoded, and not at all where they are kept already.
-
-    Raises:
-      DataError: as `find_class_folders` and `load_pictures`.
-    """
-    return load_pictures(
-        find_class_folders(directory),
-        size=size,
-        name=f"folder:{directory}",
-        skip_unreadable=skip_unreadable,
-        on_progress=on_progress,
-    )
 
 
 def find_class_folders(directory: str) -> Splits:

@@ -10,12 +10,10 @@ import numpy as np
 from jaxtyping import Int32, Int64
 
 from jaxnets.data.classes import count_classes, hold_out
-from jaxnets.data.dataset import DataError, Dataset
-from jaxnets.data.decoded import load_pictures
+from jaxnets.data.dataset import DataError
 from jaxnets.data.pictures import Encoded, Splits
 from jaxnets.data.place import existing_folder
 from jaxnets.data.recordio import Label, Reader
-from jaxnets.data.threads import Progress
 from jaxnets.naming import quoted
 
 
@@ -54,32 +52,6 @@ class RecordPictures:
 
     def __getitem__(self, index: int) -> Encoded:
         return Encoded(self.reader[int(self.keys[index])].payload, int(self.labels[index]))
-
-
-def load_records(
-    directory: str, *, size: int | None = None, skip_unreadable: bool = False, on_progress: Progress | None = None
-) -> Dataset:
-    """The pictures of such a folder (see `find_records`) as RGB.
-
-    They are decoded once (see `jaxnets.data.decoded.load_pictures`) and then kept, in N·H·W·3 bytes.
-
-    Args:
-      directory: the folder.
-      size: the height and width in pixels to which all images are scaled; None keeps the size that they have, which
-        must be the same for all.
-      skip_unreadable: leave out the records that cannot be read and name them in `notes`, rather than refuse the set.
-      on_progress: called with (done, total) while pictures are decoded, and not at all where they are kept already.
-
-    Raises:
-      DataError: as `find_records` and `load_pictures`.
-    """
-    return load_pictures(
-        find_records(directory),
-        size=size,
-        name=f"recordio:{directory}",
-        skip_unreadable=skip_unreadable,
-        on_progress=on_progress,
-    )
 
 
 def find_records(directory: str) -> Splits:

@@ -18,11 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from jaxnets.data.dataset import DataError, Dataset
-from jaxnets.data.decoded import load_pictures
+from jaxnets.data.dataset import DataError
 from jaxnets.data.pictures import Encoded, Splits
 from jaxnets.data.tfds_features import check_features
-from jaxnets.data.threads import Progress
 from jaxnets.naming import nearest, quoted
 
 # tensorflow_datasets is imported inside the functions: it is slow to import, and MNIST does without it.
@@ -31,39 +29,6 @@ _CHANNELS = (1, 3)
 
 # Sets that have no feature `label`: the path of a Boolean feature that is used in its place, and its two classes.
 _YES_OR_NO = {"celeb_a": (("attributes", "Male"), ("female", "male"))}
-
-
-def load_tfds(
-    name: str,
-    *,
-    data_dir: str | os.PathLike[str] | None = None,
-    size: int | None = None,
-    skip_unreadable: bool = False,
-    on_progress: Progress | None = None,
-) -> Dataset:
-    """Any prepared image-classification set of TFDS, greyscale or RGB (see `find_tfds`).
-
-    Its pictures are decoded once (see `jaxnets.data.decoded.load_pictures`) and then kept, in N·H·W·C bytes, which
-    later calls map into memory.
-
-    Args:
-      name: in TFDS's spelling, NAME, NAME/CONFIG, or either with :VERSION; a set of one's own too.
-      data_dir: the folder of prepared sets; by default the environment's TFDS_DATA_DIR, or ~/tensorflow_datasets.
-      size: the height and width in pixels to which all images are scaled (see `jaxnets.data.decoding.decode`); None
-        keeps the size that they have, which must be the same for all.
-      skip_unreadable: leave out the examples that cannot be read and name them in `notes`, rather than refuse the set.
-      on_progress: called with (done, total) while pictures are decoded, and not at all where they are kept already.
-
-    Raises:
-      DataError: as `find_tfds` and `load_pictures`.
-    """
-    return load_pictures(
-        find_tfds(name, data_dir=data_dir),
-        size=size,
-        name=f"tfds:{name}",
-        skip_unreadable=skip_unreadable,
-        on_progress=on_progress,
-    )
 
 
 @dataclasses.dataclass(frozen=True)
