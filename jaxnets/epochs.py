@@ -214,13 +214,24 @@ def _batches_from_host(
 
 
 def train_epoch_by_stream(
-    state: TrainState, stream: Stream, plan: EpochPlan, epoch: int, *, done: int = 0, totals: Totals | None = None
+    state: TrainState,
+    stream: Stream,
+    plan: EpochPlan,
+    epoch: int,
+    *,
+    done: int = 0,
+    totals: Totals | None = None,
+    take: Any = None,
 ) -> Iterator[tuple[TrainState, Totals, int]]:
-    """Like `train_epoch_by_call`, for pictures that are decoded when they are needed, in the order of the stream."""
+    """Like `train_epoch_by_call`, for pictures that are decoded when they are needed, in the order of the stream.
+
+    `take` replaces the jitted `take_batch`.
+    """
+    take = take or _jitted(take_batch)
     totals = _zero_beside(state, plan.steps) if totals is None else totals
     stream.restore({**stream.state(), "position": epoch * len(stream) + done * plan.batch_size})
     for taken, batch in zip(range(done + 1, plan.steps + 1), stream, strict=False):
-        state, totals = _jitted(take_batch)(state, totals, batch)
+        state, totals = take(state, totals, batch)
         yield state, totals, taken
 
 

@@ -5,15 +5,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float, Int
 
 import kernels.margin_softmax as kernel
 from jaxnets.domains import Number, check, check_count
 from jaxnets.explicit_axes import between_auto_axes, of_rows
 from jaxnets.inputs import ClassWeights, Labels, Vectors
-from jaxnets.labels import as_labels, is_class
-from jaxnets.labels import check as check_labels
+from jaxnets.labels import as_labels
 from jaxnets.margins import AdaptiveMargin, Curriculum, Margin, Statistics, Tutorial
 from kernels.margin_softmax import geometry
 from kernels.margin_softmax.geometry import directions
@@ -47,39 +45,6 @@ def cosines(embeddings: Vectors, class_weights: ClassWeights) -> Float[Array, "N
     x = jnp.asarray(embeddings)
     found: Float[Array, "N C"] = between_auto_axes(to_each, x, jnp.asarray(class_weights), out=lambda: of_rows(x))
     return found
-
-
-def dominant_centers(embeddings: Vectors, class_weights: ClassWeights, labels: Labels) -> Float[Array, "C D"]:
-    """For each class the sub-centre that is nearest to most of its embeddings; the first for a class without any.
-
-    The other sub-centres attract noisy or unusual images, and can be dropped after training: Deng et al., Sub-center
-    ArcFace: Boosting Face Recognition by Large-scale Noisy Web Faces, 2020.
-
-    Args:
-      embeddings: [N, D], of any length.
-      class_weights: [C, K, D], K sub-centres a class.
-      labels: [N], integers in [0, C). A row of label −1 counts for no class, whatever it holds.
-
-    Raises:
-      ValueError: for any other label; where labels are traced, the result is NaN instead.
-    """
-    x, w, labels = jnp.asarray(embeddings), jnp.asarray(class_weights), as_labels(labels)
-    check_labels(labels, w.shape[0])
-    centers: Array = between_auto_axes(_most_voted, x, w, labels, out=lambda: of_rows(w))
-    return centers
-
-
-def _most_voted(x: Float[Array, "N D"], w: Float[Array, "C K D"], labels: Int[Array, "N"]) -> Float[Array, "C D"]:
-    num_classes, num_centers, _ = w.shape
-    dtype = wide(x.dtype, w.dtype)
-    own = directions(jnp.take(w, labels, axis=0, mode="clip").astype(dtype))
-    to_each = jnp.einsum("nd,nkd->nk", directions(x.astype(dtype)), own, precision=jax.lax.Precision.HIGHEST)
-    # A negative index would count from the end: rows that do not count vote for a class beyond the last.
-    voted = jnp.where(is_class(labels, num_classes), labels, num_classes)
-    votes = jnp.zeros((num_classes, num_centers), jnp.int32).at[voted, to_each.argmax(axis=1)].add(1, mode="drop")
-    centers = jnp.take_along_axis(w, votes.argmax(axis=1)[:, None, None], axis=1)[:, 0]
-    is_error = (voted == num_classes) & (labels != -1)
-    return jnp.where(is_error.any(), np.nan, centers)
 
 
 def limit_gradient(embeddings: Float[Array, "N D"], min_norm: Number) -> Float[Array, "N D"]:

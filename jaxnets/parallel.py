@@ -13,7 +13,8 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array
 
 from jaxnets.data import Dataset
-from jaxnets.epochs import take_steps
+from jaxnets.epochs import take_batch, take_steps
+from jaxnets.sharded_head import ShardedMarginHead
 from kernels.platform import jit_with, quick_compilation
 
 AXIS = "data"
@@ -72,12 +73,15 @@ def place(dataset: Dataset, mesh: Mesh) -> Dataset:
 def sharded_step(step: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
     """`jaxnets.train_step` over a mesh: jitted, the state replicated, the batch split over the devices.
 
-    The result is the step on the whole batch. It raises ValueError for a batch that does not divide by the devices.
+    The result is the step on the whole batch. It raises ValueError for a batch that does not divide by the devices. A
+    state with a `ShardedMarginHead` is split over that head's mesh instead, here and in the next functions.
     """
     local = partial(step, axis_name=AXIS)
     sharded = jax.shard_map(local, mesh=mesh, in_specs=(P(), P(AXIS)), out_specs=(P(), P()))
 
     def whole(state: Any, batch: Any) -> Any:
+        if isinstance(state.head, ShardedMarginHead):
+            return step(state, batch)
         sizes = {len(leaf) for leaf in jax.tree.leaves(batch)}
         if any(size % mesh.size for size in sizes):
             raise ValueError(f"a batch of {max(sizes)} does not divide by {mesh.size} devices")
@@ -93,8 +97,27 @@ def sharded_take_steps(mesh: Mesh) -> Callable[..., Any]:
     """
 
     def take(state: Any, totals: Any, split: Any, order: Any, start: Any, *, batch_size: int, steps: int) -> Any:
-        axis_name = AXIS if batch_size % mesh.size == 0 else None
-        local = partial(take_steps, batch_size=batch_size, steps=steps, axis_name=axis_name)
+        local = partial(take_steps, batch_size=batch_size, steps=steps)
+        if isinstance(state.head, ShardedMarginHead):
+            return local(state, totals, split, order, start)
+        local = partial(local, axis_name=AXIS if batch_size % mesh.size == 0 else None)
         return jax.shard_map(local, mesh=mesh, in_specs=P(), out_specs=P())(state, totals, split, order, start)
 
     return jit_with(quick_compilation(), take, static_argnames=("batch_size", "steps"), donate_argnums=(0, 1))
+
+
+def sharded_take_batch(mesh: Mesh) -> Callable[..., Any]:
+    """`jaxnets.epochs.take_batch` over a mesh: state and totals replicated, the batch split over the devices.
+
+    A batch that does not divide by the devices is computed whole by each of them.
+    """
+
+    def take(state: Any, totals: Any, batch: Any) -> Any:
+        if isinstance(state.head, ShardedMarginHead):
+            return take_batch(state, totals, batch)
+        axis_name = AXIS if len(batch.labels) % mesh.size == 0 else None
+        specs = (P(), P(), P(axis_name))
+        local = partial(take_batch, axis_name=axis_name)
+        return jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=P())(state, totals, batch)
+
+    return jit_with(quick_compilation(), take, donate_argnums=(0, 1))

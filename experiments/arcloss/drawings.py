@@ -16,8 +16,9 @@ from jaxnets import figures
 from jaxnets.data import Dataset
 from jaxnets.epochs import Evaluation
 from jaxnets.files import write_atomically
-from jaxnets.losses import cosines, dominant_centers
+from jaxnets.losses import cosines
 from jaxnets.separability import separability
+from jaxnets.subcenters import dominant_centers
 from jaxnets.train import TrainState
 
 FRAMES = 40  # of the animation, however many epochs there are: twenty seconds

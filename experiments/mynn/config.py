@@ -85,7 +85,7 @@ class Config(RunOptions, ClassifierOptions):  # the options of the last come fir
                 f"--averaging is the share of an average that a step keeps: in [0, 1), not {self.averaging}"
             )
         is_stored = self.data.startswith(("folder:", "tfds:", "recordio:"))
-        if self.stream and (not is_stored or self.devices > 1):
-            raise UserError("--stream is for --data folder:PATH, tfds:NAME or recordio:DIRECTORY on one device")
+        if self.stream and not is_stored:
+            raise UserError("--stream is for --data folder:PATH, tfds:NAME or recordio:DIRECTORY")
         if self.pretrained is not None and self.model == "all":
             raise UserError("--pretrained holds the weights of one network: give its name with --model, not all")

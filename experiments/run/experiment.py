@@ -47,15 +47,18 @@ class Experiment:
 
     @cached_property
     def _take(self) -> Callable[..., Any] | None:
-        """Replaces `take_steps` where there are several devices."""
-        return None if self.mesh.size == 1 else parallel.sharded_take_steps(self.mesh)
+        """Replaces `take_steps`, or `take_batch` of a stream, where there are several devices."""
+        if self.mesh.size == 1:
+            return None
+        over = parallel.sharded_take_batch if isinstance(self.train, Stream) else parallel.sharded_take_steps
+        return over(self.mesh)
 
     def calls(
         self, state: TrainState, totals: Totals, epoch: int, done: int = 0
     ) -> Iterator[tuple[TrainState, Totals, int]]:
         """The rest of an epoch after `done` steps, as `jaxnets.epochs.train_epoch_by_call` yields it."""
         if isinstance(self.train, Stream):
-            return train_epoch_by_stream(state, self.train, self.plan, epoch, done=done, totals=totals)
+            return train_epoch_by_stream(state, self.train, self.plan, epoch, done=done, totals=totals, take=self._take)
         return train_epoch_by_call(state, self.train, self.plan, epoch, done=done, totals=totals, take=self._take)
 
 

@@ -4,26 +4,31 @@ Every device has the rows of all (see `shares`), sums exp(s·f(c)) over its own 
 `streamed`, and knows the target of the rows whose class it has. Both meet in one all-reduce of vectors [N], and the
 sum's gradient needs nothing from elsewhere: of a device's L_p it is exp(L_p − L) times that of L.
 
-What a step of the loss and both gradients talks about: an all-gather of embeddings [n, D], one of labels [n], the
-all-reduce of [2, N], and the reduce-scatter of the embeddings' gradient [N, D]; hard negatives take an all-reduce of
-[N] more, and class weights that are shared along another axis one of their gradient, [c, D].
+What a step of the loss and both gradients talks about: an all-gather of embeddings [n, D] in their own dtype, one of
+labels [n], the all-reduce of [2, N], and the reduce-scatter of the embeddings' gradient [N, D] in float32; hard
+negatives take an all-reduce of [N] more, and class weights that are shared along another axis one of their gradient,
+[c, D], or of the rows drawn of it.
 
-A model on paper, not a measurement, in milliseconds a step: 512 embeddings a device, N = 512·P, of D = 512 in bfloat16.
+A model on paper, not a measurement, in milliseconds a step: 512 embeddings a device, N = 512·P, of D = 512 in bfloat16;
+class weights and SGD's momentum in float32.
 
-| C   | P  | products | talk  | products, sample=0.1 | W and dW, GB a device |
-|-----|----|----------|-------|----------------------|-----------------------|
-| 1e6 | 8  | 2.65     | 0.025 | 0.265                | 0.256                 |
-| 1e6 | 64 | 2.65     | 1.99  | 2.65                 | 0.032                 |
-| 1e7 | 8  | 26.5     | 0.025 | 2.65                 | 2.56                  |
-| 1e7 | 64 | 26.5     | 1.99  | 5.57                 | 0.32                  |
-| 1e8 | 8  | 265      | 0.025 | 26.5                 | 25.6                  |
-| 1e8 | 64 | 265      | 1.99  | 26.5                 | 3.2                   |
+| C   | P  | products | talk  | products, sample=0.1 | update | W, dW, momentum, GB a device |
+|-----|----|----------|-------|----------------------|--------|------------------------------|
+| 1e6 | 8  | 2.65     | 0.025 | 0.371                | 0.357  | 0.768                        |
+| 1e6 | 64 | 2.65     | 1.99  | 2.65                 | 0.0447 | 0.096                        |
+| 1e7 | 8  | 26.5     | 0.025 | 2.80                 | 3.57   | 7.68                         |
+| 1e7 | 64 | 26.5     | 1.99  | 8.38                 | 0.447  | 0.96                         |
+| 1e8 | 8  | 265      | 0.025 | 26.8                 | 35.7   | 76.8                         |
+| 1e8 | 64 | 265      | 1.99  | 32.6                 | 4.47   | 9.6                          |
 
 Products are 8·N·c·D operations, c = C/P, at 790 TFLOP/s: two for the cosines, which are made twice, and two for each
-gradient. Talk is (P − 1)/P · N · (2·D + 4·D + 4 + 2·8) bytes at 450 GB/s within eight devices and 50 GB/s a device
-beyond, without latencies. Left out is what overlaps: reading W twice and writing dW, 6·c·D bytes at 4.3 TB/s, 3 % of
-the products' time on 8 devices. Products and talk both go as the number of embeddings a device brings. So products
-decide, but across nodes for few classes. A sample keeps N classes at least: at C = 1e6 on 64 devices that is all.
+gradient; with a sample, of `negative_sampling.room` classes. Talk is (P − 1)/P · N · (2·D + 4·D + 4 + 2·8) bytes at
+450 GB/s within eight devices and 50 GB/s a device beyond, without latencies. The update is 24·c·D bytes at 4.3 TB/s: dW
+made zero and read, momentum and W read and written. A sample does not lessen it, for the optimiser moves all class
+weights; on 8 devices it then takes longer than the products. Left out is what overlaps: reading W twice and writing dW
+in the kernel. Products and talk both go as the number of embeddings a device brings. So without a sample products
+decide, but across nodes for few classes. A sample has room for a class of each row: at C = 1e6 on 64 devices that is
+all.
 """
 
 import functools

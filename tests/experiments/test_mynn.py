@@ -215,6 +215,17 @@ def test_a_stream_goes_on_at_the_very_picture_where_it_stopped(pictures, tmp_pat
     np.testing.assert_array_equal(evaluate(state, experiment.test, 8).embeddings, folder.arrays(2)["scores"])
 
 
+@pytest.mark.slow
+def test_a_stream_trains_on_several_devices(pictures, tmp_path):
+    """As on one, within rounding."""
+    losses = []
+    for devices in (1, 2):
+        streamed = config(pictures, tmp_path / str(devices), stream=True, devices=devices, epochs=1, batch_size=14)
+        command(streamed)
+        losses.append(Folder(study.folder_of(streamed, "mynn")).arrays(1)["step_losses"])
+    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-4)
+
+
 def test_a_set_that_does_not_fit_stays_on_the_host_and_trains_to_the_same_bits(pictures, tmp_path, monkeypatch):
     fits = config(pictures, tmp_path / "fits")
     command(fits)
@@ -286,7 +297,7 @@ def test_pictures_are_looked_through_before_they_are_streamed(pictures, tmp_path
             ["--averaging", "1", "--size", "16"],
             "averaging is the share of an average that a step keeps: in [0, 1), not 1.0",
         ),
-        (["--stream"], "--stream is for --data folder:PATH, tfds:NAME or recordio:DIRECTORY on one device"),
+        (["--stream"], "--stream is for --data folder:PATH, tfds:NAME or recordio:DIRECTORY"),
         (["--devices", "99", "--size", "16"], "99 devices were asked for"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

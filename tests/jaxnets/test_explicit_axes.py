@@ -7,8 +7,8 @@ import pytest
 from jax.sharding import AxisType
 
 from jaxnets import ArcFace, MarginHead
-from jaxnets.losses import dominant_centers
 from jaxnets.margins import CurricularFace
+from jaxnets.subcenters import dominant_centers
 
 N, C, K, D = 8, 12, 3, 4
 

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from jaxnets import ArcFace, CosFace, MarginHead, ScoresHead, Tutorial, adacos_scale, margin_softmax_loss
-from jaxnets.losses import cosines, dominant_centers
+from jaxnets.losses import cosines
 from jaxnets.margins import AdaFace, CurricularFace
+from jaxnets.subcenters import dominant_centers
 
 
 def test_tutorial_is_the_loss_that_its_write_ups_compute():

@@ -24,7 +24,9 @@ from jaxnets import (
     sgd,
     train_step,
 )
+from jaxnets.epochs import EpochPlan, train_epoch_by_call
 from jaxnets.models.layers import BatchNorm
+from jaxnets.parallel import sharded_take_steps
 
 C, D, N = 13, 6, 16  # of 4 devices the last one has padding, and so have two of 8
 NET, HEAD = sgd(0.1, 0.9), optax.chain(optax.clip_by_global_norm(0.05), adam(0.1))
@@ -198,6 +200,22 @@ def test_evaluation_equals_that_of_one_device(trained):
             np.testing.assert_array_equal(got.predictions, want.predictions)
             for a, b in zip(got[:2], want[:2], strict=True):
                 np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-12)
+
+
+@pytest.mark.slow
+def test_whole_epochs_equal_those_of_one_device(trained):
+    """By the functions that take other heads over a mesh too."""
+    first, _, _ = trained
+    split, plan = batch_of(), EpochPlan.of(N, N // 2)
+    with jax.enable_x64(True):
+        ends = []
+        for state, take in ((first, sharded_take_steps(first.head.mesh)), (on_one_device(first), None)):
+            calls = train_epoch_by_call(jax.tree.map(jnp.copy, state), jax.device_put(split), plan, 0, take=take)
+            *_, (state, totals, done) = calls
+            ends.append((state, np.asarray(totals.losses), int(totals.examples), done))
+        assert_equal(ends[0][0], ends[1][0])
+        np.testing.assert_allclose(ends[0][1], ends[1][1], rtol=1e-6)  # which are kept in float32
+        assert ends[0][2:] == ends[1][2:] == (N - 1, 2)
 
 
 @pytest.mark.slow

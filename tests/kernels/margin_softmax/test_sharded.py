@@ -13,7 +13,7 @@ from jax import P
 from jax.sharding import Mesh
 
 from kernels.margin_softmax import HardNegatives, gather_rows, margin_softmax, sharded, sharded_margin_softmax
-from kernels.margin_softmax.negative_sampling import sampled
+from kernels.margin_softmax.negative_sampling import room, sampled
 
 COLLECTIVES = re.compile(r" (all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute)(?:-start)?\(")
 
@@ -34,10 +34,14 @@ def losses_over(shape, rows, classes, out, **options):
     return jax.shard_map(losses, mesh=mesh, in_specs=(rows, P(classes), rows), out_specs=out)
 
 
-def compiled(losses, n, c, d, gradients):
+def lowered(losses, n, c, d, gradients):
     total = jax.value_and_grad(lambda x, w, labels: losses(x, w, labels).sum(), (0, 1))
     x, w = jax.ShapeDtypeStruct((n, d), jnp.bfloat16), jax.ShapeDtypeStruct((c, d), jnp.bfloat16)
-    return jax.jit(total if gradients else losses).lower(x, w, jax.ShapeDtypeStruct((n,), jnp.int32)).compile()
+    return jax.jit(total if gradients else losses).lower(x, w, jax.ShapeDtypeStruct((n,), jnp.int32))
+
+
+def compiled(*arguments, **how):
+    return lowered(*arguments, **how).compile()
 
 
 BOTH = P(("data", "class"))
@@ -183,9 +187,19 @@ def test_the_model_on_paper():
     rows = [[float(cell) for cell in line.split("|")[1:-1]] for line in sharded.__doc__.splitlines() if "| 1e" in line]
     assert [row[:2] for row in rows] == [[c, p] for c in (1e6, 1e7, 1e8) for p in (8, 64)]
     for num_classes, devices, *cells in rows:
-        n, d, c = 512 * devices, 512, math.ceil(num_classes / devices)
+        n, d, c = int(512 * devices), 512, math.ceil(num_classes / devices)
         products = 8 * n * c * d / 790e12
         talk = (devices - 1) / devices * n * (2 * d + 4 * d + 4 + 16) / (450e9 if devices <= 8 else 50e9)
-        kept = min(max(math.ceil(c / 10), n), c)
-        memory = 2 * c * d * 2
-        assert cells == pytest.approx([1e3 * products, 1e3 * talk, 1e3 * products * kept / c, memory / 1e9], rel=0.02)
+        of_sample = products * room(0.1, n, c) / c
+        update = 24 * c * d / 4.3e12
+        milliseconds = [1e3 * seconds for seconds in (products, talk, of_sample, update)]
+        assert cells == pytest.approx([*milliseconds, 12 * c * d / 1e9], rel=0.02)
+
+
+def test_embeddings_travel_in_bfloat16_and_their_gradient_in_float32():
+    """In StableHLO, as accelerators get it. (Compiled for a CPU, which has no bfloat16, both are float32.)"""
+    losses = losses_over((1, 8), P("class"), "class", P(), margin=_margin, scale=30.0)
+    text = lowered(losses, 16, 40, 6, gradients=True).as_text()
+    gathered = re.findall(r'"stablehlo.all_gather".*?-> tensor<(\w+)>', text)
+    scattered = re.findall(r'"stablehlo.reduce_scatter".*?-> tensor<(\w+)>', text, re.DOTALL)
+    assert sorted(gathered) == ["16x6xbf16", "16xi32"] and scattered == ["2x6xf32"]
