@@ -7,6 +7,10 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
+from experiments import predict
+from experiments.arcloss.__main__ import command as train
+from experiments.arcloss.config import Config as Training
+from experiments.run import terminal
 from jaxnets import load
 
 
@@ -62,3 +66,56 @@ def kept_pictures(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def _own_kept_pictures(kept_pictures, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(kept_pictures))
+
+
+@pytest.fixture(scope="session")
+def v0_run(digits, kept_pictures, tmp_path_factory):
+    """The folder of v0 after one epoch of two steps; read only."""
+    out = tmp_path_factory.mktemp("run")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(kept_pictures))
+        train(Training(variant="v0", epochs=1, batch_size=80, data=f"idx:{digits}", out=out))
+    return out / "arcloss" / "v0" / "seed0"
+
+
+@pytest.fixture(scope="session")
+def images(digits):
+    return load(f"idx:{digits}").test.images
+
+
+@pytest.fixture
+def digit(images):
+    """A 7, white on black."""
+    return images[0, :, :, 0]
+
+
+@pytest.fixture
+def predict_says(capsys):
+    """Predicts in this process: a command line → its exit code, output and complaints."""
+
+    def said(*argv):
+        code = 0
+        try:
+            words = [str(word) for word in argv]
+            terminal.main(lambda: predict.command(terminal.parse(predict.Config, "predict", words)))
+        except SystemExit as stop:
+            code = stop.code
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return said
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory):
+    """Forty pictures of 16×16 in two classes that their brightness tells apart, in class folders."""
+    root = tmp_path_factory.mktemp("pictures")
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 14), ("test", 6)):
+        for name, level in (("dark", 40), ("light", 200)):
+            folder = root / split / name
+            folder.mkdir(parents=True)
+            for i in range(count):
+                pixels = rng.integers(level - 30, level + 30, (16, 16, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / f"{i}.png")
+    return root

@@ -1,9 +1,11 @@
-"""Figures of long runs."""
+"""Figures of long runs, and the words in them."""
 
 import subprocess
 import sys
 
 import pytest
+
+from experiments.mynn.drawings import title_of
 
 # Draws a run of so many epochs from what its folder keeps, and prints the most memory it held, in MiB.
 DRAW = """
@@ -39,3 +41,15 @@ def test_memory_does_not_grow_with_the_epochs(tmp_path):
         assert drawn.returncode == 0, drawn.stderr
         held.append(int(drawn.stdout))
     assert held[1] - held[0] < 100, held
+
+
+@pytest.mark.parametrize(
+    ("data", "title"),
+    [
+        ("faces", "drawn faces, not photographs"),
+        ("folder:/a/long/way/to/photographs/", "photographs"),
+        ("tfds:celeb_a", "tfds:celeb_a"),
+    ],
+)
+def test_what_the_data_are_called_in_pictures(data, title):
+    assert title_of(data) == title

@@ -15,7 +15,7 @@ from experiments.mynn import config as options
 from experiments.mynn import study
 from experiments.mynn.__main__ import command
 from experiments.mynn.config import Config
-from experiments.mynn.drawings import contender, title_of
+from experiments.mynn.drawings import contender
 from experiments.run import terminal
 from experiments.run.folder import Folder
 from experiments.run.pictures import open_stream
@@ -28,21 +28,6 @@ from jaxnets.epochs import train_epoch_by_stream
 from jaxnets.torch_weights import from_torch, save
 
 SIZE = 16
-
-
-@pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
-    """Forty pictures of two classes that their brightness tells apart, in class folders."""
-    root = tmp_path_factory.mktemp("pictures")
-    rng = np.random.default_rng(0)
-    for split, count in (("train", 14), ("test", 6)):
-        for name, level in (("dark", 40), ("light", 200)):
-            folder = root / split / name
-            folder.mkdir(parents=True)
-            for i in range(count):
-                pixels = rng.integers(level - 30, level + 30, (SIZE, SIZE, 3), dtype=np.uint8)
-                Image.fromarray(pixels).save(folder / f"{i}.png")
-    return root
 
 
 def config(pictures, out, **changes):
@@ -313,18 +298,6 @@ def test_drawn_faces_are_said_to_be_drawings(tmp_path, capsys):
     first, *_, ended, _, _ = capsys.readouterr().out.splitlines()
     assert first.startswith("note: These faces are drawings made by this program, not photographs")
     assert ended.startswith("mynn on drawn faces, not photographs: test accuracy ")
-
-
-@pytest.mark.parametrize(
-    ("data", "title"),
-    [
-        ("faces", "drawn faces, not photographs"),
-        ("folder:/a/long/way/to/photographs/", "photographs"),
-        ("tfds:celeb_a", "tfds:celeb_a"),
-    ],
-)
-def test_what_the_data_are_called_in_pictures(data, title):
-    assert title_of(data) == title
 
 
 def test_the_epoch_that_compiles_is_not_timed_where_there_are_others(run_once):

@@ -11,47 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments import predict
-from experiments.arcloss.__main__ import command as train
-from experiments.arcloss.config import Config as Training
 from experiments.run import terminal
 from experiments.trained import pictures, predictions
 from experiments.trained.network import expects_imagenet
-from jaxnets import checkpoint, create, data, torch_weights
+from jaxnets import checkpoint, create, torch_weights
 from jaxnets.losses import cosines
-
-SHAPE = (28, 28, 1)
-
-
-@pytest.fixture(scope="module")
-def run(digits, tmp_path_factory):
-    """v0 after one epoch of two steps."""
-    out = tmp_path_factory.mktemp("run")
-    train(Training(variant="v0", epochs=1, batch_size=80, data=f"idx:{digits}", out=out))
-    return out / "arcloss" / "v0" / "seed0"
-
-
-@pytest.fixture(scope="module")
-def images(digits):
-    return data.load(f"idx:{digits}").test.images
-
-
-@pytest.fixture
-def digit(images):
-    """A 7, white on black."""
-    return images[0, :, :, 0]
-
-
-def said(capsys, *argv):
-    """The exit code, the output and the complaints of a command line."""
-    code = 0
-    try:
-        words = [str(word) for word in argv]
-        terminal.main(lambda: predict.command(terminal.parse(predict.Config, "predict", words)))
-    except SystemExit as stop:
-        code = stop.code
-    captured = capsys.readouterr()
-    return code, captured.out, captured.err
 
 
 def table(out):
@@ -59,15 +23,15 @@ def table(out):
     return names, rows
 
 
-def test_predictions_are_those_of_training(run, images, tmp_path, capsys):
+def test_predictions_are_those_of_training(v0_run, images, tmp_path, predict_says):
     """Against the embeddings and class weights that the run itself wrote down."""
     paths = [tmp_path / f"{i}.png" for i in range(12)]
     for path, image in zip(paths, images, strict=False):
         Image.fromarray(image[:, :, 0]).save(path)
-    code, out, _ = said(capsys, run, *paths, "--top", 3)
+    code, out, _ = predict_says(v0_run, *paths, "--top", 3)
     names, rows = table(out)
     assert code == 0 and names == ["image", "rank", "class", "cosine", "angle"]
-    with np.load(run / "epochs" / "0001.npz") as kept:
+    with np.load(v0_run / "epochs" / "0001.npz") as kept:
         recorded = np.asarray(cosines(kept["embeddings"], kept["class_weights"]))
     wanted = [(path, i, rank) for i, path in enumerate(paths) for rank in (1, 2, 3)]
     assert len(rows) == len(wanted) == 36
@@ -79,124 +43,43 @@ def test_predictions_are_those_of_training(run, images, tmp_path, capsys):
         assert float(row[4]) == pytest.approx(np.degrees(np.arccos(cosine)), abs=0.1)
 
 
-def test_batches_of_one_size_give_what_one_batch_gives(run, images, tmp_path, capsys, monkeypatch):
+def test_batches_of_one_size_give_what_one_batch_gives(v0_run, images, tmp_path, predict_says, monkeypatch):
     paths = [tmp_path / f"{i}.png" for i in range(10)]
     for path, image in zip(paths, images, strict=False):
         Image.fromarray(image[:, :, 0]).save(path)
-    _, whole, _ = said(capsys, run, *paths)
+    _, whole, _ = predict_says(v0_run, *paths)
     monkeypatch.setattr(predictions, "BATCH", 4)
-    _, in_batches, _ = said(capsys, run, *paths)
+    _, in_batches, _ = predict_says(v0_run, *paths)
     (_, whole), (_, in_batches) = table(whole), table(in_batches)
     assert [row[:3] for row in whole] == [row[:3] for row in in_batches]
     np.testing.assert_allclose(*([float(row[3]) for row in rows] for rows in (whole, in_batches)), atol=2e-4)
 
 
-def rotated(image, path):
-    exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned a quarter to the right when it is shown
-    image.transpose(Image.Transpose.ROTATE_90).save(path, exif=exif)
-
-
-def cmyk(image, path):
-    black = Image.fromarray(255 - np.asarray(image))
-    nothing = Image.new("L", image.size)
-    Image.merge("CMYK", (nothing, nothing, nothing, black)).save(path)
-
-
-def behind_glass(image, path):
-    """Transparent where the digit is: it shows as white."""
-    Image.merge("LA", (Image.new("L", image.size), Image.fromarray(255 - np.asarray(image)))).save(path)
-
-
-LOSSLESS = {
-    "grey.png": lambda image, path: image.save(path),
-    "rgb.bmp": lambda image, path: image.convert("RGB").save(path),
-    "rgba.png": lambda image, path: image.convert("RGBA").save(path),
-    "palette.png": lambda image, path: image.convert("P").save(path),
-    "palette.gif": lambda image, path: image.save(path),
-    "sixteen.png": lambda image, path: Image.fromarray(np.asarray(image).astype(np.uint16) * 257).save(path),
-    "sixteen.tiff": lambda image, path: Image.fromarray(np.asarray(image).astype(">u2") * 257).save(path),
-    "thirty_two.tiff": lambda image, path: Image.fromarray(np.asarray(image).astype(np.int32) * 257).save(path),
-    "cmyk.tiff": cmyk,
-    "rotated.png": rotated,
-    "transparent.png": behind_glass,
-    "no_ending": lambda image, path: image.save(path, "PNG"),
-}
-
-
-@pytest.mark.parametrize("name", LOSSLESS)
-def test_a_digit_keeps_its_pixels_in_every_format(name, digit, tmp_path):
-    LOSSLESS[name](Image.fromarray(digit), tmp_path / name)
-    np.testing.assert_array_equal(pictures.read(tmp_path / name, SHAPE)[:, :, 0], digit)
-
-
-def test_formats_are_what_their_names_say(digit, tmp_path):
-    modes = {"palette.png": "P", "sixteen.png": "I;16", "thirty_two.tiff": "I", "cmyk.tiff": "CMYK", "rgba.png": "RGBA"}
-    for name, mode in modes.items():
-        LOSSLESS[name](Image.fromarray(digit), tmp_path / name)
-        with Image.open(tmp_path / name) as image:
-            assert image.mode == mode
-
-
-def test_one_digit_in_many_formats_is_one_prediction(run, digit, tmp_path, capsys):
-    image = Image.fromarray(digit)
-    for name, save in LOSSLESS.items():
-        save(image, tmp_path / name)
-    image.save(tmp_path / "lossy.jpg", quality=97)
-    image.convert("CMYK").save(tmp_path / "cmyk.jpg", quality=97)
-    code, out, err = said(capsys, run, *sorted(tmp_path.iterdir()), "--top", 1)
-    _, rows = table(out)
-    assert code == 0 and not err and len(rows) == len(LOSSLESS) + 2
-    assert len({tuple(row[2:]) for row in rows if not row[0].endswith(".jpg")}) == 1
-    assert len({row[2] for row in rows}) == 1
-    assert np.ptp([float(row[3]) for row in rows]) < 0.02
-
-
-def test_pictures_of_other_sizes_and_colours_are_scaled_and_converted(tmp_path):
-    halves = np.zeros((90, 200, 3), np.uint8)
-    halves[:, 100:] = (10, 200, 30)
-    Image.fromarray(halves).save(tmp_path / "halves.png")
-    colours = pictures.read(tmp_path / "halves.png", (12, 12, 3))
-    np.testing.assert_array_equal(colours[:, :5], 0)
-    np.testing.assert_array_equal(colours[:, 7:], np.broadcast_to(np.uint8([10, 200, 30]), (12, 5, 3)))
-    grey = pictures.read(tmp_path / "halves.png", (12, 20, 1))
-    np.testing.assert_array_equal(grey[:, :9], 0)
-    np.testing.assert_allclose(grey[:, 11:], 0.299 * 10 + 0.587 * 200 + 0.114 * 30, atol=1)  # ITU-R 601
-
-
-def test_what_is_transparent_is_white(tmp_path):
-    image = np.zeros((28, 28, 4), np.uint8)
-    image[:, 14:] = (0, 0, 0, 255)
-    Image.fromarray(image).save(tmp_path / "half.png")
-    pixels = pictures.read(tmp_path / "half.png", SHAPE)
-    assert (pixels[:, :14] == 255).all() and (pixels[:, 14:] == 0).all()
-
-
-def test_dark_on_light_is_said_and_turned_only_when_asked(run, digit, tmp_path, capsys):
+def test_dark_on_light_is_said_and_turned_only_when_asked(v0_run, digit, tmp_path, predict_says):
     Image.fromarray(digit).save(tmp_path / "light.png")
     Image.fromarray(255 - digit).save(tmp_path / "dark.png")
-    code, as_it_is, err = said(capsys, run, tmp_path / "light.png")
+    code, as_it_is, err = predict_says(v0_run, tmp_path / "light.png")
     assert code == 0 and "dark on light" not in err
-    code, out, err = said(capsys, run, tmp_path / "dark.png", tmp_path / "light.png", tmp_path / "dark.png")
+    code, out, err = predict_says(v0_run, tmp_path / "dark.png", tmp_path / "light.png", tmp_path / "dark.png")
     assert code == 0 and err.startswith(f"note: {tmp_path / 'dark.png'} and 1 more look dark on light, ")
     assert err.splitlines()[0].endswith("try with --invert")
     assert table(out)[1][0][2:] != table(as_it_is)[1][0][2:]
-    code, turned, err = said(capsys, run, tmp_path / "dark.png", "--invert")
+    code, turned, err = predict_says(v0_run, tmp_path / "dark.png", "--invert")
     assert code == 0 and "dark on light" not in err
     assert [row[1:] for row in table(turned)[1]] == [row[1:] for row in table(as_it_is)[1]]
-    assert "try without --invert\n" in said(capsys, run, tmp_path / "light.png", "--invert")[2]
+    assert "try without --invert\n" in predict_says(v0_run, tmp_path / "light.png", "--invert")[2]
 
 
-def test_pale_pictures_are_said_and_stretched_only_when_asked(run, digit, tmp_path, capsys):
+def test_pale_pictures_are_said_and_stretched_only_when_asked(v0_run, digit, tmp_path, predict_says):
     """One of which two hundredths are brighter than the rest keeps its order of shades, and gets the whole range."""
     Image.fromarray(digit).save(tmp_path / "full.png")
     pale = np.uint8(np.rint(100 + digit / 255 * 51))
     Image.fromarray(pale).save(tmp_path / "pale.png")
-    _, of_full, err = said(capsys, run, tmp_path / "full.png")
+    _, of_full, err = predict_says(v0_run, tmp_path / "full.png")
     assert "range from black to white" not in err
-    code, as_it_is, err = said(capsys, run, tmp_path / "pale.png")
+    code, as_it_is, err = predict_says(v0_run, tmp_path / "pale.png")
     assert code == 0 and f"note: {tmp_path / 'pale.png'} uses less than half of the range from black to white" in err
-    code, stretched, err = said(capsys, run, tmp_path / "pale.png", "--stretch")
+    code, stretched, err = predict_says(v0_run, tmp_path / "pale.png", "--stretch")
     assert code == 0 and "range from black to white" not in err and stretched != as_it_is
     cosines = [float(table(out)[1][0][3]) for out in (of_full, stretched)]
     assert cosines[0] == pytest.approx(cosines[1], abs=0.01)
@@ -205,7 +88,7 @@ def test_pale_pictures_are_said_and_stretched_only_when_asked(run, digit, tmp_pa
     np.testing.assert_array_equal(pictures.stretched(grey), grey)
 
 
-def test_two_near_classes_are_called_uncertain(tmp_path, capsys):
+def test_two_near_classes_are_called_uncertain():
     """Cosines of angles 40° and 44° are near, 40° and 46° are not; for classifiers, probabilities below 0.6."""
     cosines = np.cos(np.radians([[40.0, 44.0, 90.0], [40.0, 46.0, 47.0]]))
     logits = np.log([[0.59, 0.41, 0.0001], [0.61, 0.38, 0.01]])
@@ -215,9 +98,9 @@ def test_two_near_classes_are_called_uncertain(tmp_path, capsys):
     assert predictions._uncertain(cosines[:, :1], probabilities[:, :1], True).tolist() == [False, False]
 
 
-def test_weights_that_are_not_finite_are_refused(run, digit, tmp_path, capsys):
+def test_weights_that_are_not_finite_are_refused(v0_run, digit, tmp_path, predict_says):
     Image.fromarray(digit).save(tmp_path / "7.png")
-    _, tree = checkpoint.restore(run / "checkpoints" / "best")
+    _, tree = checkpoint.restore(v0_run / "checkpoints" / "best")
     net = tree["params"]["net"]
     first = next(iter(net))
     net[first] = jax.tree.map(
@@ -225,7 +108,7 @@ def test_weights_that_are_not_finite_are_refused(run, digit, tmp_path, capsys):
     )
     variables = {"params": net, "batch_stats": tree["batch_stats"], "head": tree["params"]["head"]}
     torch_weights.save(tmp_path / "nan.safetensors", "v0", variables)
-    code, out, err = said(capsys, tmp_path / "nan.safetensors", tmp_path / "7.png", "--model", "v0")
+    code, out, err = predict_says(tmp_path / "nan.safetensors", tmp_path / "7.png", "--model", "v0")
     assert code == 2 and not out and err.count("\n") == 1
     assert err.startswith(f"error: {tmp_path / 'nan.safetensors'} holds numbers that are not finite, in ")
 
@@ -248,76 +131,14 @@ def test_imagenets_mean_is_for_what_tells_a_thousand_classes():
         )
 
 
-def test_a_person_gets_a_table(run, digit, tmp_path, capsys, monkeypatch):
+def test_a_person_gets_a_table(v0_run, digit, tmp_path, predict_says, monkeypatch):
     monkeypatch.setenv("FORCE_COLOR", "1")
     Image.fromarray(digit).save(tmp_path / "7.png")
-    code, out, _ = said(capsys, run, tmp_path / "7.png")
+    code, out, _ = predict_says(v0_run, tmp_path / "7.png")
     lines = re.sub(r"\x1b\[[0-9;]*m", "", out).splitlines()
     assert code == 0 and "\t" not in out
-    assert "".join(lines).startswith(f"v0 from the best state of {run}, after 2 steps")
+    assert "".join(lines).startswith(f"v0 from the best state of {v0_run}, after 2 steps")
     assert sum(line.rstrip().endswith("°") for line in lines) == 2
-
-
-def damaged(tmp_path, digit, name, share):
-    """A picture of which only the first part is there."""
-    rng = np.random.default_rng(0)
-    Image.fromarray(rng.integers(0, 256, (100, 100, 3), np.uint8)).save(tmp_path / name)
-    content = (tmp_path / name).read_bytes()
-    (tmp_path / name).write_bytes(content[: int(len(content) * share)])
-
-
-REFUSED = {
-    "missing.png": (lambda tmp_path, digit: None, "cannot be read (No such file or directory)"),
-    "empty.png": (lambda tmp_path, digit: (tmp_path / "empty.png").touch(), "is empty"),
-    "folder": (lambda tmp_path, digit: (tmp_path / "folder").mkdir(), "is a folder: name the pictures in it"),
-    "text.png": (lambda tmp_path, digit: (tmp_path / "text.png").write_text("seven"), "is no picture"),
-    "cut.png": (
-        lambda tmp_path, digit: damaged(tmp_path, digit, "cut.png", 0.5),
-        "is damaged, or not all of it is there",
-    ),
-    "cut.jpg": (
-        lambda tmp_path, digit: damaged(tmp_path, digit, "cut.jpg", 0.5),
-        "is damaged, or not all of it is there",
-    ),
-    "cut.gif": (
-        lambda tmp_path, digit: damaged(tmp_path, digit, "cut.gif", 0.5),
-        "is damaged, or not all of it is there",
-    ),
-    "cut.tiff": (lambda tmp_path, digit: damaged(tmp_path, digit, "cut.tiff", 0.5), "is "),
-    "head.png": (lambda tmp_path, digit: damaged(tmp_path, digit, "head.png", 0.0004), "is no picture"),
-    "float.tiff": (
-        lambda tmp_path, digit: Image.fromarray(digit / np.float32(255)).save(tmp_path / "float.tiff"),
-        "has pixels that are negative, fractions or of 32 bits",
-    ),
-    "large.tiff": (
-        lambda tmp_path, digit: Image.fromarray(digit.astype(np.int32) * 1000).save(tmp_path / "large.tiff"),
-        "has pixels that are negative, fractions or of 32 bits",
-    ),
-    "lab.tiff": (
-        lambda tmp_path, digit: Image.new("LAB", (28, 28)).save(tmp_path / "lab.tiff"),
-        "has colours that cannot be converted (LAB)",
-    ),
-}
-
-
-@pytest.mark.parametrize("name", REFUSED)
-def test_what_is_no_picture_is_refused_in_one_sentence(name, run, digit, tmp_path, capsys):
-    make, words = REFUSED[name]
-    make(tmp_path, digit)
-    Image.fromarray(digit).save(tmp_path / "good.png")
-    code, out, err = said(capsys, run, tmp_path / "good.png", tmp_path / name)
-    assert code == 2 and not out and err.count("\n") == 1
-    assert err.startswith(f"error: {tmp_path / name}") and words in err
-
-
-def test_a_picture_that_would_fill_the_memory(run, digit, tmp_path, capsys, monkeypatch):
-    Image.fromarray(digit).save(tmp_path / "bomb.png")
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 300)
-    code, out, err = said(capsys, run, tmp_path / "bomb.png")
-    assert code == 2 and not out
-    assert err == (f"error: {tmp_path / 'bomb.png'} claims more pixels than fit into the memory; make it smaller.\n")
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500)  # more than which Pillow warns of, and large photographs have
-    assert said(capsys, run, tmp_path / "bomb.png")[0] == 0
 
 
 def spoilt(run, tmp_path, content):
@@ -344,40 +165,40 @@ def spoilt(run, tmp_path, content):
     ],
     ids=["nowhere", "parent", "broken", "other", "model", "top", "no_model", "no_weights", "unknown"],
 )
-def test_what_is_no_trained_network_is_refused_in_one_sentence(argv, words, run, digit, tmp_path, capsys):
+def test_what_is_no_trained_network_is_refused_in_one_sentence(argv, words, v0_run, digit, tmp_path, predict_says):
     Image.fromarray(digit).save(tmp_path / "7.png")
-    first, *rest = argv(run, tmp_path)
-    code, out, err = said(capsys, first, tmp_path / "7.png", *rest)
-    words = f"error: {run.parent} is no run's folder" if words == "seed0's parent" else words
+    first, *rest = argv(v0_run, tmp_path)
+    code, out, err = predict_says(first, tmp_path / "7.png", *rest)
+    words = f"error: {v0_run.parent} is no run's folder" if words == "seed0's parent" else words
     assert code == 2 and not out and err.count("\n") == 1 and words in err
-    assert said(capsys, run)[0] == 2  # and no picture at all
+    assert predict_says(v0_run)[0] == 2  # and no picture at all
 
 
-def test_a_run_without_a_checkpoint_and_one_without_its_data(run, digit, tmp_path, capsys):
+def test_a_run_without_a_checkpoint_and_one_without_its_data(v0_run, digit, tmp_path, predict_says):
     Image.fromarray(digit).save(tmp_path / "7.png")
-    _, out, _ = said(capsys, run, tmp_path / "7.png")
+    _, out, _ = predict_says(v0_run, tmp_path / "7.png")
     copy = tmp_path / "copy"
-    shutil.copytree(run, copy)
+    shutil.copytree(v0_run, copy)
     text = (copy / "config.json").read_text()
     (copy / "config.json").write_text(re.sub(r'"idx:[^"]*"', '"idx:/nowhere"', text))
-    assert said(capsys, copy, tmp_path / "7.png")[1] == out
+    assert predict_says(copy, tmp_path / "7.png")[1] == out
     shutil.rmtree(copy / "checkpoints" / "best")
-    assert said(capsys, copy, tmp_path / "7.png")[1] == out  # the last state is the same one here
+    assert predict_says(copy, tmp_path / "7.png")[1] == out  # the last state is the same one here
     shutil.rmtree(copy / "checkpoints" / "last")
-    code, _, err = said(capsys, copy, tmp_path / "7.png")
+    code, _, err = predict_says(copy, tmp_path / "7.png")
     assert code == 2 and err == f"error: {copy} has no best or last checkpoint yet: the run did not come so far\n"
 
 
-def test_a_weights_file_with_and_without_class_weights(run, digit, tmp_path, capsys):
+def test_a_weights_file_with_and_without_class_weights(v0_run, digit, tmp_path, predict_says):
     Image.fromarray(digit).save(tmp_path / "7.png")
-    _, of_run, _ = said(capsys, run, tmp_path / "7.png")
-    _, tree = checkpoint.restore(run / "checkpoints" / "best")
+    _, of_run, _ = predict_says(v0_run, tmp_path / "7.png")
+    _, tree = checkpoint.restore(v0_run / "checkpoints" / "best")
     variables = {"params": tree["params"]["net"], "batch_stats": tree["batch_stats"]}
     torch_weights.save(tmp_path / "whole.safetensors", "v0", {**variables, "head": tree["params"]["head"]})
     torch_weights.save(tmp_path / "net.safetensors", "v0", variables)
-    code, out, _ = said(capsys, tmp_path / "whole.safetensors", tmp_path / "7.png", "--model", "v0")
+    code, out, _ = predict_says(tmp_path / "whole.safetensors", tmp_path / "7.png", "--model", "v0")
     assert code == 0 and out == of_run
-    code, out, err = said(capsys, tmp_path / "net.safetensors", tmp_path / "7.png", "--model", "v0")
+    code, out, err = predict_says(tmp_path / "net.safetensors", tmp_path / "7.png", "--model", "v0")
     assert code == 2 and not out
     assert err == (
         f"error: {tmp_path / 'net.safetensors'} holds no class weights (head.weight): v0 makes embeddings of images, "
@@ -385,7 +206,7 @@ def test_a_weights_file_with_and_without_class_weights(run, digit, tmp_path, cap
     )
 
 
-def test_a_classifier_gives_scores_and_probabilities(tmp_path, capsys):
+def test_a_classifier_gives_scores_and_probabilities(tmp_path, predict_says):
     """Its image size, 16×16 in three colours, follows from the weights."""
     model = create("mynn", 3)
     picture = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
@@ -394,7 +215,7 @@ def test_a_classifier_gives_scores_and_probabilities(tmp_path, capsys):
     rng = np.random.default_rng(0)
     variables = jax.tree.map(lambda leaf: rng.normal(0, 0.1, leaf.shape).astype(np.float32), abstract)
     torch_weights.save(tmp_path / "mynn.safetensors", "mynn", variables)
-    code, out, err = said(capsys, tmp_path / "mynn.safetensors", tmp_path / "face.png", "--model", "mynn", "--top", 9)
+    code, out, err = predict_says(tmp_path / "mynn.safetensors", tmp_path / "face.png", "--model", "mynn", "--top", 9)
     names, rows = table(out)
     assert code == 0 and not err and names == ["image", "rank", "class", "score", "probability"]
     scores = np.asarray(model.apply(variables, picture[None].astype(np.float32) / np.float32(255)), np.float64)[0]

@@ -24,8 +24,7 @@ def test_a_perfect_decagon():
     measured = separability(*decagon())
     assert measured.verdict == "separated"
     assert measured.accuracy == 1
-    assert measured.smallest_gap_degrees == pytest.approx(36)
-    assert measured.largest_gap_degrees == pytest.approx(36)
+    assert [measured.smallest_gap_degrees, measured.largest_gap_degrees] == pytest.approx([36, 36])
     assert measured.directions_in_use == 10
     assert measured.spread_degrees == pytest.approx([0] * 10, abs=1e-9)
     assert measured.overlap == measured.largest_overlap == 0
