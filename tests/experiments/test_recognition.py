@@ -49,11 +49,23 @@ def train(config):
 
 @pytest.fixture(scope="module")
 def trained(fonts, tmp_path_factory):
-    """Two epochs, and what was printed."""
-    out = tmp_path_factory.mktemp("out")
+    """Two epochs, stopped after the second of the second one's five steps and gone on with, and what was printed."""
+    out, said = tmp_path_factory.mktemp("out"), []
+    calls, steps = Experiment.calls, 0
+
+    def told(self, *position):
+        nonlocal steps
+        for so_far in calls(self, *position):
+            steps += 1
+            if steps == 7:
+                signal.raise_signal(signal.SIGINT)
+            yield so_far
+
     with pytest.MonkeyPatch.context() as patch:
-        said = []
         patch.setattr("builtins.print", lambda *words, **_: said.append(" ".join(map(str, words))))
+        patch.setattr(Experiment, "calls", told)
+        with pytest.raises(terminal.Interrupted, match="after 1 epoch and 2 steps"):
+            train(config(fonts, out))
         train(config(fonts, out))
     return Folder(out / "recognition" / "mynn_relu" / "arcface" / "seed0"), "\n".join(said)
 
@@ -99,7 +111,7 @@ def test_the_last_epoch_is_told_in_a_table(trained):
     assert rows["equal error rate"][2:] == [f"{100 * low:.2f}", "–", f"{100 * high:.2f}"]
     assert " ".join(rows["TAR at FAR 1e-4"]).startswith("– not stated: of ")
     assert "31 unseen identities, 62 pictures, after 2 epochs" in told
-    assert "SHA-256" not in told
+    assert "SHA-256" not in told and "going on after 1 epoch and 2 steps" in told
 
 
 def test_a_run_leaves_its_figures(trained):
@@ -118,23 +130,10 @@ def test_the_network_of_a_run_makes_the_embeddings_that_were_judged(trained, gly
     np.testing.assert_allclose(found, folder.arrays(best)["embeddings"], rtol=1e-4, atol=1e-5)
 
 
-def test_a_run_that_was_stopped_goes_on_to_the_same_bits(trained, fonts, tmp_path, monkeypatch, capsys):
-    calls, steps = Experiment.calls, 0
-
-    def told(self, *position):
-        nonlocal steps
-        for so_far in calls(self, *position):
-            steps += 1
-            if steps == 7:  # the second of the second epoch's five
-                signal.raise_signal(signal.SIGINT)
-            yield so_far
-
-    monkeypatch.setattr(Experiment, "calls", told)
-    monkeypatch.setattr(study.drawings, "draw_run", lambda *of: lambda *_: None)
-    with pytest.raises(terminal.Interrupted, match="after 1 epoch and 2 steps"):
-        train(config(fonts, tmp_path))
+@pytest.mark.slow
+def test_a_run_that_was_never_stopped_has_the_same_bits(trained, fonts, tmp_path):
     train(config(fonts, tmp_path))
-    whole, parts = trained[0], Folder(tmp_path / "recognition" / "mynn_relu" / "arcface" / "seed0")
+    parts, whole = trained[0], Folder(tmp_path / "recognition" / "mynn_relu" / "arcface" / "seed0")
     for epoch in (1, 2):
         jax.tree.map(np.testing.assert_array_equal, parts.arrays(epoch), whole.arrays(epoch))
     assert [line["recognition"] for line in parts.lines()] == [line["recognition"] for line in whole.lines()]
