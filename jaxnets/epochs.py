@@ -16,13 +16,20 @@ from jaxnets.data import Split
 from jaxnets.data.mapped import rows
 from jaxnets.data.streaming import Stream
 from jaxnets.domains import check_count
+from jaxnets.epoch_plan import EpochPlan as EpochPlan
+from jaxnets.epoch_plan import epoch_calls as epoch_calls
+from jaxnets.epoch_plan import steps_per_call as steps_per_call
 from jaxnets.labels import as_labels
 from jaxnets.labels import check as check_labels
+from jaxnets.permutation import KeyedPermutation
 from jaxnets.train import Outputs, TrainState, eval_step, train_step
 from kernels.platform import jit_with, quick_compilation
 from kernels.varying import Axes
 
 EVALUATED_PIXELS = 2**20  # at once: the activations of a network are several hundred bytes a pixel
+
+# Examples of a set on the host whose order is made at once, as an array on the device and the host, 4 bytes each.
+MOST_SHUFFLED_WHOLE = 2**28
 
 
 class Totals(NamedTuple):
@@ -54,8 +61,12 @@ class Totals(NamedTuple):
 @partial(jax.jit, static_argnames="num_examples")
 def epoch_order(key: Array, epoch: int | Int[Array, ""], num_examples: int) -> Int[Array, "N"]:
     """The order of the examples in an epoch, counted from 0: a permutation determined by the state's key."""
+    return jax.random.permutation(_key_of_order(key, epoch), num_examples)
+
+
+def _key_of_order(key: Array, epoch: int | Int[Array, ""]) -> Array:
     order_key, _ = jax.random.split(key)
-    return jax.random.permutation(jax.random.fold_in(order_key, epoch), num_examples)
+    return jax.random.fold_in(order_key, epoch)
 
 
 def take_batch(
@@ -115,57 +126,6 @@ def _zero_beside(state: TrainState, steps: int) -> Totals:
     return jax.jit(Totals.zero, static_argnums=0, out_shardings=state.step.sharding)(steps)
 
 
-class EpochPlan(NamedTuple):
-    """How an epoch is divided: `steps` batches of `batch_size`, of which the last has `last_batch_size`."""
-
-    batch_size: int
-    steps: int
-    last_batch_size: int
-
-    @classmethod
-    def of(cls, num_examples: int, batch_size: int, steps: int | None = None) -> "EpochPlan":
-        """All of the examples, a short last batch kept; or the first `steps` batches of each epoch's order.
-
-        Raises:
-          ValueError: for a count below 1.
-        """
-        check_count("num_examples", num_examples)
-        check_count("batch_size", batch_size)
-        if steps is not None:
-            check_count("steps", steps)
-        in_all = -(-num_examples // batch_size)
-        steps = in_all if steps is None else min(steps, in_all)
-        return cls(batch_size, steps, min(batch_size, num_examples - (steps - 1) * batch_size))
-
-    @property
-    def examples(self) -> int:
-        return (self.steps - 1) * self.batch_size + self.last_batch_size
-
-
-def steps_per_call() -> int | None:
-    """Steps in one jitted call: one on the CPU, None (all of an epoch's full batches) elsewhere.
-
-    On the CPU a scan is at most a few percent faster than a Python loop over the jitted step (`python -m
-    experiments.bench epoch` measures both). A loop can show progress, stop and save between steps, which take up to a
-    second each. On a GPU a step can be shorter than its dispatch.
-    """
-    return 1 if jax.default_backend() == "cpu" else None
-
-
-def epoch_calls(plan: EpochPlan, done: int, per_call: int | None) -> Iterator[tuple[int, int, int]]:
-    """The (first step, batch size, steps) of each call that remains in an epoch after `done` steps.
-
-    A full batch and the short last one never share a call. Calls lie on a fixed grid: a resumed epoch makes the same
-    calls as an uninterrupted one.
-    """
-    full = plan.steps if plan.last_batch_size == plan.batch_size else plan.steps - 1
-    stride = per_call or max(full, 1)
-    for first in range(done, full, stride):
-        yield first, plan.batch_size, min(stride, full - first)
-    if full < plan.steps and done < plan.steps:
-        yield full, plan.last_batch_size, 1
-
-
 def train_epoch_by_call(
     state: TrainState,
     split: Split,
@@ -179,15 +139,20 @@ def train_epoch_by_call(
     """Yields (state, totals so far, steps done) after each jitted call of an epoch, beginning after `done` steps.
 
     A split on the host (NumPy) stays there; its batches go to the device one by one, in the same order and with the
-    same results bit for bit. The buffers of `state` are reused: use the yielded state instead. `take` replaces the
+    same results bit for bit; of more than 2²⁸ images, in an order of its own, of which each batch computes its part
+    (`jaxnets.permutation`). The buffers of `state` are reused: use the yielded state instead. `take` replaces the
     jitted `take_steps` (see `jaxnets.parallel`).
     """
     take = take or _jitted(take_steps, "batch_size", "steps", "axis_name")
     totals = _zero_beside(state, plan.steps) if totals is None else totals
-    order = epoch_order(state.key, epoch, split.labels.shape[0])
-    on_host = isinstance(split.images, np.ndarray)
+    num_examples, on_host = split.labels.shape[0], isinstance(split.images, np.ndarray)
     calls = epoch_calls(plan, done, 1 if on_host else steps_per_call())
-    sources = _batches_from_host(split, np.asarray(order), plan, done) if on_host else repeat((split, order))
+    sources: Iterator[tuple[Split, Any]]
+    if on_host and num_examples > MOST_SHUFFLED_WHOLE:
+        sources = _batches_from_host(split, KeyedPermutation(_key_of_order(state.key, epoch), num_examples), plan, done)
+    else:
+        order = epoch_order(state.key, epoch, num_examples)
+        sources = _batches_from_host(split, np.asarray(order), plan, done) if on_host else repeat((split, order))
     for (first, batch_size, steps), (source, indices) in zip(calls, sources, strict=False):
         start = np.int32(0 if on_host else first * plan.batch_size)
         state, totals = take(state, totals, source, indices, start, batch_size=batch_size, steps=steps)
@@ -195,12 +160,13 @@ def train_epoch_by_call(
 
 
 def _batches_from_host(
-    split: Split, order: Int[np.ndarray, "N"], plan: EpochPlan, done: int
+    split: Split, order: Int[np.ndarray, "N"] | KeyedPermutation, plan: EpochPlan, done: int
 ) -> Iterator[tuple[Split, Int[Array, "B"]]]:
     """Batches on the device, each as a split with its own order; a thread gathers the next one in the meantime."""
 
     def batch(step: int) -> tuple[Split, Int[Array, "B"]]:
-        indices = order[: plan.examples][step * plan.batch_size : (step + 1) * plan.batch_size]
+        first = step * plan.batch_size
+        indices = order[first : min(first + plan.batch_size, plan.examples)]
         gathered = Split(rows(split.images, indices), rows(split.labels, indices))
         return jax.device_put((gathered, np.arange(len(indices), dtype=np.int32)))
 
