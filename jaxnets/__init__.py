@@ -13,11 +13,25 @@ if not any((_Path(place) / "margin_softmax").is_dir() for place in _places):
         name="kernels",
     )
 
+from jaxnets.adacos import AdaCos
+from jaxnets.binary_losses import BinaryHead, SphereFace2, UniFace, binary_margin_loss
 from jaxnets.data import Dataset, Split, load
 from jaxnets.epochs import Evaluation, evaluate, train_epoch
 from jaxnets.heads import MarginHead, ScoresHead
 from jaxnets.losses import adacos_scale, margin_softmax_loss, sharded_margin_softmax_loss
-from jaxnets.margins import AdaFace, ArcFace, Combined, CosFace, CurricularFace, NormFace, SphereFace, Tutorial
+from jaxnets.margins import (
+    AdaFace,
+    ArcFace,
+    Combined,
+    CosFace,
+    CurricularFace,
+    ElasticArcFace,
+    ElasticCosFace,
+    MagFace,
+    NormFace,
+    SphereFace,
+    Tutorial,
+)
 from jaxnets.models import create
 from jaxnets.optim import adam, sgd, step_lr
 from jaxnets.sharded_head import ShardedMarginHead
@@ -25,23 +39,31 @@ from jaxnets.train import TrainState, create_train_state, eval_step, train_step
 from kernels.platform import quick_compilation
 
 __all__ = [
+    "AdaCos",
     "AdaFace",
     "ArcFace",
+    "BinaryHead",
     "Combined",
     "CosFace",
     "CurricularFace",
     "Dataset",
+    "ElasticArcFace",
+    "ElasticCosFace",
     "Evaluation",
+    "MagFace",
     "MarginHead",
     "NormFace",
     "ScoresHead",
     "ShardedMarginHead",
     "SphereFace",
+    "SphereFace2",
     "Split",
     "TrainState",
     "Tutorial",
+    "UniFace",
     "adacos_scale",
     "adam",
+    "binary_margin_loss",
     "create",
     "create_train_state",
     "eval_step",

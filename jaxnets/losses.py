@@ -11,8 +11,8 @@ import kernels.margin_softmax as kernel
 from jaxnets.domains import Number, check, check_count
 from jaxnets.explicit_axes import between_auto_axes, of_rows
 from jaxnets.inputs import ClassWeights, Labels, Vectors
-from jaxnets.labels import as_labels
-from jaxnets.margins import AdaptiveMargin, Curriculum, Margin, Statistics, Tutorial
+from jaxnets.labels import as_labels, marked
+from jaxnets.margins import AdaptiveMargin, Curriculum, Margin, OfMagnitude, Statistics, Tutorial
 from kernels.margin_softmax import geometry
 from kernels.margin_softmax.geometry import directions
 from kernels.precision import wide
@@ -100,7 +100,7 @@ def margin_softmax_loss(
       labels: [N], integers in [0, C); −1 marks a row without a class: loss 0, no gradient, whatever the row holds. Any
         other label gives NaN.
       margin: one of `jaxnets.margins`, or any function (cos θ, sin θ) -> ψ of the target's angle. AdaFace and
-        CurricularFace, which have statistics, are given as `margin.at(statistics, embeddings)`.
+        CurricularFace, which have statistics, and MagFace are given as `margin.at(statistics, embeddings)`.
       scale: s, above 0. `adacos_scale(C)` is a good start.
       margin_grad: "straight_through" takes dψ/dcos θ as 1, as insightface's arcface_torch does: the loss is the same,
         and the margin affects the gradient through the probabilities only.
@@ -116,7 +116,7 @@ def margin_softmax_loss(
 
     def losses(x: Array, w: Array, labels: Array, numbers: tuple[Any, Any, Any]) -> Float[Array, "N"]:
         margin, scale, min_norm = numbers
-        return kernel.margin_softmax(
+        made = kernel.margin_softmax(
             limit_gradient(x, min_norm),
             w,
             labels,
@@ -124,6 +124,7 @@ def margin_softmax_loss(
             implementation=implementation,
             **_of_margin(margin, scale),
         )
+        return _with_penalty(made, margin, labels, w.shape[0])
 
     x, w, numbers = jnp.asarray(embeddings), jnp.asarray(class_weights), (margin, scale, min_norm)
     made: Array = between_auto_axes(losses, x, w, as_labels(labels), numbers, out=lambda: of_rows(x))
@@ -178,7 +179,7 @@ def sharded_margin_softmax_loss(
         or 0, and for any other the loss is NaN.
       labels: [n], integers in [0, C) or −1, split as the embeddings are.
       axis_name: the mesh axis over which classes are split; or several, the first one changing slowest, as in P.
-      margin: as in `margin_softmax_loss`; also AdaFace or CurricularFace itself, together with `statistics`.
+      margin: as in `margin_softmax_loss`; also AdaFace, CurricularFace or MagFace itself, with `statistics`.
       statistics: of such a margin, see `jaxnets.margins.sharded_update`.
       margin_grad, min_norm: as in `margin_softmax_loss`.
       num_classes: C, if there are more class weights than classes; the last rows do not count, whatever they hold.
@@ -200,7 +201,7 @@ def sharded_margin_softmax_loss(
         if statistics is None:
             raise ValueError(f"{margin} has statistics: give them, see jaxnets.margins.sharded_update")
         margin = margin.at(statistics, embeddings)
-    return kernel.sharded_margin_softmax(
+    made = kernel.sharded_margin_softmax(
         embeddings,
         class_weights,
         labels,
@@ -212,6 +213,23 @@ def sharded_margin_softmax_loss(
         implementation=implementation,
         **_of_margin(margin, scale),
     )
+    total = num_classes or class_weights.shape[0] * jax.lax.axis_size(axis_name)
+    return _with_penalty(made, margin, labels, total, axis_name)
+
+
+def _with_penalty(
+    losses: Float[Array, "N"],
+    margin: Margin,
+    labels: Int[Array, "N"],
+    num_classes: int,
+    axis_name: kernel.Axes | None = None,
+) -> Float[Array, "N"]:
+    """MagFace's losses; those of any other margin unchanged."""
+    if not isinstance(margin, OfMagnitude):
+        return losses
+    penalty = marked(margin.penalty, labels, num_classes).astype(losses.dtype)
+    # Every device along the axis has the same rows, whose gradients are summed: each has its share of them.
+    return losses + (penalty if axis_name is None else jax.lax.pmean(penalty, axis_name))
 
 
 def _of_margin(margin: Margin, scale: Number) -> dict[str, Any]:

@@ -8,7 +8,8 @@ as a margin: a lambda, or a dataclass of your own.
 Why the sine is handed in: near θ = 0 and θ = π, √(1 − cos²θ) has lost half of its digits, or all of them in bfloat16.
 `kernels.margin_softmax` computes it from the vectors themselves, where it is exact, with finite gradients.
 
-Two of them, in `adaptive`, follow the training and have statistics; see there for how to use one.
+Two of them, in `adaptive`, follow the training and have statistics; see there for how to use one. MagFace, in
+`magnitude`, depends on the embeddings' lengths; those in `elastic` are drawn by a key.
 """
 
 from collections.abc import Mapping
@@ -20,6 +21,8 @@ from jaxnets.margins.adaptive import CurricularFace as CurricularFace
 from jaxnets.margins.adaptive import Curriculum as Curriculum
 from jaxnets.margins.adaptive import Statistics as Statistics
 from jaxnets.margins.adaptive import sharded_update as sharded_update
+from jaxnets.margins.elastic import ElasticArcFace as ElasticArcFace
+from jaxnets.margins.elastic import ElasticCosFace as ElasticCosFace
 from jaxnets.margins.fixed import ArcFace as ArcFace
 from jaxnets.margins.fixed import Combined as Combined
 from jaxnets.margins.fixed import CosFace as CosFace
@@ -27,6 +30,8 @@ from jaxnets.margins.fixed import Margin as Margin
 from jaxnets.margins.fixed import NormFace as NormFace
 from jaxnets.margins.fixed import SphereFace as SphereFace
 from jaxnets.margins.fixed import Tutorial as Tutorial
+from jaxnets.margins.magnitude import MagFace as MagFace
+from jaxnets.margins.magnitude import OfMagnitude as OfMagnitude
 
 BY_NAME: Mapping[str, type[Any]] = {
     "arcface": ArcFace,
