@@ -155,8 +155,8 @@ def closing_words(directory: Path, summary: Line) -> str:
     counts = reports["retrieval"]
     return "\n".join(
         (
-            f"{counted(counts['num_identities'], 'unseen identity').replace('identitys', 'identities')}, "
-            f"{counts['num_queries']:,} pictures, after {counted(summary['epochs'], 'epoch')} "
+            f"{counts['num_identities']:,} unseen identities, {counts['num_queries']:,} pictures, "
+            f"after {counted(summary['epochs'], 'epoch')} "
             f"(MAP@R was best, {best['map_at_r']:.4f}, after {best['epoch']})",
             *table(reports),
             f"every figure: {directory / 'metrics.jsonl'}",
