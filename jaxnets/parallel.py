@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array
 
@@ -85,7 +85,7 @@ def sharded_step(step: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
         sizes = {len(leaf) for leaf in jax.tree.leaves(batch)}
         if any(size % mesh.size for size in sizes):
             raise ValueError(f"a batch of {max(sizes)} does not divide by {mesh.size} devices")
-        return sharded(state, batch)
+        return sharded(state, _split(batch, P(AXIS), mesh))
 
     return jit_with(quick_compilation(), whole)
 
@@ -116,8 +116,15 @@ def sharded_take_batch(mesh: Mesh) -> Callable[..., Any]:
         if isinstance(state.head, ShardedMarginHead):
             return take_batch(state, totals, batch)
         axis_name = AXIS if len(batch.labels) % mesh.size == 0 else None
-        specs = (P(), P(), P(axis_name))
-        local = partial(take_batch, axis_name=axis_name)
-        return jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=P())(state, totals, batch)
+        rows, local = P(axis_name), partial(take_batch, axis_name=axis_name)
+        mapped = jax.shard_map(local, mesh=mesh, in_specs=(P(), P(), rows), out_specs=P())
+        return mapped(state, totals, _split(batch, rows, mesh))
 
     return jit_with(quick_compilation(), take, donate_argnums=(0, 1))
+
+
+def _split(batch: Any, rows: P, mesh: Mesh) -> Any:
+    """The batch, split already if the mesh has Explicit axes: over these, shard_map splits nothing itself."""
+    if AxisType.Explicit not in mesh.axis_types:
+        return batch
+    return jax.tree.map(lambda leaf: jax.sharding.reshard(leaf, NamedSharding(mesh, rows)), batch)

@@ -26,7 +26,7 @@ from jaxnets import (
 )
 from jaxnets.epochs import EpochPlan, train_epoch_by_call
 from jaxnets.models.layers import BatchNorm
-from jaxnets.parallel import sharded_take_steps
+from jaxnets.parallel import sharded_step, sharded_take_steps
 
 C, D, N = 13, 6, 16  # of 4 devices the last one has padding, and so have two of 8
 NET, HEAD = sgd(0.1, 0.9), optax.chain(optax.clip_by_global_norm(0.05), adam(0.1))
@@ -240,3 +240,13 @@ def test_a_mesh_of_explicit_axes_and_a_batch_split_over_it():
     _, want = jax.jit(train_step)(state, batch)
     _, got = jax.jit(train_step)(state, jax.device_put(batch, NamedSharding(mesh, PartitionSpec("data"))))
     np.testing.assert_array_equal(got["loss"], want["loss"])
+
+
+@pytest.mark.slow
+def test_a_step_over_explicit_axes_takes_a_batch_of_the_host():
+    """By `sharded_step`, of a head that is whole."""
+    state, batch = state_of(MarginHead(C, ArcFace(), 16.0)), batch_of()
+    mesh = jax.make_mesh((4,), ("data",), axis_types=(jax.sharding.AxisType.Explicit,))
+    _, got = sharded_step(train_step, mesh)(state, batch)
+    _, want = jax.jit(train_step)(state, batch)
+    np.testing.assert_allclose(got["loss"], want["loss"], rtol=1e-5)
