@@ -250,8 +250,6 @@ def evaluate(state: TrainState, split: Split, batch_size: int | None = None) -> 
     """Applies the network in inference to a whole set, in batches of one size, so that it is compiled once.
 
     Args:
-      state: its averages are evaluated, where it has any.
-      split: uint8 images and labels.
       batch_size: images at once, on which the memory depends and no result; None chooses (see `evaluation_batch`).
 
     Raises:

@@ -97,10 +97,8 @@ def create_train_state(
 ) -> TrainState:
     """A fresh state. `images` [N, H, W, C] gives the shape alone; the same key gives the same state, bit for bit.
 
-    It can be traced: under `jax.eval_shape`, `jax.jit`, and `jax.vmap` over keys.
-
-    `optax.set_to_zero()` as an optimiser freezes the weights of its group, but not BatchNorm's running statistics: to
-    freeze these too, give `freeze_batch_stats=True`. Of a given state, `state.replace(freeze_batch_stats=True)`.
+    It can be traced: under `jax.eval_shape`, `jax.jit`, and `jax.vmap` over keys. `optax.set_to_zero()` freezes
+    weights, but not BatchNorm's statistics: `freeze_batch_stats=True` does, also by `state.replace`.
 
     Raises:
       ValueError: for an `averaging` outside of [0, 1).

@@ -1,19 +1,19 @@
-"""Compiles the head for an H200, or for TPUs, on a machine that has none, and says what it would take there:
+"""Compiles the head for an H200, or for TPUs, on a machine without them, and reports the memory that it would take:
 
     python -m kernels.margin_softmax.aot
     python -m kernels.margin_softmax.aot --platform tpu
 
-It is the whole compile, ptxas or the TPU's compiler included, without the device or its driver. For GPUs it takes JAX
-0.11 or later with CUDA's plugin and compiler, `jax[cuda12]`; for TPUs, which are v5e and v6e, libtpu, `jax[tpu]`.
+This is the complete compilation, with ptxas or the TPU's compiler, but without the device or its driver. GPUs need JAX
+0.11 or later with CUDA's plugin and compiler, `jax[cuda12]`; TPUs (v5e and v6e) need libtpu, `jax[tpu]`.
 
-For N = 4096 and D = 512, unless said, a table lists the program's temporary memory beyond its arguments and results;
-for GPUs, too, what its kernels take: bytes of registers spilled, registers a thread, bytes of shared memory a block.
-This is blank where there are no kernels that no row above has.
+A table lists the program's temporary memory, beyond its arguments and results, for N = 4096 and D = 512 unless the row
+says otherwise. For GPUs it also lists the kernels' bytes of spilled registers, registers a thread, and bytes of shared
+memory a block; these are blank where a row has no kernel of its own.
 
-Exit code 1 if a kernel spills or asks for more of the chip's memory than there is, or if there are temporaries over 250
-MB, where the logits alone would take 16.4 GB; longer rows may take more, and on TPUs sub-centres. 2 if something is
-missing. On GPUs float32, hard negatives and sub-centres may spill 64 bytes: sixteen registers, saved once for a tile's
-128 × 512 × 128 products.
+The exit code is 1 if a kernel spills or needs more of the chip's memory than there is, or if temporaries exceed 250 MB
+(the logits alone would take 16.4 GB); longer rows, and sub-centres on TPUs, may take more. It is 2 if a compiler is
+missing. On GPUs float32, hard negatives and sub-centres may spill 64 bytes: sixteen registers, saved once for the
+128 × 512 × 128 products of a tile.
 """
 
 import argparse
@@ -42,7 +42,7 @@ from kernels.platform import portable
 from kernels.varying import vary_alike
 
 TEMPORARIES = 250e6  # bytes
-SHARED_MEMORY = 232_448  # bytes a block may have
+SHARED_MEMORY = 232_448  # bytes, the most a block may have
 SPILLED_BY_VARIANTS = 64  # bytes
 SPECS = PartitionSpec("rows"), PartitionSpec(), PartitionSpec("rows")  # of embeddings, class weights, labels
 TPUS = ("v5e:2x2", "v6e:2x2")
@@ -65,7 +65,7 @@ device_description_str: "NVIDIA H200"
 
 @dataclasses.dataclass(frozen=True)
 class Compilation:
-    """What is compiled: the loss, or with `gradients` those of embeddings and class weights too."""
+    """The program to compile: the loss, and with `gradients` the gradients of embeddings and class weights."""
 
     streams: streamed.Streams
     num_classes: int
@@ -74,7 +74,7 @@ class Compilation:
     num_centers: int = 0
     is_hard: bool = False
     length: int = 512
-    num_devices: int = 1  # the rows are in as many parts
+    num_devices: int = 1  # that share the rows
 
     def __str__(self) -> str:
         variant = f" K={self.num_centers}" * bool(self.num_centers) + " hard" * self.is_hard
@@ -90,7 +90,7 @@ class Compilation:
 
     @property
     def allowed(self) -> float:
-        """Bytes of temporaries: gradients of the rows are of D numbers each."""
+        """The most bytes of temporaries; they grow with D, as the gradient of a row does."""
         return TEMPORARIES * max(self.length / 512, 1)
 
     @property
@@ -167,10 +167,10 @@ def main() -> None:
 
 def _for_tpu() -> list[str]:
     jax.config.update("jax_platforms", "cpu")
-    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # libtpu would ask a cloud which TPU this is
+    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # otherwise libtpu asks a cloud service which TPU this is
     try:
         tpus = {name: topologies.get_topology_desc(name, platform="tpu").devices for name in TPUS}
-    except Exception as error:  # of many kinds, by what is missing
+    except Exception as error:  # its kind depends on the missing part
         _refuse("a TPU", f"libtpu is not here, see jax[tpu] ({str(error).splitlines()[0]})")
     complaints = []
     print(f"{'':<64} {'temporary':>10}")
@@ -178,11 +178,11 @@ def _for_tpu() -> list[str]:
         for case in TPU_CASES:
             try:
                 temporaries = _compiled(case, devices, "tpu").memory_analysis().temp_size_in_bytes
-            except Exception as error:  # of many kinds; too much VMEM is one
+            except Exception as error:  # of many kinds, among them too much VMEM
                 complaints.append(f"{name} {case}: does not compile: {str(error).splitlines()[0]}")
                 continue
             print(f"{name} {case} {temporaries / 1e6:>7.1f} MB", flush=True)
-            # With sub-centres XLA lays the gradient of w out anew, to add what comes from the targets, and back.
+            # With sub-centres XLA changes the layout of the gradient of w and back, to add the targets' part.
             allowed = case.allowed + 3 * case.weight_bytes * bool(case.num_centers)
             if temporaries > allowed:
                 complaints.append(f"{name} {case}: temporaries over {allowed / 1e6:.0f} MB")
@@ -193,13 +193,13 @@ def _for_gpu() -> list[str]:
     if jax.__version_info__ < OLDEST_JAX:
         _refuse("a GPU", f"it takes JAX {'.'.join(map(str, OLDEST_JAX))} or later, not {jax.__version__}")
     jax.config.update("jax_platforms", "cpu")
-    # Read by Mosaic GPU when it compiles: what ptxas says of a kernel, and the call that launches it.
+    # Mosaic GPU reads these when it compiles, and prints ptxas' report of a kernel and the call that launches it.
     os.environ.update(MOSAIC_GPU_DUMP_PTXAS="1", MOSAIC_GPU_DUMP_HOST_LLVM="1")
     try:
         topology = topologies.get_topology_desc(platform="cuda", topology="1x1x2", target_config=H200)
-    except Exception as error:  # of many kinds, by what is missing
+    except Exception as error:  # its kind depends on the missing part
         _refuse("a GPU", f"CUDA's plugin and compiler are not here, see jax[cuda12] ({str(error).splitlines()[0]})")
-    complaints = ["ptxas says nothing of the kernels, or in other words than are known here"]
+    complaints = ["ptxas reports nothing of the kernels, or in a form that is not known here"]
     print(f"{'':<56} {'temporary':>10} {'spilled':>8} {'registers':>10} {'shared':>8}")
     for case in GPU_CASES:
         temporaries, kernels = _compile_for_gpu(case, topology)
@@ -222,7 +222,7 @@ def _refuse(target: str, reason: str) -> NoReturn:
 
 
 def _margin(cos_theta: Array, sin_theta: Array) -> Array:
-    """cos(θ + 0.5): what the margin is does not matter to the kernels."""
+    """cos(θ + 0.5), as an example: the kernels do not depend on the margin."""
     return 0.8776 * cos_theta - 0.4794 * sin_theta
 
 
@@ -233,14 +233,14 @@ def _compiled(case: Compilation, devices: Sequence[Any], platform: str) -> Any:
         jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=NamedSharding(mesh, spec))
         for shape, spec in zip(shapes, SPECS, strict=True)
     ]
-    with portable():  # or `chunked` would take what suits the CPU that it is compiled on
+    with portable():  # otherwise `chunked` would suit the CPU of this machine
         traced = jax.jit(program).trace(*arguments)
     return traced.lower(lowering_platforms=(platform,)).compile()
 
 
 def _compile_for_gpu(case: Compilation, topology: Any) -> tuple[int, tuple[int, int, int] | None]:
-    """Temporary memory in bytes; and of the kernels the most spilled, of registers, and of shared memory."""
-    from jax.sharding import AbstractDevice, AbstractMesh, use_abstract_mesh  # not in every JAX that is too old
+    """Temporary memory in bytes, and the kernels' largest spill, number of registers and shared memory."""
+    from jax.sharding import AbstractDevice, AbstractMesh, use_abstract_mesh  # missing in JAX before 0.11
 
     device = AbstractDevice(device_kind="NVIDIA H200", num_cores=132, platform="gpu")
     mesh = AbstractMesh((case.num_devices,), ("rows",), axis_types=(AxisType.Auto,), abstract_device=device)
@@ -258,7 +258,7 @@ def _compile_for_gpu(case: Compilation, topology: Any) -> tuple[int, tuple[int, 
 
 @contextlib.contextmanager
 def _said() -> Iterator[list[str]]:
-    """What is written to the terminal meanwhile, by libraries too."""
+    """Captures all that is written to the terminal meanwhile, by libraries too."""
     said: list[str] = []
     with tempfile.TemporaryFile() as file:
         sys.stdout.flush()

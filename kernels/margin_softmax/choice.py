@@ -1,15 +1,15 @@
-"""Which implementation serves which shape: the one place.
+"""Chooses the implementation for a shape; nothing else does.
 
-`pallas_gpu` and `pallas_tpu` have to be named: they are interpreted and compiled in tests, and neither has been run on
-the device it is for yet.
+`pallas_gpu` and `pallas_tpu` are never chosen, only named: tests interpret and compile them, but neither has run on its
+own device yet.
 """
 
 import math
 
 from kernels.platform import is_cpu
 
-# Up to so many, 256 MiB in float32, logits fit well enough; beyond they are a burden. Measured on a CPU alone, where
-# `chunked`, which makes the cosines twice for the gradients, takes up to 1.4 times as long (`experiments.bench head`).
+# The most logits to hold at once: 256 MiB in float32. `chunked` computes the cosines again for the gradients, and takes
+# up to 1.4 times as long. Measured on a CPU only (`experiments.bench head`).
 FEW_LOGITS = 2**26
 
 
@@ -19,10 +19,10 @@ def preferred(num_embeddings: int, class_weights_shape: tuple[int, ...]) -> str:
 
 
 def chunk_size(num_embeddings: int, class_weights_shape: tuple[int, ...]) -> int:
-    """How many classes `chunked` takes at once, of class weights [C, K, D], whole multiples of 128.
+    """The number of classes that `chunked` takes at once, of class weights [C, K, D]; a multiple of 128.
 
-    On a CPU so few that a chunk stays in its caches from one pass to the next; and never so many, however few the rows,
-    that the copies of their weights outweigh the cosines.
+    On a CPU a chunk is small enough to stay in the caches from one pass to the next. However few the rows, the copy of
+    a chunk's class weights takes no more memory than the bound on its cosines.
     """
     _, num_centers, length = class_weights_shape
     cosines, weights = (2**20, 2**20) if is_cpu() else (2**22, 2**24)

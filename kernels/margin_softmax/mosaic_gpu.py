@@ -1,9 +1,9 @@
-"""The kernel of `pallas_gpu`, for Hopper: a matrix product of which only an epilogue leaves the chip.
+"""The kernel of `pallas_gpu`, for Hopper: a matrix product whose result stays on the chip until an epilogue.
 
-A block has 128 rows of the embeddings and a share of the classes. Three warpgroups: one only fetches class weights
-(TMA), into a ring of buffers for each of the other two, which multiply (wgmma) tile by tile, in turns, so that one
-computes exponentials while the tensor cores work for the other: see `hopper_compute`. The embeddings stay in shared
-memory; where they are too long for that, they are fetched along with each tile of class weights.
+A block has 128 rows of the embeddings and a share of the classes, and three warpgroups. One only fetches class weights
+(TMA), into a ring of buffers for each of the other two. These multiply (wgmma) tile by tile and take turns: one
+computes exponentials while the tensor cores work for the other (see `hopper_compute`). The embeddings stay in shared
+memory. If they are too long for it, they are fetched again with each tile of class weights.
 """
 
 import dataclasses
@@ -110,7 +110,7 @@ class HopperKernel(HopperPlan):
             plgpu.copy_gmem_to_smem(embeddings, memory.x_s.at[buffer], memory.x_here)
 
     def _fetch(self, x: Any, w: Any, memory: Memory) -> None:
-        """Operands, in the order of their use: for a product of one warpgroup, for one of the other."""
+        """Fetches operands in the order of their use, for the two warpgroups in turn."""
         first_tile = lax.axis_index("split") * (self.turns * 2)
 
         def fetch(number: Any, carry: None) -> None:
@@ -133,7 +133,7 @@ class HopperKernel(HopperPlan):
 
         lax.fori_loop(0, self.turns * self.products, fetch, None)
         total = self.turns * self.products * self.steps
-        for warpgroup in range(2):  # a barrier's every phase must be waited for, or an interpreter objects
+        for warpgroup in range(2):  # the interpreter demands a wait for every phase of a barrier
             for n in range(max(0, total - self.stages), total):
                 plgpu.barrier_wait(memory.empty.at[self.slot(warpgroup, n)])
 

@@ -1,11 +1,12 @@
-"""The kernels of `pallas_tpu`: matrix products of which only an epilogue leaves a TPU core's memory (VMEM).
+"""The kernels of `pallas_tpu`: matrix products whose results stay in a TPU core's memory (VMEM) until an epilogue.
 
-A block of rows meets a block of classes at each step of a grid; what is summed along the inner dimension stays in VMEM
-until it is whole. There are three: the sums of exponentials, and the gradients, of the rows while classes pass by and
-of the classes while rows do. Each computes the cosines anew, so that nothing of N × C numbers is ever written.
+Each step of a grid multiplies a block of rows by a block of classes. Sums along the inner dimension stay in VMEM until
+they are complete. There are three kernels: the sums of exponentials, the gradient of the rows (the inner dimension is
+the classes), and the gradient of the classes (the inner dimension is the rows). Each recomputes the cosines, so that
+no array of N × C numbers is ever written.
 
-The last block of classes may reach beyond the last class. What is read there is undefined, NaN where interpreted, so
-that it is kept out of every sum, as a factor too; what is written there is dropped.
+The last block of classes may reach beyond the last class. Values read there are undefined (NaN when interpreted), so
+they are masked in every sum and as factors. Values written there are dropped.
 """
 
 import dataclasses
@@ -22,18 +23,18 @@ from jaxtyping import Array, Float
 
 from kernels.margin_softmax.tpu_plan import LANES
 
-NOTHING = -1e29  # the largest logit where none has counted, below all that count; −∞ would give ∞ − ∞
-MASKED = -1e30  # a logit that does not count: e^(MASKED − NOTHING) is 0
+NOTHING = -1e29  # the maximum before any logit has counted, below all that do; −∞ would give ∞ − ∞
+MASKED = -1e30  # the value of a logit that does not count: e^(MASKED − NOTHING) is 0
 
 
 @dataclasses.dataclass(frozen=True)
 class TpuKernels:
     """The launches for C classes, in blocks of `rows` × `classes`, within `vmem` bytes.
 
-    Their operands are x [N, D], whole blocks of it; labels [N, 1] of int32; numbers [N, P] of float32, which are the
-    inverse lengths of x, for hard negatives the threshold and t, and for the gradients the factor and the exponent
-    that follow; w [K, C, D], and its inverse lengths [K, C] padded by zeros to whole blocks. A w of less than one block
-    of classes is padded to it. Interpreted on a CPU where `interpret` says so.
+    The operands are x [N, D], in whole blocks; labels [N, 1] int32; numbers [N, P] float32; w [K, C, D], padded to one
+    block if it has fewer classes; and the inverse lengths of w, [K, C], padded by zeros to whole blocks. The columns of
+    `numbers` are s over the lengths of x; for hard negatives s·threshold, t and 1/s; and for the gradients the factor
+    and the exponent. `interpret` has a CPU interpret the kernels.
     """
 
     num_classes: int
@@ -71,9 +72,9 @@ class TpuKernels:
         scratch: list[Any],
         classes_outside: bool = False,
     ) -> Array:
-        """`out` is the result's shape and dtype, and a block's shape and index, by that of the rows and of the classes.
+        """`out` has the result's shape and dtype, a block's shape, and its index as a function of (row, class) block.
 
-        Steps of the outer loop are independent of each other, so that a TPU with two cores may share them.
+        The steps of the outer loop are independent, so that a TPU with two cores can share them.
         """
 
         def block(shape: tuple[int, ...], index: Callable[..., tuple[Any, ...]]) -> pl.BlockSpec:
@@ -104,7 +105,7 @@ class TpuKernels:
         return launch(*operands)
 
     def _add(self, x: Any, labels: Any, numbers: Any, w: Any, inverse_w: Any, out: Any, top: Any, total: Any) -> None:
-        """Largest logits and sums of exponentials lane by lane: what lanes have in common is found once, at the end."""
+        """The largest logit and the sum of exponentials of each lane; the last step combines the lanes."""
         step = pl.program_id(1)
 
         @pl.when(step == 0)
@@ -140,7 +141,7 @@ class TpuKernels:
                 out[...] += _product(dz, weights(center), (1, 0), (x, w))
 
         def within(center: int) -> Array:
-            """0 times what is beyond the last class is not 0 for all that may be there."""
+            """Zeros beyond the last class: an undefined value, even times 0, may be NaN."""
             here = step * self.classes + lax.broadcasted_iota(jnp.int32, w.shape[1:], 0) < self.num_classes
             return jnp.where(here, w[center].astype(jnp.float32), 0).astype(w.dtype)
 
@@ -182,7 +183,7 @@ class TpuKernels:
         if len(cosines) == 1:
             return [rest * inverse_w[...]]
         of_products = []
-        for center, cosine in enumerate(cosines):  # of equally near ones the first has all
+        for center, cosine in enumerate(cosines):  # of equally near ones the first gets the whole gradient
             of_products.append(jnp.where(cosine == nearest, rest, 0) * inverse_w[center : center + 1])
             rest = jnp.where(cosine == nearest, 0, rest)
         return of_products
@@ -196,7 +197,7 @@ class TpuKernels:
         return jnp.where(hard, cosines * (t + share), cosines), jnp.where(hard, t + 2 * share, 1)
 
     def _masked(self, block: Any, labels: Any) -> Array:
-        """Where a class is the row's own, or none."""
+        """Whether a column is the row's own class, or lies beyond the last class."""
         column = block * self.classes + lax.broadcasted_iota(jnp.int32, (self.rows, self.classes), 1)
         is_own = column == labels[...]
         return is_own | (column >= self.num_classes) if self._is_ragged else is_own
@@ -207,7 +208,7 @@ class TpuKernels:
 
 
 def _cosines(x: Any, numbers: Any, w: Any, inverse_w: Any) -> list[Array]:
-    """Of a block of rows and one of classes, centre by centre."""
+    """s·cos θ between a block of rows and a block of classes, one array a centre."""
     inverse_x = numbers[:, 0:1]
     return [
         _product(x[...], w[center], (1, 1), (x, w)) * inverse_x * inverse_w[center : center + 1]
@@ -216,7 +217,7 @@ def _cosines(x: Any, numbers: Any, w: Any, inverse_w: Any) -> list[Array]:
 
 
 def _product(a: Array, b: Array, along: tuple[int, int], operands: tuple[Any, Any]) -> Array:
-    """In bfloat16 if both x and w are, which is exact but for what is rounded to it; summed in float32 always."""
+    """Operands are cast to bfloat16 if both x and w are bfloat16, else to float32; the sum is float32."""
     narrow = all(operand.dtype == jnp.bfloat16 for operand in operands)
     dtype = jnp.bfloat16 if narrow else jnp.float32
     return lax.dot_general(

@@ -1,14 +1,13 @@
-"""Of a device's classes, those that a batch needs and some of the others, drawn anew each time.
+"""Draws some of a device's classes for each batch: all that the batch needs, and a random part of the others.
 
-All classes of the batch's rows are kept, wherever the rows come from. Of the others each is kept with the probability
-`sample`, by a random number that depends on the key and on the class's number alone: devices, and how classes and rows
-are split over them, change nothing. The rest is as if it were not there: the softmax is over fewer classes, and not
-corrected for it, so that the loss is lower than that of all classes, and the gradient is biased; class weights that are
-not drawn get none.
+The classes of the batch's rows are always kept, from whatever device the rows come. Each other class is kept with
+probability `sample`, by a random number that depends only on the key and on the number of the class: the split of
+classes and rows over devices changes nothing. The softmax runs over the kept classes only, without a correction: its
+loss is lower than the loss over all classes, and its gradient is biased. Other class weights get no gradient.
 
-Shapes are static: a device has room for its c classes, or for a class of each row and sample·c + 8σ + 10 others if
-these are fewer; σ² = c·sample·(1 − sample). More are drawn with a probability below 1e-12 (Bernstein's inequality), and
-the last ones are left out then.
+Shapes are static: a device has room for its c classes, or, if that is fewer, for a class of each row and sample·c + 8σ
++ 10 others, with σ² = c·sample·(1 − sample). The probability of drawing more is below 1e-12 (Bernstein's inequality);
+the last ones are then left out.
 
 An et al., Partial FC: Training 10 Million Identities on a Single Machine, 2021, arXiv:2010.05222, which keeps a fixed
 number of each device's classes instead.
@@ -38,10 +37,10 @@ def sampled(
     counted: Int[Array, ""],
     first: Int[Array, ""],
 ) -> tuple[Int[Array, "m"], Int[Array, ""], Int[Array, "c"]]:
-    """The classes drawn of c = `num_here`, how many of these m count, and each drawn class's place among them.
+    """Draws from c = `num_here` classes: m classes, the number of these that count, and each class's index among them.
 
     Args:
-      own: classes of rows, in [0, c), that are kept, the first ones; −1 is none.
+      own: the classes of the rows, in [0, c), which are drawn first; −1 for none.
       counted: classes from here on are padding.
       first: the number of this device's first class.
 

@@ -1,16 +1,16 @@
 """On Hopper GPUs, by Mosaic GPU: the cosines are computed on the chip, forward and backward, and never leave it.
 
-Forward only sums leave it. Backward, chunk by chunk of the classes, dZ, the gradient of the products x·w, does, N ×
-chunk numbers in bfloat16; two matrix products of XLA's make the gradients of x and w of it.
+The forward pass writes only sums. The backward pass writes dZ, the gradient of the products x·w, for one chunk of
+classes at a time: N × chunk numbers in bfloat16. Two matrix products by XLA turn dZ into the gradients of x and w.
 
-Operands are the embeddings and class weights as they are given, scaled to cosines by their lengths afterwards. Of
-bfloat16 inputs all products are exact, and summed in float32; what is rounded is dZ, by 2⁻⁸ of each number at most.
+The operands are the embeddings and class weights as given; their lengths scale the products to cosines afterwards. For
+bfloat16 inputs all products are exact and summed in float32. Only dZ is rounded, by at most 2⁻⁸ of each number.
 
-The tensor cores take float32 only rounded to 11 bits, so a float32 array is multiplied in two parts, h = bfloat16(v)
-and l = bfloat16(v − h), with |l| ≤ 2⁻⁸|v| and |v − h − l| ≤ 2⁻¹⁷|v|; and x·w is h·h + h·l + l·h. That leaves out 2⁻¹⁷
-of ‖x‖‖w‖ at most for what x is short of, as much for w, and 2⁻¹⁶ for l·l: a cosine is off by 2⁻¹⁵ at most, and a loss
-by s times that, 2e-3 at s = 64. It takes the worst of all vectors to get there; where roundings are independent it is
-less by √D and more, under 1e-4 at s = 64 and D = 100. dZ is in two parts as well.
+The tensor cores round float32 to 11 bits, so a float32 array is multiplied in two parts, h = bfloat16(v) and
+l = bfloat16(v − h), with |l| ≤ 2⁻⁸|v| and |v − h − l| ≤ 2⁻¹⁷|v|, and x·w is h·h + h·l + l·h. The error relative to
+‖x‖‖w‖ is at most 2⁻¹⁷ for the rest of x, 2⁻¹⁷ for the rest of w, and 2⁻¹⁶ for l·l. So a cosine is off by at most 2⁻¹⁵,
+and a loss by s times that, 2e-3 at s = 64. Only the worst vectors reach this bound: with independent roundings the
+error is smaller by √D or more, under 1e-4 at s = 64 and D = 100. dZ is in two parts as well.
 """
 
 import dataclasses
@@ -34,10 +34,10 @@ from kernels.varying import varying_like
 if TYPE_CHECKING:
     from kernels.margin_softmax.mosaic_gpu import HopperKernel
 
-OLDEST_JAX = (0, 11)  # before, Mosaic GPU could not be interpreted, so that nothing is known of it
+OLDEST_JAX = (0, 11)  # older ones cannot interpret Mosaic GPU, so nothing was tested with them
 SAFE_EXPONENT = 87.0  # e^±87 is a normal number in float32
 TILE_ROWS = 8  # TMA fetches whole ones
-LONGEST = 4096  # D: beyond, nothing has been compiled
+LONGEST = 4096  # the largest D that has been compiled
 
 
 def margin_softmax(embeddings: Array, class_weights: Array, *args: Any, **options: Any) -> Float[Array, "N"]:
@@ -63,9 +63,9 @@ def _is_hopper() -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class PallasGpu:
-    """`numbers`: how many of dZ are held at once, at most (a chunk is of at least 128 classes); of 2 bytes each.
+    """`numbers`: the most elements of dZ to hold at once, of 2 bytes each; a chunk has at least 128 classes.
 
-    By default as many as keep all temporaries within 250 MB at N = 4096 and D = 512, see `kernels.margin_softmax.aot`.
+    The default keeps all temporaries within 250 MB at N = 4096 and D = 512, see `kernels.margin_softmax.aot`.
     """
 
     numbers: int = 44 * 2**20
@@ -106,7 +106,7 @@ class PallasGpu:
         _refuse(x, w)
         vectors, inverse_x = _parts(_whole_blocks(_whole_steps(x))), inverse_lengths(x)
         rate, factor = inverse_x * _in_base_2(scale), cotangent * scale * inverse_x
-        # |factor|·exp(s·f − L) = 2^(z − exponent), and its sign is the rows' of x: less for the kernel to keep at hand.
+        # |factor|·exp(s·f − L) = 2^(z − exponent). The sign goes to the rows of x: the kernel keeps one vector fewer.
         exponent = (log_sum - jnp.log(jnp.abs(factor))) / math.log(2)
         exponent = jnp.where((log_sum == -jnp.inf) | (factor == 0), jnp.inf, exponent)
         sign = _whole_blocks(jnp.where(factor < 0, -1.0, 1.0))[:, None]
@@ -152,7 +152,7 @@ class PallasGpu:
         backward: bool = False,
         shift: float | None = None,
     ) -> "HopperKernel":
-        from kernels.margin_softmax.mosaic_gpu import HopperKernel  # not before it is needed: it is slow to import
+        from kernels.margin_softmax.mosaic_gpu import HopperKernel  # here, as its import is slow
 
         num_valid, num_centers, _ = chunk.shape
         multiple = 128 if backward or num_centers > 1 else TILE_ROWS
@@ -173,7 +173,7 @@ class PallasGpu:
         )
 
     def _chunk_size(self, vectors: Array, w: Array) -> int:
-        """So many classes that neither dZ nor the copies and gradients of their weights are large."""
+        """The number of classes that keeps dZ, the copied class weights and their gradients small."""
         num_parts, num_rows, length = vectors.shape
         a_class = w.shape[1] * max(max(num_parts, _num_parts(w)) * num_rows, 8 * length)
         return max(self.numbers // a_class // 128 * 128, 128)
@@ -190,7 +190,7 @@ def _refuse(x: Array, w: Array) -> None:
 
 
 def _shift(scale: float, num_classes: int) -> float | None:
-    """A base-2 shift with which no sum of exp(s·c) overflows, and none vanishes; None where no such one exists."""
+    """A base-2 shift with which no sum of exp(s·c) overflows or vanishes; None where there is none."""
     shift = max(0.0, scale + math.log(num_classes) - SAFE_EXPONENT)
     return shift / math.log(2) if scale + shift <= SAFE_EXPONENT else None
 
@@ -198,11 +198,11 @@ def _shift(scale: float, num_classes: int) -> float | None:
 def _over_chunks(w: Float[Array, "C K D"], size: int, add: Callable[..., Any], so_far: Any) -> Any:
     """Folds `add`(chunk of w, its first class, so far) over the classes."""
     num_classes, num_centers, length = w.shape
-    flat = w.reshape(num_classes, -1)  # which has one layout; or XLA might copy all of w to have the centres apart
+    flat = w.reshape(num_classes, -1)  # one layout: otherwise XLA might copy all of w to separate the centres
 
     def one(first: Array | int, size: int, so_far: Any) -> Any:
         chunk = lax.dynamic_slice_in_dim(flat, first, size)
-        # Or XLA would make the slice a part of the kernel's call, and convert all of w at once outside of the loop.
+        # Without the barrier XLA would fuse the slice into the kernel's call, and convert all of w before the loop.
         return add(lax.optimization_barrier(chunk).reshape(size, num_centers, length), first, so_far)
 
     if num_classes <= size:
@@ -213,7 +213,7 @@ def _over_chunks(w: Float[Array, "C K D"], size: int, add: Callable[..., Any], s
 
 
 def _merged(top: Array, total: Array, parts: Float[Array, "P 2 N"]) -> tuple[Array, Array]:
-    """The sum Σ 2^(z − top) over all, of that over what has been, and of those over parts with a shift of their own."""
+    """Adds parts, each a sum Σ 2^(z − shift) with its own shift, to the sum Σ 2^(z − top) so far."""
     highest = jnp.maximum(top, parts[:, 0].max(axis=0))
     added = (parts[:, 1] * jnp.exp2(parts[:, 0] - highest[None])).sum(axis=0)
     return highest, total * jnp.exp2(top - highest) + added
@@ -232,10 +232,10 @@ def _num_parts(array: Array) -> int:
 
 
 def _parts(array: Array) -> BFloat16[Array, "P ..."]:
-    """What bfloat16 keeps of each number, and what it keeps of the rest of a float32 one."""
+    """Each number rounded to bfloat16, and for float32 the remainder in bfloat16 too."""
     if _num_parts(array) == 1:
         return array[None]
-    high = lax.reduce_precision(array, exponent_bits=8, mantissa_bits=7)  # a conversion, XLA may leave out
+    high = lax.reduce_precision(array, exponent_bits=8, mantissa_bits=7)  # XLA may drop a conversion
     return jnp.stack([high.astype(jnp.bfloat16), (array - high).astype(jnp.bfloat16)])
 
 
@@ -244,7 +244,7 @@ def _flat(parts: Float[Array, "P M D"]) -> Float[Array, "PM D"]:
 
 
 def _product(subscripts: str, a: Sequence[Array], b: BFloat16[Array, "P ..."]) -> Float[Array, "..."]:
-    """In float32, of all parts but for two low ones."""
+    """The sum in float32 of the products of all parts, except low part times low part."""
     pairs = [(of_a, of_b) for i, of_a in enumerate(a) for j, of_b in enumerate(b) if i + j < 2]
     products = (jnp.einsum(subscripts, *pair, preferred_element_type=jnp.float32) for pair in pairs)
     return functools.reduce(jnp.add, products)
@@ -253,7 +253,7 @@ def _product(subscripts: str, a: Sequence[Array], b: BFloat16[Array, "P ..."]) -
 def _class_operands(
     chunk: Float[Array, "C K D"], launch: HopperPlan
 ) -> tuple[BFloat16[Array, "P KC_whole D_whole"], Float[Array, "K C_whole"]]:
-    """Class weights in parts, centre after centre, and their inverse lengths."""
+    """Class weights in parts, one centre after the other, and their inverse lengths."""
     weights, inverse = _whole_steps(chunk), inverse_lengths_in_range(chunk)
     missing = launch.num_classes - len(chunk)
     weights = jnp.pad(weights, ((0, missing), (0, 0), (0, 0))).swapaxes(0, 1).reshape(-1, launch.length)
@@ -263,7 +263,7 @@ def _class_operands(
 def _row_operands(
     rows: Rows, first: Array | int, scale: Float[Array, ""], rate: Float[Array, "N"], *vectors: Float[Array, "N"]
 ) -> list[Array]:
-    """As `HopperKernel` takes them: labels within the chunk, and vectors."""
+    """The rows' operands of `HopperKernel`: labels relative to the chunk, and vectors."""
     if rows.hard is None:
         return [_whole_blocks(row) for row in (rows.labels - first, rate, *vectors)]
     q = _in_base_2(scale)

@@ -1,11 +1,11 @@
 """On TPUs, by Mosaic: the cosines are computed on the chip, forward and backward, and never leave it.
 
-Operands are the embeddings and class weights as they are given, scaled to cosines by their lengths afterwards. Of
-bfloat16 inputs all products are exact, and summed in float32; what is rounded is the gradient of the products x·w, to
-2⁻⁹ of each number. If one of the two is float32, so are the products, at the highest precision there is.
+The operands are the embeddings and class weights as given; their lengths scale the products to cosines afterwards. For
+bfloat16 inputs all products are exact and summed in float32. Only the gradient of the products x·w is rounded, by 2⁻⁹
+of each number. If either input is float32, the products are computed in float32, at the highest precision.
 
-Nothing is made beyond a few numbers of each row and each class, the gradient of x in float32 and the results. Of sub-
-centres the kernels want one after the other, [K, C, D]: that is how XLA keeps an array [C, K, D] on a TPU, uncopied.
+Beside the results, memory holds a few numbers for each row and class, and the gradient of x in float32. The kernels
+take sub-centres one after the other, [K, C, D]. On a TPU, XLA stores an array [C, K, D] this way: nothing is copied.
 """
 
 import dataclasses
@@ -24,8 +24,8 @@ from kernels.margin_softmax.tpu_plan import LANES, block, whole
 if TYPE_CHECKING:
     from kernels.margin_softmax.mosaic_tpu import TpuKernels
 
-NEEDED = ("CompilerParams", "VMEM")  # of `pltpu`, whose names change from one JAX to the next
-NEVER = 1e30  # an exponent that leaves nothing of a row
+NEEDED = ("CompilerParams", "VMEM")  # names in `pltpu`, which change between versions of JAX
+NEVER = 1e30  # an exponent that makes all of a row's terms zero
 
 
 def margin_softmax(embeddings: Array, class_weights: Array, *args: Any, **options: Any) -> Float[Array, "N"]:
@@ -46,11 +46,11 @@ def on_this_device() -> "PallasTpu":
 
 @dataclasses.dataclass(frozen=True)
 class PallasTpu:
-    """`rows` and `classes`: of a block, at most; multiples of 128."""
+    """`rows` and `classes` are the largest block, in multiples of 128."""
 
     rows: int = 512
     classes: int = 512
-    vmem: int = 48 * 2**20  # bytes: less than TPUs of the fifth generation and later have
+    vmem: int = 48 * 2**20  # bytes, less than TPUs from the fifth generation on have
     interpret: Any = False  # True, or `pltpu.InterpretParams()`, to run on a CPU
 
     def log_sum(
@@ -91,10 +91,10 @@ class PallasTpu:
         return Chunked().slope(x, w, rows, scale, log_sum)
 
     def _kernels(self, x: Array, w: Array, rows: Rows) -> "TpuKernels":
-        from kernels.margin_softmax.mosaic_tpu import TpuKernels  # not before it is needed: it is slow to import
+        from kernels.margin_softmax.mosaic_tpu import TpuKernels  # here, as its import is slow
 
         num_rows, classes = block(self.rows, self.classes, self.vmem, x, w)
-        num_blocks = max(-(-len(x) // num_rows), 1)  # all about as large, so that little is padded
+        num_blocks = max(-(-len(x) // num_rows), 1)  # of nearly equal size, so that little is padded
         return TpuKernels(
             num_classes=len(w),
             rows=whole(max(-(-len(x) // num_blocks), 1), 16),
@@ -118,7 +118,7 @@ class PallasTpu:
 def _operands(
     kernels: "TpuKernels", x: Array, w: Array, rows: Rows, scale: Array, inverse_x: Array, *vectors: Array
 ) -> tuple[Array, ...]:
-    """As `Kernels` wants them."""
+    """The operands of `TpuKernels`."""
     missing = whole(len(w), kernels.classes) - len(w)
     weights = w.swapaxes(0, 1)
     inverse_w = jnp.pad(inverse_lengths_in_range(weights), ((0, 0), (0, missing)))

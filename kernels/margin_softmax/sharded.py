@@ -1,16 +1,16 @@
 """The loss over classes of which each device of a mesh axis has a share, under `jax.shard_map`.
 
-Every device has the rows of all (see `shares`), sums exp(s·f(c)) over its own classes, by the implementations of
-`streamed`, and knows the target of the rows whose class it has. Both meet in one all-reduce of vectors [N], and the
-sum's gradient needs nothing from elsewhere: of a device's L_p it is exp(L_p − L) times that of L.
+Every device has all rows (see `shares`). It sums exp(s·f(c)) over its own classes, by an implementation of `streamed`,
+and computes the targets of the rows whose class it has. One all-reduce of vectors [N] combines the sums and the
+targets. The gradient of the combined L needs no communication: with respect to a device's own L_p it is exp(L_p − L).
 
-What a step of the loss and both gradients talks about: an all-gather of embeddings [n, D] in their own dtype, one of
-labels [n], the all-reduce of [2, N], and the reduce-scatter of the embeddings' gradient [N, D] in float32; hard
-negatives take an all-reduce of [N] more, and class weights that are shared along another axis one of their gradient,
-[c, D], or of the rows drawn of it.
+A step of the loss and both gradients communicates: an all-gather of embeddings [n, D] in their own dtype and of labels
+[n], the all-reduce of [2, N], and the reduce-scatter of the embeddings' gradient [N, D] in float32. Hard negatives add
+an all-reduce of [N]. Class weights that are shared along another axis add an all-reduce of their gradient, [c, D], or
+of the drawn rows of it.
 
-A model on paper, not a measurement, in milliseconds a step: 512 embeddings a device, N = 512·P, of D = 512 in bfloat16;
-class weights and SGD's momentum in float32.
+An estimate, not a measurement, in milliseconds a step: 512 embeddings a device, N = 512·P, D = 512, in bfloat16; class
+weights and SGD's momentum in float32.
 
 | C   | P  | products | talk  | products, sample=0.1 | update | W, dW, momentum, GB a device |
 |-----|----|----------|-------|----------------------|--------|------------------------------|
@@ -21,14 +21,14 @@ class weights and SGD's momentum in float32.
 | 1e8 | 8  | 265      | 0.025 | 26.8                 | 35.7   | 76.8                         |
 | 1e8 | 64 | 265      | 1.99  | 32.6                 | 4.47   | 9.6                          |
 
-Products are 8·N·c·D operations, c = C/P, at 790 TFLOP/s: two for the cosines, which are made twice, and two for each
-gradient; with a sample, of `negative_sampling.room` classes. Talk is (P − 1)/P · N · (2·D + 4·D + 4 + 2·8) bytes at
-450 GB/s within eight devices and 50 GB/s a device beyond, without latencies. The update is 24·c·D bytes at 4.3 TB/s: dW
-made zero and read, momentum and W read and written. A sample does not lessen it, for the optimiser moves all class
-weights; on 8 devices it then takes longer than the products. Left out is what overlaps: reading W twice and writing dW
-in the kernel. Products and talk both go as the number of embeddings a device brings. So without a sample products
-decide, but across nodes for few classes. A sample has room for a class of each row: at C = 1e6 on 64 devices that is
-all.
+Products are 8·N·c·D operations, c = C/P, at 790 TFLOP/s: two for the cosines, which are computed twice, and two for
+each gradient. With a sample, c is `negative_sampling.room`. Talk is (P − 1)/P · N · (2·D + 4·D + 4 + 2·8) bytes, at 450
+GB/s within eight devices and 50 GB/s a device beyond, without latencies. The update is 24·c·D bytes at 4.3 TB/s: dW is
+set to zero and read, momentum and W are read and written. A sample does not reduce it, as the optimiser moves all class
+weights; on 8 devices it then takes longer than the products. The table leaves out memory traffic that overlaps: the
+kernel reads W twice and writes dW. Products and talk both grow with the embeddings a device brings, so without a sample
+the products dominate, except across nodes with few classes. A sample has room for a class of each row: at C = 1e6 on 64
+devices these are all of the device's classes.
 """
 
 import functools
@@ -57,7 +57,7 @@ from kernels.margin_softmax.shares import own_labels
 from kernels.margin_softmax.streamed import Hard, Rows, Streams, known_scale, others_and_psi, thresholds
 from kernels.varying import Axes, names_of, vary_alike, varying_axes, varying_like
 
-# A sum of numbers of e^−80 to e^80 neither vanishes nor, over up to 6000 devices, overflows in float32.
+# A sum of numbers from e^−80 to e^80 does not vanish in float32, nor overflow over up to 6000 devices.
 WIDTH = 160.0
 
 
@@ -76,15 +76,15 @@ def sharded_margin_softmax(
     key: Array | None = None,
     implementation: Implementation | str | None = None,
 ) -> Float[Array, "N"]:
-    """As `margin_softmax` of rows that all devices of the axis have, over the class weights [C, D] that each has c of.
+    """`margin_softmax` with all rows on every device of the axis, and c of the C class weights on each.
 
-    The loss is the same on all of them. Inputs may vary over other mesh axes as well: class weights that do not are
-    shared over these, and their gradient is summed.
+    All devices get the same loss. Inputs may vary over other mesh axes too: class weights that do not are shared over
+    these axes, and their gradient is summed.
 
-    One all-reduce of [2, N] numbers: the sum and the target. Where sums of exp(s·f(c)) may differ by more than e^160,
-    beyond s = 70 or so, they are kept apart by size, as [3, N] then; a traced scale takes an all-reduce of [N] more,
-    for their largest. Hard negatives take another one before, of [N], for no device knows what is hard until it knows
-    the target. They need t in [−1, 1], as means of cosines are.
+    It takes one all-reduce of [2, N] numbers: the sums and the targets. Where sums of exp(s·f(c)) may differ by more
+    than a factor of e^160, from about s = 70 on, they are grouped by size, in [3, N] numbers or more. A traced scale
+    takes another all-reduce of [N], for the largest sum. Hard negatives take one before, as the target decides which
+    classes are hard. They need t in [−1, 1], the range of a mean of cosines.
 
     Args:
       axis_name: of the mesh axis that class weights are split over; or several, the first one changing slowest.
@@ -152,7 +152,7 @@ _STREAMS: dict[str, Callable[[], Streams]] = {
 
 
 def _shifts(scale: float | None, is_hard: bool, num_classes: int) -> tuple[float, ...] | None:
-    """The middles of intervals of the same width that cover all L there may be; None for a traced scale."""
+    """The middles of intervals of width `WIDTH` that together cover every possible L; None for a traced scale."""
     if scale is None:
         return None
     lowest, highest = -scale, scale * (2 if is_hard else 1) + math.log(num_classes)
@@ -165,10 +165,10 @@ def _shifts(scale: float | None, is_hard: bool, num_classes: int) -> tuple[float
 def _meet(
     names: tuple[str, ...], shifts: tuple[float, ...] | None, others: Float[Array, "N"], target: Float[Array, "N"]
 ) -> tuple[Float[Array, "N"], Float[Array, "N"]]:
-    """L = log Σ_p exp(L_p) over the devices, and the sum of the targets, of which one alone is not 0.
+    """L = log Σ_p exp(L_p) over the devices, and the sum of the targets, which are 0 on all devices but one.
 
-    A maximum over the devices keeps any sum in range, for an all-reduce more. Where `shifts` are known, each exp(L_p)
-    goes to the sum of an interval around a shift of its own instead, few of them: one, mostly.
+    Subtracting the maximum over the devices keeps any sum in range, but takes another all-reduce. Where `shifts` are
+    known, each exp(L_p) is added to the sum of its own interval instead. There are few intervals, mostly one.
     """
     if shifts is None:
         largest = lax.pmax(others, names)

@@ -1,4 +1,4 @@
-"""Who has what, under `jax.shard_map`: the rows that devices along a mesh axis bring, the classes that they hold."""
+"""How rows and classes are split over the devices of a mesh axis, under `jax.shard_map`."""
 
 import functools
 
@@ -16,9 +16,9 @@ from kernels.varying import Axes, names_of, varying_axes
 def gather_rows(
     embeddings: Float[Array, "n D"], labels: Int[Array, "n"], axis_name: Axes
 ) -> tuple[Float[Array, "N D"], Int[Array, "N"]]:
-    """The rows of all devices along the axis, in its order; those that are the same on all are there already.
+    """The rows of all devices along the axis, in its order. Rows that all devices share already are not gathered.
 
-    The gradient of the embeddings is summed over the devices on its way back to where each row came from.
+    The gradient of the embeddings is summed over the devices, and each device gets the part of its own rows.
 
     Raises:
       ValueError: where labels are split over other devices than their embeddings.
@@ -36,7 +36,7 @@ def gather_rows(
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _to_all(split: tuple[str, ...], shared: tuple[str, ...], embeddings: Float[Array, "n D"]) -> Float[Array, "N D"]:
-    """Gathered over the axes that rows are split over; of the others every device has the rows already."""
+    """Gathers over the axes that split the rows; over the other axes every device has the same rows."""
     gathered = lax.all_gather(embeddings, split, tiled=True) if split else embeddings
     return lax.pcast(gathered, shared, to="varying") if shared else gathered
 
@@ -44,7 +44,7 @@ def _to_all(split: tuple[str, ...], shared: tuple[str, ...], embeddings: Float[A
 def _to_all_backward(
     split: tuple[str, ...], shared: tuple[str, ...], _: None, cotangent: Float[Array, "N D"]
 ) -> tuple[Float[Array, "n D"]]:
-    """Summed in float32: of embeddings in bfloat16, autodiff would sum over the devices in bfloat16."""
+    """Sums in float32: for embeddings in bfloat16, autodiff would sum over the devices in bfloat16."""
     gradient = cotangent.astype(wide(cotangent.dtype))
     gradient = lax.psum(gradient, shared) if shared else gradient
     gradient = lax.psum_scatter(gradient, split, tiled=True) if split else gradient
@@ -60,10 +60,10 @@ def own_labels(
     axis_name: Axes,
     num_classes: int | None = None,
 ) -> Int[Array, "N"]:
-    """Labels among this device's classes: in [0, c), and −1 for the rows whose class is elsewhere, or none.
+    """Labels as indices of this device's classes, in [0, c); −1 for rows without a class on this device.
 
     Raises:
-      ValueError: where class weights are not split over the axis, or `num_classes` are not what they can be.
+      ValueError: where class weights are not split over the axis, or for an impossible `num_classes`.
     """
     names, num_here = names_of(axis_name), class_weights.shape[0]
     if not set(names) <= varying_axes(class_weights):

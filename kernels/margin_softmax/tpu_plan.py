@@ -1,4 +1,4 @@
-"""How many rows and classes a block of `mosaic_tpu` has, by what VMEM holds."""
+"""The numbers of rows and classes in a block of `mosaic_tpu` that fit in VMEM."""
 
 from typing import Any
 
@@ -24,7 +24,7 @@ def block(rows: int, classes: int, vmem: int, x: Any, w: Any) -> tuple[int, int]
 
 
 def block_bytes(rows: int, classes: int, x: Any, w: Any) -> int:
-    """About what the largest kernel holds: two buffers of each operand and result, sums, and intermediate values."""
+    """An estimate for the largest kernel: two buffers of each operand and result, the sums, and intermediate values."""
     num_centers, length = w.shape[1], whole(w.shape[2], LANES)
     of_x, of_w = rows * length, num_centers * classes * length
     buffers = 2 * (of_x * x.dtype.itemsize + 2 * of_w * w.dtype.itemsize + 2 * rows * LANES * 4)
@@ -32,5 +32,5 @@ def block_bytes(rows: int, classes: int, x: Any, w: Any) -> int:
 
 
 def whole(number: int, multiple: int) -> int:
-    """The smallest multiple that is not less than the number."""
+    """`number`, rounded up to a multiple."""
     return -(-number // multiple) * multiple
