@@ -279,7 +279,6 @@ class Outputs(NamedTuple):
 
 def eval_step(state: TrainState, batch: Split) -> Outputs:
     """Applies the network and the head in inference. The loss includes the margin; predictions do not."""
-
     if isinstance(state.head, ShardedMarginHead):
         split: Outputs = state.head.over_devices(_eval_step, state.replace(opt_state=()), batch, lambda rows: rows)
         return split

@@ -16,7 +16,7 @@ from experiments.recognition.comparison import compare
 from experiments.recognition.config import Config
 from experiments.recognition.judging import ENROLLED, Roles
 from experiments.recognition.optimizing import LEARNING_RATES, build_optimizers, build_schedule
-from experiments.run.experiment import Experiment, check_takes
+from experiments.run.experiment import Experiment, check_takes, recorded_data
 from experiments.run.loop import run_all
 from experiments.run.margin import build_margin, build_scale
 from experiments.run.pictures import load
@@ -94,13 +94,9 @@ def build(config: Config, dataset: Dataset) -> Experiment:
             "subcenters": config.subcenters,
             "scale": scale,
             "min_norm": config.min_norm,
-            "batch_size": plan.batch_size,
-            "steps_per_epoch": plan.steps,
             "enrolled": ENROLLED,
-            "data": config.data,
+            **recorded_data(config.data, dataset, plan),
             "data_notes": [*dataset.notes],
-            "data_fingerprint": dataset.fingerprint(),
-            "image_shape": [*dataset.train.images.shape[1:]],
             "classes": [*dataset.classes[:num_classes]],
         },
         epochs=config.epochs,
