@@ -1,8 +1,8 @@
-"""A warpgroup of `mosaic_gpu` that multiplies, and what it makes of the products.
+"""A multiplying warpgroup of `mosaic_gpu`: it turns products into sums, or into gradients.
 
-A tile's 128 × 128 sums are 128 registers of each thread, of the 168 that it has. With sub-centres two tiles are alive,
-the nearest so far and the next, so that they are half as wide; backward each product is computed once to find the
-nearest and once more to write the gradients.
+The 128 × 128 sums of a tile take 128 of the 168 registers that each thread has. With sub-centres two tiles are alive, the
+nearest so far and the next, so both are half as wide. The backward pass computes each product twice: first to find the
+nearest centre, then to write the gradients.
 """
 
 import dataclasses
@@ -41,7 +41,7 @@ class Memory:
 
 
 class Consumer:
-    """The warpgroup's refs, and what it has of its block's rows in registers."""
+    """The warpgroup's refs, and the registers that hold the values of its block's rows."""
 
     def __init__(
         self,
@@ -66,7 +66,7 @@ class Consumer:
             self.inverse_q: Any = rows[-1][1] if plan.known_scale is None else math.log(2) / plan.known_scale
 
     def write_sums(self) -> None:
-        """Of this warpgroup's tiles: the shift, and the sums."""
+        """Writes the shift and the sums over this warpgroup's tiles."""
         full_row = functools.partial(jnp.full, (ROWS,), dtype=jnp.float32)
         start = LOWEST if self.plan.shift is None else self.plan.shift
         top, total = (plgpu.layout_cast(full_row(value), self.along_rows) for value in (start, 0.0))
@@ -85,7 +85,7 @@ class Consumer:
         return (self.split * (self.plan.turns * 2) + 2 * turn + self.warpgroup) * self.plan.tile
 
     def _add_tile(self, turn: Any, so_far: tuple[Array, Array]) -> tuple[Array, Array]:
-        """The largest logits and the sums of 2^(z − shift), with one more tile."""
+        """Adds a tile to the largest logits and to the sums of 2^(z − shift)."""
         top, total = so_far
         first_class = self._first_class(turn)
         pieces = self._nearest(turn, first_class)
@@ -102,13 +102,13 @@ class Consumer:
         return top, total
 
     def _write_tile(self, turn: Any, carry: None) -> None:
-        """The gradients of one tile, centre by centre."""
+        """Writes the gradients of one tile, centre by centre."""
         plan, first_class = self.plan, self._first_class(turn)
         best = self._nearest(turn, first_class) if plan.num_centers > 1 else []
 
         def write_center(center: Any, best: list[Array]) -> list[Array]:
             sums = self._product((turn + 1) * plan.products - plan.num_centers + center, center, first_class)
-            # All of it in one branch: with one a piece, more registers would be spilled.
+            # One branch for all pieces: with a branch for each, more registers would be spilled.
             write = functools.partial(self._write_center, sums, center, first_class)
             return lax.cond(first_class < plan.num_classes, write, lambda best: best, best)
 
@@ -118,9 +118,10 @@ class Consumer:
             lax.fori_loop(0, plan.num_centers, write_center, best)
 
     def _write_center(self, sums: Array, center: Any, first_class: Any, best: list[Array]) -> list[Array]:
-        """The gradients of a tile's products with one centre; `best` with none for classes that have met their nearest.
+        """Writes the gradients of a tile's products with one centre, and returns `best` for the next centre.
 
-        Of equally near centres the first gets all of the gradient: once met, the best is out of reach for the others.
+        A class whose nearest centre has been met gets ∞ in `best`, which no later centre reaches: of equally near
+        centres the first gets all of the gradient.
         """
         best = list(best)
         for index in range(self.plan.tile // PIECE):
@@ -138,17 +139,17 @@ class Consumer:
         return best
 
     def _store(self, dz: Array, index: int, first_column: Any) -> None:
-        """A piece of the gradients, the index-th of its tile, in bfloat16; and in another part what that leaves."""
+        """Writes the index-th piece of a tile's gradients in bfloat16; a second part takes the rounding error."""
         for part, out in enumerate(self.outs):
             staged = self.memory.out_s.at[self.warpgroup, (index * self.plan.dz_parts + part) % 2]
-            plgpu.wait_smem_to_gmem(1, wait_read_only=True)  # the last but one, which was staged here
+            plgpu.wait_smem_to_gmem(1, wait_read_only=True)  # the copy before the last one, which was staged here
             staged[...] = dz.astype(jnp.bfloat16)
             plgpu.commit_smem()
             plgpu.copy_smem_to_gmem(staged, out.at[self.here, pl.ds(first_column, PIECE)])
             dz = dz - dz.astype(jnp.bfloat16).astype(jnp.float32)
 
     def _nearest(self, turn: Any, first_class: Any) -> list[Array]:
-        """x·ŵ of the nearest centre of each class of a tile, piece by piece."""
+        """Returns x·ŵ of the nearest centre of each class of a tile, piece by piece."""
         plan = self.plan
         if plan.num_centers == 1:
             return self._scaled_pieces(turn, 0, first_class)
@@ -165,9 +166,9 @@ class Consumer:
         return [sums[:, start : start + PIECE] * self._lengths(start) for start in range(0, self.plan.tile, PIECE)]
 
     def _product(self, n: Any, center: Any, first_class: Any) -> Array:
-        """x·w of one tile, the n-th of this warpgroup, and 1/‖w‖ into shared memory meanwhile."""
+        """Returns x·w of this warpgroup's n-th tile, and copies 1/‖w‖ to shared memory meanwhile."""
         memory, plan = self.memory, self.plan
-        plgpu.commit_smem()  # what was read of the former one has been
+        plgpu.commit_smem()  # all reads of the previous product are done
         start = center * (self.inverse_w.shape[0] // plan.num_centers) + first_class
         lengths_s = memory.vector_s.at[self.warpgroup, pl.ds(0, plan.tile)]
         lengths_here = memory.vector_here.at[self.warpgroup]
@@ -180,14 +181,14 @@ class Consumer:
         return result
 
     def _accumulate(self, n: Any, sums: Any) -> Array:
-        """The steps of the n-th product; the other warpgroup's turn comes when all are issued."""
+        """Takes the steps of the n-th product; once all are issued, it is the other warpgroup's turn."""
         memory, plan = self.memory, self.plan
 
         def step(k: Any, carry: None) -> None:
             slot = plan.slot(self.warpgroup, n * plan.steps + k)
             plgpu.barrier_wait(memory.full.at[slot])
             plgpu.wgmma(sums, memory.x_s.at[plan.x_buffer(k, slot)], memory.w_s.at[slot].transpose((1, 0)))
-            plgpu.wgmma_wait(1)  # the former step's is done, so that its buffer may be filled again
+            plgpu.wgmma_wait(1)  # the previous step is done, so its buffer may be filled again
 
             @pl.when(k > 0)
             def _() -> None:
@@ -198,12 +199,12 @@ class Consumer:
         return sums[...]
 
     def _lengths(self, start: int) -> Array:
-        """1/‖w‖ of a piece, for each row."""
+        """Returns 1/‖w‖ of a piece, repeated for each row."""
         piece = self.memory.vector_s.at[self.warpgroup, pl.ds(start, PIECE)]
         return down(_load(piece, layout=plgpu.Layout.WGMMA.reduce(0)))
 
     def _logits(self, scaled: Array, start: int, first_class: Any) -> tuple[Array, Array, Array | None]:
-        """z, in base 2, of one piece of a tile; where it does not count; and f' if that is not 1 everywhere."""
+        """Returns the logits z of a piece in base 2, the mask of those that do not count, and f' unless it is 1."""
         column = plgpu.broadcasted_iota(jnp.int32, (ROWS, PIECE), 1, layout=plgpu.Layout.WGMMA)
         is_own = column == across(self.labels - first_class - start)
         masked = is_own | (column >= self.plan.num_valid - first_class - start)

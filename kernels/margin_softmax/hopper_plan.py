@@ -1,4 +1,4 @@
-"""Tiles and buffers of `mosaic_gpu`, and which block has which classes."""
+"""Tiles and buffers of `mosaic_gpu`, and the classes of each block."""
 
 import dataclasses
 from typing import Any
@@ -18,11 +18,11 @@ class HopperPlan:
     """One launch, for N rows (whole blocks of 128), vectors of length D (whole steps of 64) and C classes.
 
     Class weights are [K·C, D], centre after centre; C must be a multiple of `tile` if K > 1 or `backward`. Classes from
-    `num_valid` on do not count. `shift`, in base 2, suits all rows; None where the largest logit of each row must be
-    found along the way. A known scale is a constant of the program. Interpreted on a CPU where `interpret` says so.
+    `num_valid` on do not count. `shift`, in base 2, suits all rows; None means that the kernel finds the largest
+    logit of each row itself. A known scale is a constant of the program. With `interpret` the kernel runs on a CPU.
 
-    Float32 vectors have two parts, [2·N, D] and [2·K·C, D]: each number in bfloat16, and the rest of it. Their product
-    is a sum of three, as the product of the two rests is too small to count.
+    Float32 vectors have two parts, [2·N, D] and [2·K·C, D]: each number rounded to bfloat16, and its rounding error. Their
+    product is a sum of three; the product of the two errors is too small to count.
     """
 
     num_rows: int
@@ -41,16 +41,16 @@ class HopperPlan:
 
     @property
     def tile(self) -> int:
-        """Classes a product; fewer where two tiles are alive."""
+        """The number of classes in a product; half as many where two tiles are alive."""
         return 128 if self.num_centers == 1 else 64
 
     @property
     def steps(self) -> int:
-        """How many a product takes, each of 64 numbers of a part of x and one of w."""
+        """The number of steps in a product; each multiplies 64 numbers of a part of x and of a part of w."""
         return (self.x_parts + self.w_parts - 1) * self._steps_a_part
 
     def operands(self, step: Any) -> tuple[tuple[Any, Any], tuple[Any, Any]]:
-        """Of x and of w, which part is multiplied at a step, and which 64 numbers of it."""
+        """The part of x and the part of w that a step multiplies, each with the index of its 64 numbers."""
         if self.x_parts == self.w_parts == 1:
             return (0, step), (0, step)
         pair, column = (of(jnp.int32(step), jnp.int32(self._steps_a_part)) for of in (lax.div, lax.rem))
@@ -61,17 +61,17 @@ class HopperPlan:
     def keeps_x(self) -> bool:
         """Whether a block's embeddings stay in shared memory, or are fetched with every tile of class weights.
 
-        They stay where that leaves two buffers of class weights a warpgroup: with one it would wait for itself.
+        They stay if two buffers of class weights are left for each warpgroup: with one it would wait for itself.
         """
         return self._left - self._x_bytes >= 2 * self._buffers_bytes
 
     @property
     def x_buffers(self) -> int:
-        """Of 128 rows and 64 numbers of each."""
+        """The number of buffers of embeddings, each of 128 rows and 64 numbers a row."""
         return self._x_bytes // (ROWS * STEP * 2) if self.keeps_x else 2 * self.stages
 
     def x_buffer(self, step: Any, slot: Any) -> Any:
-        """Which of them has the embeddings of a step whose class weights are in a slot of the ring."""
+        """The buffer of the embeddings for a step whose class weights are in a slot of the ring."""
         (part, column), _ = self.operands(step)
         return part * self._steps_a_part + column if self.keeps_x else slot
 
@@ -81,29 +81,29 @@ class HopperPlan:
 
     @property
     def stages(self) -> int:
-        """Buffers in each of the two rings: as many as fit; more than 6 would hide nothing more."""
+        """The number of buffers in each of the two rings: as many as fit, at most 6, as more would hide nothing more."""
         if self.keeps_x:
             return min(6, (self._left - self._x_bytes) // self._buffers_bytes)
         return self._left // (self._buffers_bytes + 2 * ROWS * STEP * 2)
 
     @property
     def dz_parts(self) -> int:
-        """As of the operands."""
+        """The number of parts of the gradients: as many as the operands have."""
         return max(self.x_parts, self.w_parts)
 
     @property
     def products(self) -> int:
-        """How many a tile of classes takes: centre by centre to find the nearest, and again to write its gradients."""
+        """The products of a tile of classes: one a centre to find the nearest, and again to write its gradients."""
         return self.num_centers * (2 if self.backward and self.num_centers > 1 else 1)
 
     @property
     def turns(self) -> int:
-        """Pairs of tiles a block: each of its two warpgroups computes one of a pair."""
+        """The pairs of tiles in a block: each of its two warpgroups computes one tile of a pair."""
         return pl.cdiv(self._pairs, max(1, min(self._pairs, self.multiprocessors // self.row_blocks)))
 
     @property
     def splits(self) -> int:
-        """Blocks that share a block of rows."""
+        """The number of blocks that share the same rows."""
         return pl.cdiv(self._pairs, self.turns)
 
     @property
@@ -116,12 +116,12 @@ class HopperPlan:
 
     @property
     def _buffers_bytes(self) -> int:
-        """Of one buffer of class weights for each warpgroup."""
+        """Bytes of one buffer of class weights for each warpgroup."""
         return 2 * self.tile * STEP * 2
 
     @property
     def _left(self) -> int:
-        """Bytes of shared memory but for lengths, barriers, and two pieces of gradients for each warpgroup."""
+        """Bytes of shared memory without lengths, barriers, and two pieces of gradients for each warpgroup."""
         return SHARED_MEMORY - 2 * ROWS * 4 - 1024 - (2 * 2 * ROWS * PIECE * 2 if self.backward else 0)
 
     @property
