@@ -1,8 +1,8 @@
 """A multiplying warpgroup of `mosaic_gpu`: it turns products into sums, or into gradients.
 
-The 128 × 128 sums of a tile take 128 of the 168 registers that each thread has. With sub-centres two tiles are alive, the
-nearest so far and the next, so both are half as wide. The backward pass computes each product twice: first to find the
-nearest centre, then to write the gradients.
+The 128 × 128 sums of a tile take 128 of the 168 registers that each thread has. With sub-centres two tiles are alive,
+the nearest so far and the next, so both are half as wide. The backward pass computes each product twice: first to find
+the nearest centre, then to write the gradients.
 """
 
 import dataclasses

@@ -21,8 +21,8 @@ class HopperPlan:
     `num_valid` on do not count. `shift`, in base 2, suits all rows; None means that the kernel finds the largest
     logit of each row itself. A known scale is a constant of the program. With `interpret` the kernel runs on a CPU.
 
-    Float32 vectors have two parts, [2·N, D] and [2·K·C, D]: each number rounded to bfloat16, and its rounding error. Their
-    product is a sum of three; the product of the two errors is too small to count.
+    Float32 vectors have two parts, [2·N, D] and [2·K·C, D]: each number rounded to bfloat16, and its rounding error.
+    Their product is a sum of three; the product of the two errors is too small to count.
     """
 
     num_rows: int
@@ -81,7 +81,7 @@ class HopperPlan:
 
     @property
     def stages(self) -> int:
-        """The number of buffers in each of the two rings: as many as fit, at most 6, as more would hide nothing more."""
+        """The number of buffers in each of the two rings: as many as fit, but at most 6; more would not be faster."""
         if self.keeps_x:
             return min(6, (self._left - self._x_bytes) // self._buffers_bytes)
         return self._left // (self._buffers_bytes + 2 * ROWS * STEP * 2)
