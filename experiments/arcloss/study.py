@@ -11,7 +11,7 @@ import jax
 from experiments.arcloss import drawings
 from experiments.arcloss.config import Config
 from experiments.arcloss.variants import VARIANTS, Adam, Sgd, Variant
-from experiments.run.experiment import Experiment, check_takes, recorded_data
+from experiments.run.experiment import Experiment, check_devices, check_takes, recorded_data
 from experiments.run.loop import run_all
 from experiments.run.margin import build_margin, build_scale
 from experiments.run.pictures import load
@@ -27,6 +27,7 @@ from jaxnets.train import create_train_state
 
 def train(config: Config, invocation: Invocation) -> None:
     """Trains the variants that the command line names, one after the other, and draws them side by side."""
+    check_devices(config.devices)
     dataset = load(config.data, size=config.picture_size, skip_unreadable=config.skip_unreadable)
     for note in dataset.notes:
         print(f"note: {note}")

@@ -1,7 +1,6 @@
 """The command line of the gender study."""
 
 import dataclasses
-import math
 from typing import Annotated, Literal
 
 import tyro
@@ -14,6 +13,7 @@ from experiments.run.options import (
     OptionalPath,
     RunOptions,
     check_name,
+    check_rates,
     choice,
 )
 from experiments.run.terminal import UserError
@@ -78,14 +78,11 @@ class Config(RunOptions, ClassifierOptions):  # the options of the last come fir
         """
         check_name("model", self.model, (*NETWORKS, "mynn_relu", "all"))
         RunOptions.check(self)
-        if self.lr is not None and not (math.isfinite(self.lr) and self.lr > 0):
-            raise UserError(f"--lr must be a positive number, not {self.lr}")
-        if self.averaging is not None and not 0 <= self.averaging < 1:
-            raise UserError(
-                f"--averaging is the share of an average that a step keeps: in [0, 1), not {self.averaging}"
-            )
+        check_rates(self)
         is_stored = self.data.startswith(("folder:", "tfds:", "recordio:"))
         if self.stream and not is_stored:
             raise UserError("--stream is for --data folder:PATH, tfds:NAME or recordio:DIRECTORY")
         if self.pretrained is not None and self.model == "all":
             raise UserError("--pretrained holds the weights of one network: give its name with --model, not all")
+        if self.pretrained is not None and not self.pretrained.exists():
+            raise UserError(f"--pretrained {str(self.pretrained)[:300]!r}: there is no such file; give the path of one")

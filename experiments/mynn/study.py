@@ -12,7 +12,7 @@ import optax
 
 from experiments.mynn import drawings
 from experiments.mynn.config import DEFAULT_SIZE, Config
-from experiments.run.experiment import Experiment, check_takes, recorded_data
+from experiments.run.experiment import Experiment, check_devices, check_takes, recorded_data
 from experiments.run.loop import run_all
 from experiments.run.pictures import Streamed, load, open_stream
 from experiments.run.session import Invocation
@@ -34,6 +34,7 @@ LEARNING_RATES = {"sgd": 0.01, "adam": 1e-3}
 
 def train(config: Config, invocation: Invocation) -> None:
     """Trains the networks that the command line names, one after the other, and compares them."""
+    check_devices(config.devices)
     if config.stream:
         dataset: Dataset | Streamed = open_stream(
             config.data,

@@ -15,6 +15,7 @@ from experiments.run.options import (
     RunOptions,
     check_counts,
     check_name,
+    check_rates,
     choice,
 )
 from experiments.run.terminal import UserError
@@ -96,15 +97,10 @@ class Config(RunOptions, OptimizerOptions, MarginOptions, NetworkOptions):  # th
         for name in ("m", "m1", "m2", "m3", "h", "beyond"):
             if self.margin == "all" and getattr(self, name) is not None:
                 raise UserError(f"--{name} is a number of one margin: give that with --margin, not all")
-        if self.lr is not None and not (math.isfinite(self.lr) and self.lr > 0):
-            raise UserError(f"--lr must be a positive number, not {self.lr}")
+        check_rates(self)
         if not 0 <= self.warmup < self.epochs:
             raise UserError(f"--warmup must be 0 epochs or more and less than --epochs, not {self.warmup}")
         for name in ("weight_decay", "clip"):
             value = getattr(self, name)
             if not (math.isfinite(value) and value >= 0):
                 raise UserError(f"--{name.replace('_', '-')} must be a finite number of 0 or more, not {value}")
-        if self.averaging is not None and not 0 <= self.averaging < 1:
-            raise UserError(
-                f"--averaging is the share of an average that a step keeps: in [0, 1), not {self.averaging}"
-            )

@@ -16,7 +16,7 @@ from experiments.recognition.comparison import compare
 from experiments.recognition.config import Config
 from experiments.recognition.judging import ENROLLED, Roles
 from experiments.recognition.optimizing import LEARNING_RATES, build_optimizers, build_schedule
-from experiments.run.experiment import Experiment, check_takes, recorded_data
+from experiments.run.experiment import Experiment, check_devices, check_takes, recorded_data
 from experiments.run.loop import run_all
 from experiments.run.margin import build_margin, build_scale
 from experiments.run.pictures import load
@@ -34,6 +34,7 @@ from jaxnets.train import create_train_state
 
 def train(config: Config, invocation: Invocation) -> None:
     """Trains on the identities that the command line names, with one margin after the other, and compares them."""
+    check_devices(config.devices)
     dataset = load(config.data, size=config.size, skip_unreadable=config.skip_unreadable, open_set=True)
     for note in dataset.notes:  # with each font's digest in config.json
         print(f"note: {re.sub(', SHA-256 [0-9a-f]{64}', '', note)}")

@@ -74,6 +74,16 @@ def recorded_data(name: str, dataset: Dataset | Streamed, plan: EpochPlan) -> di
     }
 
 
+def check_devices(count: int) -> None:
+    """Refuses more devices than there are, before any data is read.
+
+    Raises:
+      UserError: naming how many there are.
+    """
+    with as_user_error(ValueError):
+        parallel.data_mesh(count)
+
+
 def check_takes(model: nn.Module, image_shape: Sequence[int]) -> None:
     """Refuses images of a size that a network does not take.
 

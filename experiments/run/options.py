@@ -114,6 +114,14 @@ def check_counts(config: Any, names: tuple[str, ...]) -> None:
             raise UserError(f"--{name.replace('_', '-')} must be 1 or more, not {value}")
 
 
+def check_rates(config: Any) -> None:
+    """Refuses a --lr that is no learning rate, and an --averaging that is no share; None is none given."""
+    if config.lr is not None and not (math.isfinite(config.lr) and config.lr > 0):
+        raise UserError(f"--lr must be a positive number, not {config.lr}")
+    if config.averaging is not None and not 0 <= config.averaging < 1:
+        raise UserError(f"--averaging is the share of an average that a step keeps: in [0, 1), not {config.averaging}")
+
+
 def check_name(kind: str, name: str, known: Sequence[str]) -> None:
     """Refuses a name that is none of the known ones, and says the nearest.
 

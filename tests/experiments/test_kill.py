@@ -67,7 +67,7 @@ def meet(process, number, epochs, seconds):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("study", "devices"),
-    [("arcloss", 3), ("mynn --augment", 1), ("mynn --stream", 1)],
+    [("arcloss", 3), ("mynn --augment --stream", 1)],
 )
 def test_killed_and_told_to_stop_at_random_moments(study, devices, start, tmp_path):
     wait(start(study, tmp_path / "whole", devices))

@@ -175,7 +175,7 @@ def test_a_damaged_cache_gives_the_set_that_it_was_made_of(cases, pets, cache_ho
 
 
 @pytest.mark.parametrize(
-    "cases", [QUICK[:60], pytest.param(SLOW[:2000], marks=pytest.mark.slow)], ids=["quick", "slow"]
+    "cases", [QUICK[:60], pytest.param(SLOW[:1000], marks=pytest.mark.slow)], ids=["quick", "slow"]
 )
 def test_a_damaged_prepared_set(cases, shapes, prepared, tmp_path):
     shutil.copytree(prepared, tmp_path, dirs_exist_ok=True)

@@ -227,7 +227,7 @@ def damaged(content, dice):
     return bytes(content)
 
 
-CASES = pytest.mark.parametrize("cases", [150, pytest.param(2000, marks=pytest.mark.slow)])
+CASES = pytest.mark.parametrize("cases", [150, pytest.param(1000, marks=pytest.mark.slow)])
 
 
 @CASES
