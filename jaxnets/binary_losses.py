@@ -249,7 +249,7 @@ class BinaryHead:
         params: dict[str, Array],
         embeddings: Float[Array, "N D"],
         labels: Labels,
-        axis_name: str | None = None,
+        axis_name: Axes | None = None,
     ) -> dict[str, Array]:
         return stats
 

@@ -1,7 +1,7 @@
 """Heads: the last layer of a network with its loss, its predictions and its own parameters."""
 
 import dataclasses
-from typing import get_args
+from typing import Any, Protocol, get_args, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,27 @@ from kernels.margin_softmax import MarginGrad, nearest_classes
 from kernels.varying import Axes
 
 CLASS_WEIGHTS = "class_weights"  # arrays of this name have a row per class, also the optimiser's
+
+
+@runtime_checkable
+class Head(Protocol):
+    """The methods of a head, which a class of your own may have too. One without statistics has {} for them."""
+
+    def count_classes(self, num_outputs: int) -> int: ...
+    def init(self, key: Array, num_outputs: int) -> dict[str, Any]: ...
+    def init_stats(self) -> dict[str, Any]: ...
+    def update_stats(
+        self,
+        stats: dict[str, Any],
+        params: dict[str, Any],
+        outputs: Float[Array, "N D"],
+        labels: Int[Array, "N"],
+        axis_name: Axes | None = None,
+    ) -> dict[str, Any]: ...
+    def loss(
+        self, stats: dict[str, Any], params: dict[str, Any], outputs: Float[Array, "N D"], labels: Int[Array, "N"]
+    ) -> Float[Array, "N"]: ...
+    def predict(self, params: dict[str, Any], outputs: Float[Array, "N D"]) -> Int[Array, "N"]: ...
 
 
 @dataclasses.dataclass(frozen=True)

@@ -103,9 +103,15 @@ def step_lr(learning_rate: Number, *, steps_per_epoch: int, step_size: int, gamm
     check_count("steps_per_epoch", steps_per_epoch)
     check_count("step_size", step_size)
     check("gamma", gamma, "(0, ∞)")
-    decay = optax.exponential_decay(learning_rate, steps_per_epoch * step_size, gamma, staircase=True)
-    # Of an integer count optax's decay is float32, under float64 too.
-    return lambda step: decay(jnp.asarray(step, jnp.result_type(float)))
+    return counted_in_floats(optax.exponential_decay(learning_rate, steps_per_epoch * step_size, gamma, staircase=True))
+
+
+def counted_in_floats(schedule: Schedule) -> Schedule:
+    """A schedule of optax with the step as a floating-point number, which is exact up to 2²⁴ steps in float32.
+
+    Of an integer step optax's schedules are float32, under float64 too, and some fail under strict dtype promotion.
+    """
+    return lambda step: schedule(jnp.asarray(step, jnp.result_type(float)))
 
 
 @_same_of_same

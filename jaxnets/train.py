@@ -5,7 +5,7 @@ A step is `(state, batch) -> (state, metrics)`: pure, so that it can be jitted, 
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,7 @@ from jaxtyping import Array, Bool, Float, Int, UInt8
 from jaxnets.data import Split
 from jaxnets.domains import check
 from jaxnets.explicit_axes import between_auto_axes, of_rows, specs_of
+from jaxnets.heads import Head
 from jaxnets.labels import as_labels, count_of
 from jaxnets.optim import by_group
 from jaxnets.sharded_head import ShardedMarginHead
@@ -26,27 +27,6 @@ from kernels.varying import Axes
 
 Params: TypeAlias = dict[str, Any]
 Augment: TypeAlias = Callable[[Array, UInt8[Array, "N H W C"]], UInt8[Array, "N H W C"]]  # of keys [N] and images
-
-
-@runtime_checkable
-class Head(Protocol):
-    """See `jaxnets.heads`. A head without statistics of its own has {} for them."""
-
-    def count_classes(self, num_outputs: int) -> int: ...
-    def init(self, key: Array, num_outputs: int) -> Params: ...
-    def init_stats(self) -> Params: ...
-    def update_stats(
-        self,
-        stats: Params,
-        params: Params,
-        outputs: Float[Array, "N D"],
-        labels: Int[Array, "N"],
-        axis_name: Axes | None = None,
-    ) -> Params: ...
-    def loss(
-        self, stats: Params, params: Params, outputs: Float[Array, "N D"], labels: Int[Array, "N"]
-    ) -> Float[Array, "N"]: ...
-    def predict(self, params: Params, outputs: Float[Array, "N D"]) -> Int[Array, "N"]: ...
 
 
 class TrainState(struct.PyTreeNode):

@@ -11,12 +11,11 @@ import jax
 from experiments.arcloss import drawings
 from experiments.arcloss.config import Config
 from experiments.arcloss.variants import VARIANTS, Adam, Sgd, Variant
-from experiments.run.experiment import Experiment, check_devices, check_takes, recorded_data
+from experiments.run.experiment import Experiment, check_takes, mesh_of, recorded_data
 from experiments.run.loop import run_all
 from experiments.run.margin import build_margin, build_scale
 from experiments.run.pictures import load
 from experiments.run.session import Invocation
-from experiments.run.terminal import as_user_error
 from jaxnets import models, optim, parallel
 from jaxnets.data import Dataset
 from jaxnets.epochs import EpochPlan, evaluation_batch
@@ -27,7 +26,7 @@ from jaxnets.train import create_train_state
 
 def train(config: Config, invocation: Invocation) -> None:
     """Trains the variants that the command line names, one after the other, and draws them side by side."""
-    check_devices(config.devices)
+    mesh_of(config.devices)
     dataset = load(config.data, size=config.picture_size, skip_unreadable=config.skip_unreadable)
     for note in dataset.notes:
         print(f"note: {note}")
@@ -50,8 +49,7 @@ def build(variant: Variant, config: Config, dataset: Dataset) -> Experiment:
     margin = build_margin(config)
     scale = build_scale(config, len(dataset.classes), config.data)
     plan = EpochPlan.of(len(dataset.train.labels), config.batch_size or variant.batch_size, config.steps_per_epoch)
-    with as_user_error(ValueError):
-        mesh = parallel.data_mesh(config.devices)
+    mesh = mesh_of(config.devices)
     model = models.create(variant.name)
     check_takes(model, dataset.test.images.shape[1:])
     net_optimizer, learning_rate = build_optimizer(variant.net, plan.steps)

@@ -12,7 +12,7 @@ import optax
 
 from experiments.mynn import drawings
 from experiments.mynn.config import DEFAULT_SIZE, Config
-from experiments.run.experiment import Experiment, check_devices, check_takes, recorded_data
+from experiments.run.experiment import Experiment, check_takes, mesh_of, recorded_data
 from experiments.run.loop import run_all
 from experiments.run.pictures import Streamed, load, open_stream
 from experiments.run.session import Invocation
@@ -34,7 +34,7 @@ LEARNING_RATES = {"sgd": 0.01, "adam": 1e-3}
 
 def train(config: Config, invocation: Invocation) -> None:
     """Trains the networks that the command line names, one after the other, and compares them."""
-    check_devices(config.devices)
+    mesh_of(config.devices)
     if config.stream:
         dataset: Dataset | Streamed = open_stream(
             config.data,
@@ -71,8 +71,7 @@ def build(name: str, config: Config, dataset: Dataset | Streamed) -> Experiment:
     if is_normalized:
         model = Normalized(model)
     check_takes(model, dataset.test.images.shape[1:])
-    with as_user_error(ValueError):
-        mesh = parallel.data_mesh(config.devices)
+    mesh = mesh_of(config.devices)
     state = create_train_state(
         jax.random.key(config.seed),
         model,
@@ -123,7 +122,9 @@ def build(name: str, config: Config, dataset: Dataset | Streamed) -> Experiment:
 
 
 def _schedule(config: Config, rate: float, steps: int) -> float | Callable[..., Any]:
-    return rate if config.schedule == "constant" else optax.cosine_decay_schedule(rate, steps)
+    if config.schedule == "constant":
+        return rate
+    return optim.counted_in_floats(optax.cosine_decay_schedule(rate, steps))
 
 
 def _read(name: str, file: Path) -> Mapping[str, Any]:

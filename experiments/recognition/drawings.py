@@ -67,7 +67,9 @@ def draw_run(name: str, dataset: Dataset) -> Callable[[Folder, list[Line]], None
         of_unseen = f"{dataset.name} · {retrieved.num_identities:,} identities that training never saw"
         pairs = f"{of_unseen} · {verified.num_genuine:,} genuine and {verified.num_impostor:,} impostor pairs"
         roc, smallest = verified.roc, ERRORS / verified.num_impostor
-        thresholds = {f"FAR {far:g}": at for far, at in verified.threshold_at_far.items() if at is not None}
+        thresholds = {
+            f"FAR {far:.0e}".replace("e-0", "e-"): at for far, at in verified.threshold_at_far.items() if at is not None
+        }
         probes = f"{of_unseen} · {identified.num_with_mate:,} probes, {identified.num_templates:,} templates"
         sample, mistakes = _queries(embeddings, labels, dataset)
         pictures = {

@@ -18,8 +18,10 @@ def build_schedule(options: OptimizerOptions, epochs: int, steps_per_epoch: int)
     highest = LEARNING_RATES[options.optimizer] if options.lr is None else options.lr
     rising = round(options.warmup * steps_per_epoch)
     if rising == 0:
-        return optax.cosine_decay_schedule(highest, epochs * steps_per_epoch)
-    return optax.warmup_cosine_decay_schedule(highest / rising, highest, rising, epochs * steps_per_epoch)
+        return optim.counted_in_floats(optax.cosine_decay_schedule(highest, epochs * steps_per_epoch))
+    return optim.counted_in_floats(
+        optax.warmup_cosine_decay_schedule(highest / rising, highest, rising, epochs * steps_per_epoch)
+    )
 
 
 def build_optimizers(

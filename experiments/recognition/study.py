@@ -16,7 +16,7 @@ from experiments.recognition.comparison import compare
 from experiments.recognition.config import Config
 from experiments.recognition.judging import ENROLLED, Roles
 from experiments.recognition.optimizing import LEARNING_RATES, build_optimizers, build_schedule
-from experiments.run.experiment import Experiment, check_devices, check_takes, recorded_data
+from experiments.run.experiment import Experiment, check_takes, mesh_of, recorded_data
 from experiments.run.loop import run_all
 from experiments.run.margin import build_margin, build_scale
 from experiments.run.pictures import load
@@ -34,7 +34,7 @@ from jaxnets.train import create_train_state
 
 def train(config: Config, invocation: Invocation) -> None:
     """Trains on the identities that the command line names, with one margin after the other, and compares them."""
-    check_devices(config.devices)
+    mesh_of(config.devices)
     dataset = load(config.data, size=config.size, skip_unreadable=config.skip_unreadable, open_set=True)
     for note in dataset.notes:  # with each font's digest in config.json
         print(f"note: {re.sub(', SHA-256 [0-9a-f]{64}', '', note)}")
@@ -58,8 +58,7 @@ def build(config: Config, dataset: Dataset) -> Experiment:
     margin = build_margin(config)
     scale = build_scale(config, num_classes, config.data)
     plan = EpochPlan.of(len(dataset.train.labels), config.batch_size, config.steps_per_epoch)
-    with as_user_error(ValueError):
-        mesh = parallel.data_mesh(config.devices)
+    mesh = mesh_of(config.devices)
     model = build_model(config, dataset.train.images.shape[1:])
     schedule = build_schedule(config, config.epochs, plan.steps)
     net_optimizer, head_optimizer = build_optimizers(config, schedule)

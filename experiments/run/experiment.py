@@ -74,14 +74,14 @@ def recorded_data(name: str, dataset: Dataset | Streamed, plan: EpochPlan) -> di
     }
 
 
-def check_devices(count: int) -> None:
-    """Refuses more devices than there are, before any data is read.
+def mesh_of(devices: int) -> Mesh:
+    """The mesh of a run; a command makes it before it reads data, so that too many devices are refused at once.
 
     Raises:
       UserError: naming how many there are.
     """
     with as_user_error(ValueError):
-        parallel.data_mesh(count)
+        return parallel.data_mesh(devices)
 
 
 def check_takes(model: nn.Module, image_shape: Sequence[int]) -> None:

@@ -103,11 +103,13 @@ def cosine_distributions(
         axes.annotate(
             name, (centre, shares[top]), (0, 5), textcoords="offset points", ha="center", color=colour, weight="bold"
         )
-    heights = 1.14 * highest
+    heights = (1.14 + 0.07 * len(marked or {})) * highest  # the names of thresholds stand above both distributions
     for i, (name, threshold) in enumerate((marked or {}).items()):
         axes.axvline(threshold, color=GREY, linewidth=1, linestyle=":")
         side = "right" if threshold > 0.8 else "left"
-        axes.text(threshold, heights * (0.99 - 0.06 * i), f" {name} ", fontsize=8.5, color=GREY, va="top", ha=side)
+        axes.text(
+            threshold, heights - 0.07 * highest * (i + 0.1), f" {name} ", fontsize=8.5, color=GREY, va="top", ha=side
+        )
     axes.set_xlim(edges[0], 1.005)
     axes.set_ylim(0, heights)
     axes.set_xlabel("cosine", fontsize=9.5, color=GREY)

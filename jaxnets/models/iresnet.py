@@ -12,6 +12,7 @@ from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float
 
 from jaxnets.models.layers import BatchNorm, Conv, Linear, Norm, PReLU, flatten, widened
+from kernels.varying import Axes
 
 DEPTHS = {
     "iresnet18": (2, 2, 2, 2),
@@ -42,7 +43,7 @@ class IResNet(nn.Module):
 
     @nn.compact
     def __call__(
-        self, images: Float[ArrayLike, "N H W C"], *, train: bool = False, axis_name: str | None = None
+        self, images: Float[ArrayLike, "N H W C"], *, train: bool = False, axis_name: Axes | None = None
     ) -> Float[Array, "N D"]:
         norm = partial(BatchNorm, train, axis_name)
         x = jnp.asarray(images, self.dtype) * 2 - 1

@@ -43,8 +43,7 @@ def config(fonts, out, **changes):
 
 
 def train(config):
-    with jax.numpy_dtype_promotion("standard"):  # as optax's schedules need
-        command(config)
+    command(config)
 
 
 @pytest.fixture(scope="module")
@@ -199,8 +198,7 @@ def test_an_identity_is_enrolled_by_one_picture():
 def test_the_rate_rises_on_a_line_and_falls_as_a_cosine():
     """Five epochs of four steps, of which the first is warm-up."""
     schedule = build_schedule(Config(lr=0.4, warmup=1.0), epochs=5, steps_per_epoch=4)
-    with jax.numpy_dtype_promotion("standard"):
-        rates = [float(schedule(step)) for step in range(20)]
+    rates = [float(schedule(step)) for step in range(20)]
     np.testing.assert_allclose(rates[:4], 0.1 + 0.3 * np.arange(4) / 4, rtol=1e-6)
     np.testing.assert_allclose(rates[4:], 0.2 * (1 + np.cos(np.pi * np.arange(16) / 16)), rtol=1e-5)
 

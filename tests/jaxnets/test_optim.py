@@ -4,11 +4,12 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from jaxnets import adam, sgd, step_lr
 from jaxnets.domains import check
-from jaxnets.optim import by_group
+from jaxnets.optim import by_group, counted_in_floats
 
 TORCH = np.load(Path(__file__).parents[1] / "fixtures" / "torch_layers.npz")
 
@@ -40,6 +41,17 @@ def test_step_lr_closed_form(x64, error):
         for epoch in (0, 19, 20, 39, 40, 99):
             for step in (epoch * 235, epoch * 235 + 234):
                 assert float(schedule(jnp.int32(step))) == pytest.approx(1e-2 * 0.8 ** (epoch // 20), rel=error)
+
+
+@pytest.mark.parametrize(("x64", "error"), [(False, 2e-6), (True, 1e-14)])
+def test_schedules_of_optax_hold_their_equation_under_strict_promotion(x64, error):
+    """Ten steps of warm-up, and a cosine from there to step 100."""
+    schedule = counted_in_floats(optax.warmup_cosine_decay_schedule(0.1, 1.0, 10, 100))
+    with jax.enable_x64(x64):
+        for step in (0, 3, 10, 55, 99, 100):
+            falling = 0.5 * (1 + math.cos(math.pi * (step - 10) / 90))
+            wanted = 0.1 + 0.9 * step / 10 if step < 10 else falling
+            assert float(schedule(jnp.int32(step))) == pytest.approx(wanted, rel=error, abs=error / 10)
 
 
 def test_what_is_no_number_is_refused():
