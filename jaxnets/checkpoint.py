@@ -248,7 +248,7 @@ def _kind(shape: tuple[int, ...], dtype: Any) -> str:
 
 
 def _digest_of_array(array: np.ndarray) -> str:
-    contents = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+    contents = np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
     return f"{_kind(array.shape, array.dtype)} {hashlib.blake2b(contents, digest_size=16).hexdigest()}"
 
 

@@ -131,12 +131,12 @@ def _attribute(name: str, attribute: Any) -> Any:
                 [axes.output_batch_dimension, axes.output_feature_dimension, *axes.output_spatial_dimensions],
             )
         case "dot_dimension_numbers":
-            axes = stablehlo.DotDimensionNumbers(attribute)
+            pairs = stablehlo.DotDimensionNumbers(attribute)
             return (
-                axes.lhs_contracting_dimensions,
-                axes.rhs_contracting_dimensions,
-                axes.lhs_batching_dimensions,
-                axes.rhs_batching_dimensions,
+                pairs.lhs_contracting_dimensions,
+                pairs.rhs_contracting_dimensions,
+                pairs.lhs_batching_dimensions,
+                pairs.rhs_batching_dimensions,
             )
         case "comparison_direction" | "compare_type":
             return str(attribute).removesuffix(">").rsplit(" ", 1)[-1]
