@@ -1,9 +1,7 @@
 """SphereFace2 and UniFace, against their papers' formulas in float64, with central differences for gradients."""
 
-import importlib.util
 import math
 from functools import partial
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -21,13 +19,9 @@ from jaxnets import (
     sgd,
     train_step,
 )
+from tests.jaxnets.formulas import COUNTED, LABELS, C, D, N, check, cosines, problem, quick, with_gradients
 
-_SPEC = importlib.util.spec_from_file_location("formulas", Path(__file__).with_name("formulas.py"))
-formulas = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(formulas)
-C, N, D, LABELS, COUNTED = formulas.C, formulas.N, formulas.D, formulas.LABELS, formulas.COUNTED
-problem, cosines, check, with_gradients = formulas.problem, formulas.cosines, formulas.check, formulas.with_gradients
-quick, P = formulas.quick, jax.P
+P = jax.P
 
 
 def spread(z, t):

@@ -5,7 +5,6 @@ the difference.
 """
 
 import functools
-import importlib.util
 import math
 from pathlib import Path
 
@@ -85,10 +84,9 @@ def kept(name):
 def live(name):
     pytest.importorskip("torch")
     pytest.importorskip("pytorch_metric_learning")
-    spec = importlib.util.spec_from_file_location("make_margin_peers", FIXTURES / "make_margin_peers.py")
-    peers = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(peers)
-    return peers.PEERS[name]()
+    from tests.fixtures import make_margin_peers
+
+    return make_margin_peers.PEERS[name]()
 
 
 @functools.cache  # so that what a fixture and a live peer are compared with is compiled once

@@ -5,22 +5,19 @@ fills the memory, and then refuses, from one that looks first.
 """
 
 import gzip
-import importlib.util
 import json
 import struct
 import subprocess
 import sys
 import zipfile
 import zlib
-from pathlib import Path
 
 import pytest
 
+from tests.jaxnets.torch_weights import pickling
+
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 
-SPEC = importlib.util.spec_from_file_location("pickling", Path(__file__).parent / "torch_weights" / "pickling.py")
-pickling = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(pickling)
 
 MEASURED = """
 import json

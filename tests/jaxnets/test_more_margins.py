@@ -3,9 +3,7 @@
 Gradients are central differences of these formulas.
 """
 
-import importlib.util
 import math
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -21,13 +19,9 @@ from jaxnets import (
     margin_softmax_loss,
     sharded_margin_softmax_loss,
 )
+from tests.jaxnets.formulas import COUNTED, LABELS, C, N, check, cosines, problem, quick, with_gradients
 
-_SPEC = importlib.util.spec_from_file_location("formulas", Path(__file__).with_name("formulas.py"))
-formulas = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(formulas)
-C, N, LABELS, COUNTED = formulas.C, formulas.N, formulas.LABELS, formulas.COUNTED
-problem, cosines, check, with_gradients = formulas.problem, formulas.cosines, formulas.check, formulas.with_gradients
-quick, P = formulas.quick, jax.P
+P = jax.P
 
 
 def softmax_loss(x, w, psi, scale):

@@ -4,22 +4,15 @@ The batches are small, and the learning rates in proportion: see the script that
 otherwise, in PyTorch too.
 """
 
-import importlib.util
 import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-FIXTURE = Path(__file__).parents[1] / "fixtures" / "make_torch_trajectories.py"
-spec = importlib.util.spec_from_file_location("make_torch_trajectories", FIXTURE)
-assert spec and spec.loader
-trajectories = importlib.util.module_from_spec(spec)
-sys.modules[spec.name] = trajectories
-spec.loader.exec_module(trajectories)
+from tests.fixtures import make_torch_trajectories as trajectories
 
 
 def of_pytorch(case, dtype):

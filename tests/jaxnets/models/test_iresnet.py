@@ -1,6 +1,5 @@
 """IResNet gives PyTorch's numbers with PyTorch's weights, under the names of insightface and under those of AdaFace."""
 
-import importlib.util
 import json
 from functools import partial
 from pathlib import Path
@@ -14,6 +13,7 @@ import pytest
 from jaxnets import models
 from jaxnets.models.iresnet import IResNet
 from jaxnets.torch_weights import from_torch, to_torch
+from tests.fixtures import make_iresnets as script
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
 RECORDED = np.load(FIXTURES / "iresnets.npz")
@@ -21,9 +21,6 @@ PARAMETERS = {"iresnet18": 24_025_600, "iresnet34": 34_139_328, "iresnet50": 43_
 FORMS = ("insightface", "adaface")
 QUICK = {"xla_backend_optimization_level": 0}
 
-_SPEC = importlib.util.spec_from_file_location("make_iresnets", FIXTURES / "make_iresnets.py")
-script = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(script)
 THIN = IResNet(script.DEPTHS, script.WIDTHS, script.OUTPUTS)
 apply_thin = jax.jit(partial(THIN.apply, train=False), compiler_options=QUICK)
 

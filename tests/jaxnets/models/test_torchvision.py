@@ -4,7 +4,6 @@ torchvision's own code made the fixture, and is run where it is installed. Mynn,
 PyTorch's layers.
 """
 
-import importlib.util
 import json
 from pathlib import Path
 
@@ -15,21 +14,12 @@ import pytest
 
 from jaxnets.models import create
 from jaxnets.torch_weights import from_torch, to_torch
+from tests.fixtures import make_torchvision_networks as script
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
 RECORDED = np.load(FIXTURES / "torchvision_networks.npz")
 NETWORKS = ["mynn", "mynn_relu", "resnet18", "resnet50", "regnet_x_400mf", "mobilenet_v2", "vgg16"]
 LIVE_SIZES = {"mynn": (2, 24, 40), "mynn_relu": (17, 8, 16)}  # others are run at 3 images of 40×64
-
-
-def load_script(name):
-    spec = importlib.util.spec_from_file_location(name, FIXTURES / f"{name}.py")
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
-    return script
-
-
-script = load_script("make_torchvision_networks")
 
 
 def network(name):

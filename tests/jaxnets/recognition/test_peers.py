@@ -1,6 +1,5 @@
 """Retrieval and verification against pytorch-metric-learning and scikit-learn: kept in a fixture, and run live."""
 
-import importlib.util
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +13,9 @@ EQUAL = 1e-6
 
 @pytest.fixture(scope="module")
 def maker():
-    spec = importlib.util.spec_from_file_location("make_recognition_peers", FIXTURES / "make_recognition_peers.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    from tests.fixtures import make_recognition_peers
+
+    return make_recognition_peers
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,3 @@
-import importlib.util
 from pathlib import Path
 
 import numpy as np
@@ -7,10 +6,7 @@ import pytest
 from jaxnets import models
 from jaxnets.models.conv_stack import BACKBONES, Backbone
 from jaxnets.torch_weights import read
-
-SPEC = importlib.util.spec_from_file_location("pickling", Path(__file__).with_name("pickling.py"))
-pickling = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(pickling)
+from tests.jaxnets.torch_weights import pickling
 
 
 @pytest.fixture

@@ -1,12 +1,10 @@
 """Files that are damaged, lie about their sizes or ask for much work: the right weights, or one sentence."""
 
-import importlib.util
 import os
 import pickle
 import random
 import struct
 import zipfile
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,13 +12,7 @@ import safetensors.numpy
 
 from jaxnets import pickles
 from jaxnets.torch_weights import from_torch, pth, read
-
-SPEC = importlib.util.spec_from_file_location("pickling", Path(__file__).with_name("pickling.py"))
-pickling = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(pickling)
-SIX, call, lit, mapping, named, storage, tensor, write = (
-    getattr(pickling, name) for name in ("SIX", "call", "lit", "mapping", "named", "storage", "tensor", "write")
-)
+from tests.jaxnets.torch_weights.pickling import SIX, call, lit, mapping, named, storage, tensor, write
 
 
 @pytest.mark.parametrize(

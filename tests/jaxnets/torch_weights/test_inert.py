@@ -3,13 +3,12 @@
 import argparse
 import collections
 import contextlib
-import importlib.util
 import os
 import pickle
 import struct
 import warnings
 import zipfile
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
 import jax
 import numpy as np
@@ -17,13 +16,7 @@ import pytest
 
 from jaxnets.pickles import Inert
 from jaxnets.torch_weights import from_torch, modules, read
-
-SPEC = importlib.util.spec_from_file_location("pickling", Path(__file__).with_name("pickling.py"))
-pickling = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(pickling)
-SIX, LEGACY_START, call, lit, mapping, named, storage, tensor = (
-    getattr(pickling, name) for name in ("SIX", "LEGACY_START", "call", "lit", "mapping", "named", "storage", "tensor")
-)
+from tests.jaxnets.torch_weights.pickling import LEGACY_START, SIX, call, lit, mapping, named, storage, tensor
 
 
 class Runs:

@@ -1,21 +1,13 @@
 """Files of PyTorch made by hand: every dtype, view, order of bytes and age."""
 
-import importlib.util
 import pickle
-from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from jaxnets.torch_weights import read
-
-SPEC = importlib.util.spec_from_file_location("pickling", Path(__file__).with_name("pickling.py"))
-pickling = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(pickling)
-SIX, call, lit, mapping, storage, tensor, write = (
-    getattr(pickling, name) for name in ("SIX", "call", "lit", "mapping", "storage", "tensor", "write")
-)
+from tests.jaxnets.torch_weights.pickling import SIX, call, lit, mapping, storage, tensor, write
 
 
 @pytest.mark.parametrize(

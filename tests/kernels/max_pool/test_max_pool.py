@@ -1,7 +1,6 @@
 """One contract for every implementation of max_pool, and PyTorch."""
 
 import functools
-import importlib.util
 from pathlib import Path
 
 import jax
@@ -13,12 +12,10 @@ from jax.sharding import PartitionSpec as P
 
 from kernels.max_pool import max_pool
 from kernels.platform import portable
+from tests.fixtures import make_torch_pools as script
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
 RECORDED = np.load(FIXTURES / "torch_pools.npz")
-spec = importlib.util.spec_from_file_location("make_torch_pools", FIXTURES / "make_torch_pools.py")
-script = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(script)
 
 # batch, height, width, channels; size, stride, padding
 CASES = {

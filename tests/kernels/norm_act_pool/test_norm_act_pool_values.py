@@ -10,12 +10,10 @@ import numpy as np
 import pytest
 
 from kernels.norm_act_pool import norm_act_pool, norm_act_pool_inference
+from tests.fixtures import make_torch_pools as script
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
 RECORDED = np.load(FIXTURES / "torch_pools.npz")
-spec = importlib.util.spec_from_file_location("make_torch_pools", FIXTURES / "make_torch_pools.py")
-script = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(script)
 
 
 @pytest.mark.parametrize("name", script.LAYERS)
