@@ -72,7 +72,7 @@ def command(config: Config) -> None:
             nonlocal inverted
             done = 0
             for batch in itertools.chain([first], batches):
-                done, inverted = done + len(batch.paths), inverted + batch.inverted
+                done, inverted = done + len(batch.sources), inverted + batch.inverted
                 yield batch.embeddings
                 bar.advance_to(done)
             if done != count.pictures:

@@ -17,7 +17,7 @@ from jaxnets.data import Dataset
 from jaxnets.epochs import Evaluation
 from jaxnets.files import write_atomically
 from jaxnets.recognition import Bootstrap, nearest
-from jaxnets.recognition.report import ERRORS
+from jaxnets.recognition.report import ERRORS, aligned
 from jaxnets.train import TrainState
 
 # Of the many figures, those that the closing table has: its name, the kind of report, and the figure's name there.
@@ -178,5 +178,4 @@ def table(reports: Mapping[str, Mapping[str, Any]]) -> list[str]:
         value, (low, high) = report[name], report["intervals"].get(name, (None, None))
         ends = "" if low is None or high is None else f"{100 * low:.2f} – {100 * high:.2f}"
         rows.append((words, "–" if value is None else f"{100 * value:.2f} %", report["not_stated"].get(name, ends)))
-    widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
-    return [f"  {words:<{widths[0]}}  {value:>{widths[1]}}  {note}".rstrip() for words, value, note in rows]
+    return aligned(rows)

@@ -1,5 +1,6 @@
 """The user's pictures, file after file or whole folders, and their unit embeddings, in bounded memory."""
 
+import dataclasses
 import hashlib
 import itertools
 import os
@@ -10,13 +11,14 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float, Float32, UInt8
 
 from experiments.run.terminal import UserError
 from experiments.trained import pictures
 from experiments.trained.predictions import batch_size
 from jaxnets.data.decoding import endings
 from jaxnets.export import Program
+from jaxnets.export.program import Weights
 from jaxnets.naming import quoted
 
 
@@ -69,23 +71,35 @@ class Count(NamedTuple):
 
 
 class Batch(NamedTuple):
-    paths: list[Path]
+    sources: list[Path | pictures.Encoded]
     embeddings: Float32[np.ndarray, "B D"]
     inverted: int  # how many look dark on light
 
 
-def embed(program: Program, paths: Iterable[Path], *, invert: bool) -> Iterator[Batch]:
+def with_mirrored(program: Program) -> Program:
+    """Its embeddings plus those of the mirrored images, as faces are verified: a picture and its mirror image are one.
+
+    Lengths count in the sum, as in insightface's verification.py.
+    """
+
+    def apply(weights: Weights, images: UInt8[jax.Array, "N H W C"]) -> Float[jax.Array, "N D"]:
+        return program.apply(weights, images) + program.apply(weights, images[:, :, ::-1])
+
+    return dataclasses.replace(program, apply=apply)
+
+
+def embed(program: Program, sources: Iterable[Path | pictures.Encoded], *, invert: bool = False) -> Iterator[Batch]:
     """The unit embeddings of pictures, in batches of one size, so that the program is compiled once.
 
     Raises:
       UserError: for a picture that cannot be read, and one whose embedding is zero or not finite.
     """
     apply, shape, size = jax.jit(program.apply), program.image_shape, batch_size(program.image_shape)
-    remaining = iter(paths)
+    remaining = iter(sources)
     with ThreadPoolExecutor() as readers:
         while chosen := [*itertools.islice(remaining, size)]:
             images = np.zeros((size, *shape), np.uint8)
-            for i, image in enumerate(readers.map(lambda path: pictures.read(path, shape), chosen)):
+            for i, image in enumerate(readers.map(lambda source: pictures.read(source, shape), chosen)):
                 images[i] = image
             if invert:
                 images = 255 - images

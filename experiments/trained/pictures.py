@@ -2,6 +2,7 @@
 
 import warnings
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
@@ -11,6 +12,16 @@ from jaxnets.data import DataError
 from jaxnets.data.decoding import decode
 from jaxnets.data.pictures import check_file, read_file
 from jaxnets.naming import quoted
+
+
+class Encoded(NamedTuple):
+    """A picture of a set in one file, as a JPEG or in another known format; `where` says which, for messages."""
+
+    content: bytes
+    where: str
+
+    def __str__(self) -> str:
+        return self.where
 
 
 def check(path: Path) -> None:
@@ -25,17 +36,18 @@ def check(path: Path) -> None:
         check_file(path)
 
 
-def read(path: Path, image_shape: tuple[int, int, int]) -> UInt8[np.ndarray, "H W C"]:
-    """A picture as `jaxnets.data.decoding.decode` has it: upright, scaled to the shape, grey or RGB.
+def read(source: Path | Encoded, image_shape: tuple[int, int, int]) -> UInt8[np.ndarray, "H W C"]:
+    """A picture, a file's or one of a set, as `jaxnets.data.decoding.decode` has it: upright, scaled, grey or RGB.
 
     Raises:
-      UserError: where there is none that can be read, in one sentence that names the file.
+      UserError: where there is none that can be read, in one sentence that names it.
     """
     if image_shape[2] not in (1, 3):
         raise UserError(f"the network takes images of {image_shape[2]} channels: pictures have 1 or 3")
     with as_user_error(DataError), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's, about harmless oddities in a file
-        return decode(read_file(path), image_shape, where=quoted(path))
+        content = source.content if isinstance(source, Encoded) else read_file(source)
+        return decode(content, image_shape, where=quoted(source))
 
 
 def look_inverted(images: UInt8[np.ndarray, "N H W C"]) -> Bool[np.ndarray, "N"]:

@@ -83,6 +83,7 @@ def checked_rates(name: str, rates: Sequence[float]) -> None:
 
 
 def aligned(rows: Sequence[tuple[str, str, str]]) -> list[str]:
+    """Lines of names, values and notes, in columns."""
     widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
     return [f"  {name:<{widths[0]}}  {value:>{widths[1]}}  {note}".rstrip() for name, value, note in rows]
 

@@ -135,8 +135,8 @@ def test_no_more_pictures_are_open_than_a_batch_has():
             yield embed.Path("pictures/größe 1.png")
 
     batches = embeddings.embed(program, paths(), invert=False)
-    assert len(next(batches).paths) == 4 and taken == 4
-    assert len(next(batches).paths) == 4 and taken == 8
+    assert len(next(batches).sources) == 4 and taken == 4
+    assert len(next(batches).sources) == 4 and taken == 8
 
 
 @pytest.mark.parametrize(
