@@ -1,5 +1,6 @@
 """The command in this process: files that give what the network gives, and what is refused."""
 
+import functools
 import json
 
 import jax
@@ -60,7 +61,8 @@ def run_file(path, images):
 
 
 def natively(model, variables, images):
-    return np.asarray(model.apply(variables, images.astype(np.float32) / np.float32(255), train=False))
+    apply = jax.jit(functools.partial(model.apply, train=False))
+    return np.asarray(apply(variables, images.astype(np.float32) / np.float32(255)))
 
 
 @KINDS

@@ -122,8 +122,9 @@ def test_sphereface2_straight_through_and_its_head():
     heads = [
         BinaryHead(C, SphereFace2(t=t, margin_grad=how)) for t in (1.0, 3.0) for how in ("exact", "straight_through")
     ]
-    params = {"class_weights": jnp.asarray(w), "bias": heads[2].init(jax.random.key(0), D)["bias"]}
-    assert heads[2].init(jax.random.key(0), D)["class_weights"].shape == (C, D)
+    made = quick(lambda key: heads[2].init(key, D))(jax.random.key(0))
+    assert made["class_weights"].shape == (C, D)
+    params = {"class_weights": jnp.asarray(w), "bias": made["bias"]}
     found = [
         quick(jax.value_and_grad(lambda x, head=head: head.loss({}, params, x, LABELS).sum()))(x) for head in heads
     ]
@@ -131,7 +132,7 @@ def test_sphereface2_straight_through_and_its_head():
         np.testing.assert_allclose(exact[0], straight[0], rtol=1e-6)
     np.testing.assert_allclose(found[0][1], found[1][1], rtol=1e-4, atol=1e-6)
     assert np.abs(found[2][1] - found[3][1]).max() > 1e-3 * np.abs(found[2][1]).max()
-    nearest = heads[0].predict(params, jnp.asarray(x))
+    nearest = quick(heads[0].predict)(params, jnp.asarray(x))
     np.testing.assert_array_equal(nearest, cosines(x, w).argmax(axis=1))
 
 

@@ -42,7 +42,7 @@ def test_in_float32(case):
 def float64_errors(how, cases):
     """In a process of its own, since JAX decides once and for all whether it has float64."""
     ended = subprocess.run(
-        [sys.executable, str(FIXTURE), how, *map(str, cases)],
+        [sys.executable, trajectories.__file__, how, *map(str, cases)],
         env=os.environ | {"JAX_ENABLE_X64": "1"},
         capture_output=True,
         text=True,

@@ -78,7 +78,7 @@ def spread(values, expected_deviation):
 def test_torchvisions_convolutions_start_normal_by_their_fan_out(groups):
     """kaiming_normal_(mode="fan_out"): deviation √(2 / (k²·out)), whatever the groups, and no bound."""
     conv = Conv(64, 3, 1, groups=groups, kernel_init=normal_fan_out)
-    params = conv.init(jax.random.key(0), jnp.zeros((1, 8, 8, 64)))["params"]
+    params = jax.jit(conv.init)(jax.random.key(0), jnp.zeros((1, 8, 8, 64)))["params"]
     deviation = np.sqrt(2 / (9 * 64))
     assert params["kernel"].shape == (3, 3, 64 // groups, 64)
     assert spread(params["kernel"], deviation) < 4
@@ -88,7 +88,7 @@ def test_torchvisions_convolutions_start_normal_by_their_fan_out(groups):
 
 def test_pytorchs_convolutions_start_uniform_by_their_fan_in():
     """U(±1/√fan_in) for kernels and biases, a group's inputs alone being counted."""
-    params = Conv(4000, 3, 1, groups=4).init(jax.random.key(0), jnp.zeros((1, 4, 4, 16)))["params"]
+    params = jax.jit(Conv(4000, 3, 1, groups=4).init)(jax.random.key(0), jnp.zeros((1, 4, 4, 16)))["params"]
     for values in params.values():
         assert 0.98 / 6 < float(jnp.abs(values).max()) <= 1 / 6 + 1e-6
         assert float(values.std()) == pytest.approx(1 / (6 * np.sqrt(3)), rel=0.03)
@@ -209,13 +209,15 @@ def test_dropouts_share_of_zeros():
     module = MobileNetV2(stages=((1, 16, 1, 1),))
     variables = initialised(module)
     images = inputs(64)
-    apply = partial(module.apply, variables, images, train=True, mutable=["batch_stats", "intermediates"])
-    _, seen = apply(rngs={"dropout": jax.random.key(0)}, capture_intermediates=True)
-    (dropped,) = seen["intermediates"]["Dropout_0"]["__call__"]
-    _, seen = module.clone(dropout=0.0).apply(
-        variables, images, train=True, mutable=["batch_stats", "intermediates"], capture_intermediates=True
+
+    def of_dropout(module, key):
+        options = {"mutable": ["batch_stats", "intermediates"], "capture_intermediates": True}
+        _, seen = module.apply(variables, images, train=True, rngs={"dropout": key}, **options)
+        return seen["intermediates"]["Dropout_0"]["__call__"][0]
+
+    dropped, whole = jax.jit(lambda key: (of_dropout(module, key), of_dropout(module.clone(dropout=0.0), key)))(
+        jax.random.key(0)
     )
-    (whole,) = seen["intermediates"]["Dropout_0"]["__call__"]
     is_kept = dropped != 0
     np.testing.assert_allclose(jnp.where(is_kept, dropped, 0), jnp.where(is_kept, whole / 0.8, 0), rtol=1e-5)
     share = float(is_kept[whole != 0].mean())

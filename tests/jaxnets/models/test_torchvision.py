@@ -68,7 +68,9 @@ def recorded(name):
     return json.loads(str(RECORDED[f"{name}/shapes"])), script.images(*script.SIZES[name])
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name in ("resnet50", "vgg16") else ()) for name in NETWORKS]
+)
 def test_scores_are_torchvisions(name):
     check_inference(name, *recorded(name), RECORDED[f"{name}/eval"])
 
