@@ -102,6 +102,7 @@ def test_interpreted_against_the_definition_in_float64(case):
     [
         pytest.param("test_contract_inputs.py", "without_direction or vmap", marks=pytest.mark.slow),
         pytest.param("test_contract_inputs.py", "not without_direction and not vmap", marks=pytest.mark.slow),
+        pytest.param("test_contract_misfits.py", "", marks=pytest.mark.slow),
         pytest.param("test_contract.py", "", marks=pytest.mark.slow),
     ],
 )
