@@ -39,6 +39,8 @@ class Config:
     """decides the moments"""
     python: Annotated[Path | None, tyro.conf.arg(metavar="PATH", help_behavior_hint="")] = None
     """another Python, with another JAX, in which some runs go on; their last bits may differ, and are not compared"""
+    out: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None
+    """a JSON file for the counts"""
 
 
 class Scenario(NamedTuple):
@@ -103,6 +105,13 @@ def command(config: Config) -> None:
     for fault in faults:
         print(fault)
     print(f"{hits.total()} kills ({met}) in {runs} runs of {len(SCENARIOS)} scenarios: {len(faults)} faults")
+    if config.out:
+        from experiments.run.records import environment, write_json  # they import JAX, which the rest does without
+
+        counts = {"kills": dict(sorted(hits.items())), "runs": runs, "faults": faults}
+        scenarios = [scenario.name for scenario in SCENARIOS]
+        command = f"python -m experiments.kill {' '.join(sys.argv[1:])}"
+        write_json(config.out, {"command": command, "environment": environment(), "scenarios": scenarios, **counts})
     sys.exit(1 if faults else 0)
 
 

@@ -88,7 +88,7 @@ def parse(config: Any, prog: str, argv: list[str] | None = None, examples: Seque
                 config, prog=prog, description=description, args=argv, config=(tyro.conf.FlagCreatePairsOff,)
             )
     except SystemExit as stop:
-        if stop.code:
+        if stop.code == BAD_INPUT:  # others are of a signal that came meanwhile
             raise UserError(_sentence(complaint.getvalue(), prog)) from None
         raise
 

@@ -1,5 +1,6 @@
 """Runs that are really killed, and told to stop, end with the bits of one that was left alone."""
 
+import json
 import os
 import random
 import signal
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from experiments import kill
 from experiments.kill import draw_pictures, left_behind, wait
 
 REPOSITORY = Path(__file__).parents[2]
@@ -84,6 +86,15 @@ def test_killed_and_told_to_stop_at_random_moments(study, devices, start, tmp_pa
     assert killed == whole
     lines, files, arrays = whole
     assert len(lines) == 4 and len(files) == FILES[module] and len(arrays) > {"arcloss": 30, "mynn": 12}[module]
+
+
+@pytest.mark.slow
+def test_the_command_counts_its_kills(monkeypatch, tmp_path):
+    monkeypatch.setattr(kill, "SCENARIOS", kill.SCENARIOS[:1])
+    with pytest.raises(SystemExit) as stop:
+        kill.command(kill.Config(kills=2, out=tmp_path / "kills.json"))
+    counts = json.loads((tmp_path / "kills.json").read_text())
+    assert stop.value.code == 0 and counts["faults"] == [] and sum(counts["kills"].values()) == 2
 
 
 @pytest.mark.parametrize(

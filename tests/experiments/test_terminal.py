@@ -1,10 +1,13 @@
 """What a person is told, and the exit code."""
 
+import sys
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.run.terminal import UserError, enough_memory, main
+from experiments.arcloss.config import Config
+from experiments.run.terminal import UserError, enough_memory, main, parse
 
 
 @pytest.mark.parametrize(
@@ -22,6 +25,14 @@ def test_a_lack_of_memory_is_one_sentence(take, amount, capsys):
         main(take)
     error = capsys.readouterr().err
     assert stop.value.code == 2 and error.startswith(f"error: out of memory: {amount}") and error.count("\n") == 1
+
+
+@pytest.mark.parametrize("code", [None, 143])
+def test_a_signal_while_arguments_are_read_is_no_complaint_of_them(code, monkeypatch):
+    monkeypatch.setattr("tyro.cli", lambda *of, **options: sys.exit(code))
+    with pytest.raises(SystemExit) as stop:
+        parse(Config, "python -m experiments.arcloss", [])
+    assert stop.value.code == code
 
 
 def test_another_fault_keeps_its_traceback():
