@@ -169,18 +169,21 @@ def test_an_epoch_over_devices_is_traced_once(monkeypatch):
 
 
 def test_mnist_is_learnt_from_a_slice():
-    """Four epochs over 6,000 digits at 14×14: over 60 % of 1,000 unseen ones are nearest to their own direction."""
+    """Two epochs over 6,000 digits at 14×14: over 90 % of 1,000 unseen ones are nearest to their own direction.
+
+    Sixteen dimensions: of four seeds the worst had 95.1 %. In the plane it takes many epochs, and depends on rounding.
+    """
     mnist = load("mnist")
     train = Split(mnist.train.images[:6000, ::2, ::2], mnist.train.labels[:6000])
     test = Split(mnist.test.images[:1000, ::2, ::2], mnist.test.labels[:1000])
     state = create_train_state(
         jax.random.key(0),
-        ConvStack(Backbone(((16, 5, 1), "M", (32, 5, 1), "M"))),
-        MarginHead(10, ArcFace(0.2), 2.0),
+        ConvStack(Backbone(((16, 5, 1), "M", (32, 5, 1), "M")), 16),
+        MarginHead(10, ArcFace(0.2), 8.0),
         train.images,
         net_optimizer=sgd(0.01, 0.9),
-        head_optimizer=sgd(0.5),
+        head_optimizer=sgd(0.1),
     )
-    for _ in range(4):
+    for _ in range(2):
         state, _ = train_epoch(state, train, 30)
-    assert evaluate(state, test).accuracy > 0.6
+    assert evaluate(state, test).accuracy > 0.9
