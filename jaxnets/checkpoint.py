@@ -22,6 +22,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
+from jaxnets import process_arrays
 from jaxnets.domains import check_count
 from jaxnets.heads import CLASS_WEIGHTS
 from jaxnets.naming import quoted
@@ -60,12 +61,14 @@ def save(directory: Path, number: int, tree: Any, *, keep: int, num_classes: int
     check_count("number", number, least=0)
     check_count("keep", keep)
     flat, structure = jax.tree_util.tree_flatten_with_path(tree)
-    arrays = {_name(path): _cropped(_name(path), leaf, num_classes) for path, leaf in flat}
+    data = {_name(path): _as_data(leaf) for path, leaf in flat}
+    rows = {name: num_classes if _is_per_class(name, num_classes) else None for name in data}
+    arrays = {name: _cropped(leaf, rows[name]) for name, leaf in data.items()}
     directory.mkdir(parents=True, exist_ok=True)
     # Asked before, since a disk that fills up meanwhile makes Orbax's threads print pages of tracebacks.
     if shutil.disk_usage(directory).free < sum(array.nbytes for array in arrays.values()) + SPARE:
         raise OSError(errno.ENOSPC, "No space left on device", str(directory))
-    digests = {name: _digest_of_array(_on_host(array)) for name, array in arrays.items()}
+    digests = {name: _digest_of_array(leaf, rows[name]) for name, leaf in data.items()}
     unfinished = directory.absolute() / _UNFINISHED
     folder = unfinished / str(number)
     _in_one_process(lambda: shutil.rmtree(unfinished, ignore_errors=True))  # left by a process that was killed
@@ -207,13 +210,12 @@ def _is_abstract(leaf: Any) -> bool:
     return isinstance(leaf, jax.ShapeDtypeStruct)
 
 
-def _cropped(name: str, leaf: Any, num_classes: int | None) -> Any:
-    data = _as_data(leaf)
-    if not _is_per_class(name, num_classes):
+def _cropped(data: Any, rows: int | None) -> Any:
+    """The first rows of an array; None takes it as it is."""
+    if rows is None or rows >= len(data):
         return data
     # On the host, where that is possible: a device that has a share of the rows would be given all of them.
-    is_here = not isinstance(data, jax.Array) or data.is_fully_addressable
-    return (np.asarray(data) if is_here else data)[:num_classes]
+    return process_arrays.first_rows(data, rows) if process_arrays.is_elsewhere(data) else np.asarray(data)[:rows]
 
 
 def _is_per_class(name: str, num_classes: int | None) -> bool:
@@ -247,9 +249,17 @@ def _kind(shape: tuple[int, ...], dtype: Any) -> str:
     return f"{np.dtype(dtype).name}{list(shape)}"
 
 
-def _digest_of_array(array: np.ndarray) -> str:
-    contents = np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
-    return f"{_kind(array.shape, array.dtype)} {hashlib.blake2b(contents, digest_size=16).hexdigest()}"
+def _digest_of_array(array: Any, rows: int | None = None) -> str:
+    """Of its first rows, or of all."""
+    shape = array.shape if rows is None else (min(rows, len(array)), *array.shape[1:])
+    digest = hashlib.blake2b(digest_size=16)
+    if process_arrays.is_elsewhere(array):
+        for block in process_arrays.blocks_of_rows(array, shape[0]):
+            digest.update(block.data)
+    else:
+        whole = np.asarray(array)
+        digest.update(np.ascontiguousarray(whole if rows is None else whole[:rows]).reshape(-1).view(np.uint8).data)
+    return f"{_kind(shape, array.dtype)} {digest.hexdigest()}"
 
 
 def _digests_of_files(folder: Path) -> dict[str, str]:
@@ -260,13 +270,6 @@ def _digests_of_files(folder: Path) -> dict[str, str]:
                 digest = hashlib.file_digest(contents, lambda: hashlib.blake2b(digest_size=16))
             digests[file.relative_to(folder).as_posix()] = digest.hexdigest()
     return digests
-
-
-def _on_host(array: Any) -> np.ndarray:
-    """All of an array, also where its shards lie with several processes."""
-    if isinstance(array, jax.Array) and not (array.is_fully_addressable or array.is_fully_replicated):
-        return np.asarray(multihost_utils.process_allgather(array, tiled=True))
-    return np.asarray(array)
 
 
 def _delete(directory: Path, doomed: list[int]) -> None:

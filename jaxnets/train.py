@@ -141,7 +141,7 @@ def train_step(
     """
 
     def out() -> Any:
-        return specs_of(state), P()
+        return state.head.specs(state) if isinstance(state.head, ShardedMarginHead) else specs_of(state), P()
 
     if axis_name is None:
         return between_auto_axes(_train_step, state, batch, out=out)

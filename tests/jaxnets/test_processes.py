@@ -1,6 +1,7 @@
-"""A mesh that spans two processes: the state is placed on all of it, trained, saved and restored."""
+"""A mesh that spans two processes: states are placed or split over all of it, trained, saved and restored."""
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -10,52 +11,95 @@ import jax
 import numpy as np
 import pytest
 
-from jaxnets import ArcFace, MarginHead, Split, create_train_state, sgd, train_step
+from jaxnets import (
+    ArcFace,
+    MarginHead,
+    ShardedMarginHead,
+    Split,
+    checkpoint,
+    create_train_state,
+    process_arrays,
+    sgd,
+    train_step,
+)
 from jaxnets.models.conv_stack import Backbone, ConvStack
 
-
-def new_state():
-    head, images = MarginHead(10, ArcFace(0.3), 3.0), np.zeros((1, 8, 8, 1), np.uint8)
-    return create_train_state(
-        jax.random.key(0), ConvStack(Backbone(((4, 3, 1), "M"))), head, images, sgd(0.1), sgd(0.5)
-    )
+CLASSES = 13  # which neither two nor eight shares hold without padding
 
 
-def made_up(count):
-    rng = np.random.default_rng(0)
+def new_state(head=None, outputs=2):
+    images, net = np.zeros((1, 8, 8, 1), np.uint8), ConvStack(Backbone(((4, 3, 1), "M")), outputs)
+    head = head or MarginHead(10, ArcFace(0.3), 3.0)
+    return create_train_state(jax.random.key(0), net, head, images, sgd(0.1, 0.9), sgd(0.5, 0.9))
+
+
+def new_split_state(axes):
+    return new_state(ShardedMarginHead(CLASSES, ArcFace(0.3), 3.0, mesh=jax.make_mesh(*axes)), outputs=8)
+
+
+def made_up(count, seed=0):
+    rng = np.random.default_rng(seed)
     return Split(rng.integers(0, 256, (count, 8, 8, 1), np.uint8), rng.integers(0, 10, count).astype(np.int32))
 
 
-def one_of_two(address: str, process: int, folder: Path) -> None:
-    """What each process runs; it has half of the devices and half of the batch, and all of the state."""
-    from jaxnets import checkpoint
+def placed(folder):
+    """A step with a state that is placed on all devices, and half of the batch on those of each process."""
     from jaxnets.parallel import AXIS, data_mesh, replicate, sharded_step
 
-    jax.distributed.initialize(address, 2, process)
     mesh = data_mesh()
     assert mesh.size == 4 and jax.local_device_count() == 2
-    state, batch = replicate(new_state(), mesh), made_up(8)
-    mine = jax.tree.map(lambda array: array[4 * process : 4 * process + 4], batch)
     rows = jax.NamedSharding(mesh, jax.P(AXIS))
-    shared = jax.tree.map(lambda array: jax.make_array_from_process_local_data(rows, array), mine)
-    after, metrics = sharded_step(train_step, mesh)(state, shared)
+    state, batch = replicate(new_state(), mesh), shared_by_processes(made_up(8), rows)
+    after, metrics = sharded_step(train_step, mesh)(state, batch)
     weights = jax.device_put(after.params["head"]["class_weights"][:8], rows)  # two rows on each device
-    checkpoint.save(folder, 1, {"weights": weights, "key": after.key, "step": after.step}, keep=1)
-    _, tree = checkpoint.restore(folder, {"weights": 0 * weights, "key": state.key, "step": state.step})
+    columns = jax.device_put(after.params["head"]["class_weights"][:8].T, jax.NamedSharding(mesh, jax.P(None, AXIS)))
+    kept = {"weights": weights, "columns": columns, "key": after.key, "step": after.step}
+    checkpoint.save(folder, 1, kept, keep=1)
+    _, tree = checkpoint.restore(folder, kept | {"weights": 0 * weights, "columns": 0 * columns})
     assert tree["weights"].sharding == rows and int(tree["step"]) == 1
-    for got, wanted in zip(tree["weights"].addressable_shards, weights.addressable_shards, strict=True):
-        np.testing.assert_array_equal(got.data, wanted.data)
-    print("loss", float(metrics["loss"]), flush=True)
+    for name in ("weights", "columns"):
+        for got, wanted in zip(tree[name].addressable_shards, kept[name].addressable_shards, strict=True):
+            np.testing.assert_array_equal(got.data, wanted.data)
+    return float(metrics["loss"])
 
 
-def test_two_processes_train_as_one(tmp_path):
+def shared_by_processes(batch, rows):
+    """A batch of which each process gives its own half."""
+    half = len(batch.labels) // 2
+    mine = slice(half * jax.process_index(), half * (jax.process_index() + 1))
+    return jax.tree.map(lambda array: jax.make_array_from_process_local_data(rows, array[mine]), batch)
+
+
+def split(folder):
+    """Goes on from checkpoint 1 by a step, and saves checkpoint 2; each process has half of the classes."""
+    like = new_split_state(((2, 2), ("class", "data")))
+    _, state = checkpoint.restore(folder, like, num_classes=CLASSES)
+    weights = state.params["head"]["class_weights"]
+    assert weights.shape == (14, 8)
+    mine = 7 * jax.process_index()
+    assert [shard.index[0] for shard in weights.addressable_shards] == [slice(mine, mine + 7)] * 2
+    rows = jax.NamedSharding(like.head.mesh, jax.P(like.head.mesh.axis_names))
+    after, metrics = jax.jit(train_step)(state, shared_by_processes(made_up(8, 1), rows))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(process_arrays, "BLOCK", 3 * 8 * 4)  # of three rows each
+        checkpoint.save(folder, 2, after, keep=2, num_classes=CLASSES)
+    return float(metrics["loss"])
+
+
+def one_of_two(address: str, process: int, name: str, folder: str) -> None:
+    """What each process runs; it has half of the devices."""
+    jax.distributed.initialize(address, 2, process)
+    print("loss", globals()[name](Path(folder)), flush=True)
+
+
+def losses_of_two(name, folder):
+    """Of one of the functions above, by each of two processes."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
     environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2", "JAX_PLATFORMS": "cpu"}
-    folder = Path(__file__).parent
-    script = f"import sys; sys.path.insert(0, {str(folder)!r}); import pathlib, test_processes as test; "
-    commands = [script + f"test.one_of_two({address!r}, {i}, pathlib.Path({str(tmp_path)!r}))" for i in (0, 1)]
+    script = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import test_processes as test; "
+    commands = [script + f"test.one_of_two({address!r}, {i}, {name!r}, {str(folder)!r})" for i in (0, 1)]
     running = [
         subprocess.Popen(
             [sys.executable, "-c", command], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -64,6 +108,34 @@ def test_two_processes_train_as_one(tmp_path):
     ]
     ended = [process.communicate() for process in running]
     assert [process.returncode for process in running] == [0, 0], ended
+    return [float(out.split("loss")[1]) for out, _ in ended]
+
+
+def test_two_processes_train_as_one(tmp_path):
+    losses = losses_of_two("placed", tmp_path)
     _, metrics = jax.jit(train_step)(new_state(), made_up(8))
-    for out, _ in ended:
-        assert float(out.split("loss")[1]) == pytest.approx(float(metrics["loss"]), rel=1e-5)
+    assert losses == pytest.approx([float(metrics["loss"])] * 2, rel=1e-5)
+
+
+@pytest.mark.slow
+def test_classes_split_over_two_processes_train_as_in_one(tmp_path):
+    """From one process to two and back; all of it against `MarginHead` on one device, from the first checkpoint on."""
+    split = new_split_state(((8,), ("class",)))
+    whole = new_state(MarginHead(CLASSES, ArcFace(0.3), 3.0), outputs=8)
+    after, _ = jax.jit(train_step)(split, made_up(8, 0))
+    checkpoint.save(tmp_path, 1, after, keep=2, num_classes=CLASSES)
+    losses = losses_of_two("split", tmp_path)
+    _, saved = checkpoint.restore(tmp_path)
+    assert saved["params"]["head"]["class_weights"].shape == (CLASSES, 8)
+    number, split = checkpoint.restore(tmp_path, split, num_classes=CLASSES)
+    _, by_two = checkpoint.restore(tmp_path, whole)
+    shutil.rmtree(tmp_path / "2")
+    _, whole = checkpoint.restore(tmp_path, whole)
+    assert number == 2 and int(whole.step) == 1
+    whole, metrics = jax.jit(train_step)(whole, made_up(8, 1))
+    assert losses == pytest.approx([float(metrics["loss"])] * 2, rel=1e-5)
+    np.testing.assert_array_equal(*(jax.random.key_data(state.key) for state in (by_two, whole)))
+    for got, wanted in zip(jax.tree.leaves(by_two.replace(key=0)), jax.tree.leaves(whole.replace(key=0)), strict=True):
+        np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-6)
+    (_, by_split), (_, by_whole) = (jax.jit(train_step)(state, made_up(8, 2)) for state in (split, whole))
+    assert float(by_split["loss"]) == pytest.approx(float(by_whole["loss"]), rel=1e-5)

@@ -238,8 +238,10 @@ def test_a_mesh_of_explicit_axes_and_a_batch_split_over_it():
     mesh = jax.make_mesh((2, 4), ("data", "class"), axis_types=(jax.sharding.AxisType.Explicit,) * 2)
     state, batch = state_of(ShardedMarginHead(C, ArcFace(), 16.0, mesh=mesh)), batch_of()
     _, want = jax.jit(train_step)(state, batch)
-    _, got = jax.jit(train_step)(state, jax.device_put(batch, NamedSharding(mesh, PartitionSpec("data"))))
+    after, got = jax.jit(train_step)(state, jax.device_put(batch, NamedSharding(mesh, PartitionSpec("data"))))
     np.testing.assert_array_equal(got["loss"], want["loss"])
+    weights = after.params["head"]["class_weights"]
+    assert {shard.data.shape for shard in weights.addressable_shards} == {(4, D)}, "the new state is split as the old"
 
 
 @pytest.mark.slow
