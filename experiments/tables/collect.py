@@ -38,7 +38,7 @@ def collect(runs: list[Path]) -> dict[str, Any]:
 
 
 def compare(runs: list[Path]) -> dict[str, Any]:
-    """Finished runs of classifiers, each of a configuration of its own, on the same pictures.
+    """Finished runs of classifiers, of any configurations and seeds, on the same pictures.
 
     Raises:
       UserError: a run is not finished, is another command's, or has other pictures.
@@ -49,7 +49,9 @@ def compare(runs: list[Path]) -> dict[str, Any]:
     for run in runs:
         record, lines = _finished(run, "mynn")
         found = dataclasses.asdict(contender(record["config"]["variant"], Folder(run)))
-        rows.append({**record, **found, "test_accuracy": [line["test_accuracy"] for line in lines]})
+        accuracies = [line["test_accuracy"] for line in lines]
+        tested = len(Folder(run).arrays(len(lines))["scores"])
+        rows.append({**record, **found, "test_accuracy": accuracies, "test_images": tested})
     if len({row["config"]["data_fingerprint"] for row in rows}) > 1:
         raise UserError("these runs are of different pictures, or of pictures of different sizes")
     return {"command": [row["command"] for row in rows], "environment": rows[0]["environment"], "rows": rows}

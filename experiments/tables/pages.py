@@ -19,6 +19,7 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "study_fashion": ("study", study.fashion_table),
     "default_run": ("default_run", runs.default_run_table),
     "exact_gradient_run": ("exact_gradient_run", runs.default_run_table),
+    "kills_cpu": ("kills_cpu", runs.kills_line),
     "mynn_ingredients": ("mynn_ingredients", runs.classifiers_table),
     "accuracy_cpu": ("accuracy_cpu", speed.accuracy_table),
     "mynn_accuracy_cpu": ("mynn_accuracy_cpu", speed.accuracy_table),

@@ -1,5 +1,8 @@
 """Tables of runs: accuracies epoch by epoch, and classifiers of several recipes."""
 
+import math
+import statistics
+from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any
 
@@ -23,22 +26,35 @@ def default_run_table(result: dict[str, Any]) -> str:
 
 
 def classifiers_table(result: dict[str, Any]) -> str:
-    """One line a run, in the given order: each is the one before with one thing changed."""
-    rows = head(("network", "recipe", "epochs", "last", "best", "MiB"))
+    """One line a recipe, in the given order: mean and standard deviation over its seeds."""
+    rows, recipes = head(("network", "recipe", "epochs", "seeds", "last", "best", "MiB")), defaultdict(list)
     for each in result["rows"]:
-        config, accuracies = each["config"], each["test_accuracy"]
-        recipe = [f"{config['optimizer']} {config['learning_rate']:g}", *_ingredients(config)]
-        percents = percent(accuracies[-1]), percent(max(accuracies))
-        rows.append(
-            row([config["variant"], ", ".join(recipe), str(len(accuracies)), *percents, f"{each['megabytes']:.2f}"])
-        )
+        config = each["config"]
+        recipe = ", ".join([f"{config['optimizer']} {config['learning_rate']:g}", *_ingredients(config)])
+        recipes[config["variant"], recipe, str(len(each["test_accuracy"]))].append(each)
+    for words, runs in recipes.items():
+        last, best = ([pick(run["test_accuracy"]) for run in runs] for pick in (lambda of: of[-1], max))
+        rows.append(row([*words, str(len(runs)), mean(last), mean(best), f"{runs[0]['megabytes']:.2f}"]))
     first = result["rows"][0]
-    size = "×".join(map(str, first["config"]["image_shape"][:2]))
+    size, tested = "×".join(map(str, first["config"]["image_shape"][:2])), first["test_images"]
+    share = statistics.mean(each["test_accuracy"][-1] for each in result["rows"])
+    error = percent(math.sqrt(share * (1 - share) / tested))
     rows += [
         "",
-        f"Test accuracy in %, pictures of {size}, seed {first['config']['seed']}; the first: {made_by(first)}",
+        f"Test accuracy in %, pictures of {size}; mean ± standard deviation over seeds. Of {tested:,} test pictures, "
+        f"an accuracy of {percent(share, 0)} % has a standard error of {error} %. The first run: {made_by(first)}",
     ]
     return "\n".join(rows)
+
+
+def kills_line(result: dict[str, Any]) -> str:
+    """The count of kills that runs survived, and of faults."""
+    kills = result["kills"]
+    each = ", ".join(f"{count} {name}" for name, count in kills.items())
+    return (
+        f"{sum(kills.values())} kills ({each}) of {result['runs']} runs at random moments "
+        f"({'; '.join(result['scenarios'])}): {len(result['faults'])} faults. {made_by(result)}"
+    )
 
 
 def _ingredients(config: dict[str, Any]) -> Iterator[str]:

@@ -60,12 +60,22 @@ def test_runs_of_several_recipes_make_a_table(run_once, pictures, tmp_path):
     other = config(pictures, tmp_path, epochs=1, optimizer="adam", schedule="cosine", averaging=0.5)
     command(other)
     text = classifiers_table(compare([run_once, study.folder_of(other, "mynn")]))
-    assert "| mynn | sgd 0.01 | 6 | 100.00 | 100.00 |" in text
-    assert "| mynn | adam 0.001, cosine, averaging 0.5 | 1 |" in text and "pictures of 16×16, seed 0" in text
+    assert "| mynn | sgd 0.01 | 6 | 1 | 100.00 | 100.00 |" in text
+    assert "| mynn | adam 0.001, cosine, averaging 0.5 | 1 | 1 |" in text and "pictures of 16×16" in text
     elsewhere = config(pictures, tmp_path / "small", epochs=1, size=8)
     command(elsewhere)
     with pytest.raises(terminal.UserError, match="of different pictures"):
         compare([run_once, study.folder_of(elsewhere, "mynn")])
+
+
+def test_seeds_of_a_recipe_share_a_row(run_once):
+    """Of 90 % and 94 %: 92 %, and √(4/2) % from it twice. √(0.92·0.08 / 12) is 7.83 %."""
+    result = compare([run_once, run_once])
+    result["rows"][0]["test_accuracy"] = [0.5, 0.90]
+    result["rows"][1]["test_accuracy"] = [0.5, 0.94]
+    text = classifiers_table(result)
+    assert "| mynn | sgd 0.01 | 2 | 2 | 92.00 ± 2.83 | 92.00 ± 2.83 |" in text
+    assert "Of 12 test pictures, an accuracy of 92 % has a standard error of 7.83 %." in text
 
 
 def test_a_run_learns_and_leaves_all_that_it_promises(run_once):

@@ -10,7 +10,7 @@ from experiments.run.terminal import UserError
 from experiments.tables.cells import RESULTS
 from experiments.tables.collect import collect, compare
 from experiments.tables.pages import PAGES, README, TABLES, with_tables
-from experiments.tables.runs import default_run_table
+from experiments.tables.runs import default_run_table, kills_line
 from experiments.tables.speed import accuracy_table
 
 ENVIRONMENT = {"cpu": "a CPU", "cpu_cores": 2, "python": "3.11", "jax": "0.10.2"}
@@ -69,6 +69,12 @@ def test_runs_are_collected_into_a_table(tmp_path):
     assert "n = 2; the last 96.50 ± 0.71 %" in text and "a CPU, 2 cores, Python 3.11, JAX 0.10.2" in text
     with pytest.raises(UserError, match="differ in more than their seed"):
         collect([*runs, finished_run(tmp_path / "other", 2, margin={"name": "cosface"})])
+
+
+def test_kills_are_counted_by_signal():
+    counts = {"kills": {"SIGINT": 2, "SIGKILL": 1}, "runs": 4, "scenarios": ["digits", "folder"], "faults": []}
+    text = kills_line({"command": "python -m experiments.kill --kills 3", "environment": ENVIRONMENT, **counts})
+    assert text.startswith("3 kills (2 SIGINT, 1 SIGKILL) of 4 runs at random moments (digits; folder): 0 faults.")
 
 
 def test_only_finished_runs_of_the_right_command_are_collected(tmp_path):
