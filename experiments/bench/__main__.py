@@ -6,6 +6,7 @@ python -m experiments.bench epoch --variant mynn --data folder:PHOTOGRAPHS
 python -m experiments.bench start
 python -m experiments.bench accuracy --data folder:PHOTOGRAPHS
 python -m experiments.bench head --classes 10000 100000
+python -m experiments.bench head --sharded --classes 10000 100000 1000000
 python -m experiments.bench search
 python -m experiments.bench pairs
 """

@@ -5,6 +5,7 @@ import contextlib
 import ctypes
 import dataclasses
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -95,6 +96,26 @@ class TimedProcess:
         if not line:
             raise UserError("a contender's process ended early; its message above says why")
         return json.loads(line)
+
+
+def said_by(module: str, job: str, *, limit: int, environment: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """The last line that `python -m MODULE JOB` prints, which is JSON; or {"refused": the reason that there is none}.
+
+    Args:
+      limit: seconds that it may take.
+      environment: variables for it, beside those of this process.
+    """
+    command = [sys.executable, "-m", module, job]
+    variables = os.environ | (environment or {})
+    try:
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=limit, env=variables)
+    except subprocess.TimeoutExpired:
+        return {"refused": f"not done within {limit} s"}
+    if ended.returncode:
+        said = ended.stderr.strip().splitlines()
+        return {"refused": said[-1] if said else f"ended with {ended.returncode}: out of memory, most likely"}
+    result: dict[str, Any] = json.loads(ended.stdout.splitlines()[-1])
+    return result
 
 
 def memory_before() -> int:

@@ -1,17 +1,19 @@
-"""The margin softmax alone: full logits, in chunks, fused, and in PyTorch; each in a process of its own."""
+"""The margin softmax alone: full logits, in chunks, fused, and in PyTorch; each in a process of its own.
+
+With --sharded it is a training step whose classes are split over virtual devices, which is counted and not timed.
+"""
 
 import dataclasses
 import itertools
 import json
-import subprocess
-import sys
 from importlib.util import find_spec
 from typing import Any, Literal
 
 from rich.console import Console
 from rich.table import Table
 
-from experiments.bench.harness import Measurement
+from experiments.bench import sharded_head
+from experiments.bench.harness import Measurement, said_by
 from experiments.run.options import check_counts
 from experiments.run.terminal import UserError
 
@@ -32,14 +34,22 @@ class Head(Measurement):
     """times that each is taken; the median counts"""
     limit: int = 120
     """seconds that a contender may take for one number of classes, compilation included"""
+    sharded: bool = False
+    """count the memory of a training step with split classes, and what its devices send; the rest does not apply"""
+    devices: int = 8
+    """with --sharded: the number of virtual devices"""
+    sample: float = 0.1
+    """with --sharded: the share of the classes of a sample; all classes are counted too"""
 
     def run(self) -> dict[str, Any]:
-        check_counts(self, ("dimensions", "rounds", "limit"))
+        check_counts(self, ("dimensions", "rounds", "limit", "devices"))
         unknown = set(self.contenders) - set(CONTENDERS)
         if unknown or not self.contenders or not self.classes or min(self.classes) < 2:
             raise UserError(f"--contenders must be of {', '.join(CONTENDERS)}, and --classes 2 or more")
         if not self.batches or min(self.batches) < 1:
             raise UserError("--batches must be 1 or more")
+        if self.sharded:
+            return self._sharded()
         installed = [name for name in self.contenders if find_spec("torch") or not name.startswith("torch")]
         table = Table("of", "contender", "forward", "both", "of the matrix rate", "memory", title="margin softmax")
         rows: list[dict[str, Any]] = []
@@ -59,15 +69,20 @@ class Head(Measurement):
         """The result of the contender's process, or {"refused": the reason}."""
         job = {field: getattr(self, field) for field in ("dimensions", "dtype", "rounds")}
         job |= {"batch": batch, "classes": num_classes, "contender": name}
-        command = [sys.executable, "-m", "experiments.bench.head_worker", json.dumps(job)]
-        try:
-            ended = subprocess.run(command, capture_output=True, text=True, timeout=self.limit)
-        except subprocess.TimeoutExpired:
-            return {"refused": f"not done within {self.limit} s"}
-        if ended.returncode:
-            said = ended.stderr.strip().splitlines()
-            return {"refused": said[-1] if said else f"ended with {ended.returncode}: out of memory, most likely"}
-        return json.loads(ended.stdout.splitlines()[-1])
+        return said_by("experiments.bench.head_worker", json.dumps(job), limit=self.limit)
+
+    def _sharded(self) -> dict[str, Any]:
+        largest = max(*self.batches, self.dimensions)
+        if min(self.classes) <= largest or self.devices < 2 or not 0 < self.sample <= 1:
+            raise UserError(
+                f"--sharded counts --devices 2 or more, --sample in (0, 1], and more --classes than rows and "
+                f"--dimensions, {largest}, so that the shapes of arrays tell what they hold"
+            )
+        if any(batch % self.devices for batch in self.batches):
+            raise UserError(f"--batches must be multiples of --devices, {self.devices}, which share the rows")
+        sizes = {name: getattr(self, name) for name in ("dimensions", "devices", "sample")}
+        counted = sharded_head.measure(self.classes, self.batches, **sizes, limit=self.limit)
+        return {**sizes, **counted}
 
 
 def _cells(result: dict[str, Any], products: int) -> list[str]:

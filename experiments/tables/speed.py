@@ -3,6 +3,7 @@
 import statistics
 from typing import Any
 
+from experiments.bench import sharded_head
 from experiments.tables.cells import CALLED, duration, head, made_by, mean, row
 
 
@@ -83,6 +84,22 @@ def head_table(result: dict[str, Any]) -> str:
         ]
         rows.append(row(cells))
     rows += ["", f"Value and both gradients, each in a process of its own, medians. {made_by(result)}"]
+    return "\n".join(rows)
+
+
+def sharded_head_table(result: dict[str, Any]) -> str:
+    columns = ("state", "model", "temporary", "of it the gradient, model", "sent", "model")
+    rows = head(("classes", "compared with", *columns))
+    for each in result["rows"]:
+        compared = "all" if each["sample"] is None else f"{each['sample']:.0%}"
+        sizes = (f"{size / 2**20:,.1f} MiB" for size in sharded_head.figures(each))
+        rows.append(row([f"{each['classes']:,}", compared, *sizes]))
+    batches = " or ".join(sorted({f"{each['batch']:,}" for each in result["rows"]}))
+    rows += [
+        "",
+        f"Of each of {result['devices']} devices, as the compiled program has it; {batches} rows in all, D = "
+        f"{result['dimensions']} in float32, SGD with momentum. {made_by(result)}",
+    ]
     return "\n".join(rows)
 
 

@@ -29,7 +29,10 @@ def nearest_classes(embeddings: Like, class_weights: Like) -> Int[Array, "N"]:
 def nearest_cosines(
     embeddings: Like, class_weights: Like, num_classes: Int[Array, ""] | None = None
 ) -> tuple[Float[Array, "N"], Int[Array, "N"]]:
-    """The cosine of `nearest_classes`, and the class; of the first `num_classes` alone, −∞ where these are none."""
+    """The cosine of `nearest_classes`, and the class; of the first `num_classes` alone, −∞ where these are none.
+
+    With `num_classes`, as of classes split over devices, the cosines are always computed in chunks, as the losses are.
+    """
     x, w = (lax.stop_gradient(array) for array in vary_alike(*checked_vectors(embeddings, class_weights)))
     dtype = wide(x.dtype, w.dtype)
     x = directions(x.astype(dtype))
@@ -44,7 +47,7 @@ def nearest_cosines(
         nearest = found.argmax(axis=1)
         return jnp.take_along_axis(found, nearest[:, None], axis=1)[:, 0], nearest.astype(jnp.int32)
 
-    if choice.preferred(len(x), w.shape) == "reference":
+    if num_classes is None and choice.preferred(len(x), w.shape) == "reference":
         return nearest_of(to_classes(w, 0))
     shape = w.shape if w.ndim == 3 else (w.shape[0], 1, w.shape[1])
     size = min(choice.chunk_size(len(x), shape), len(w))

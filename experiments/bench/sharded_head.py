@@ -1,0 +1,65 @@
+"""The memory of a training step with split classes, and what its devices send, against the model of their cost."""
+
+import itertools
+import json
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from experiments.bench.harness import said_by
+
+MIB = 2**20
+
+
+def measure(
+    classes: tuple[int, ...], batches: tuple[int, ...], dimensions: int, devices: int, sample: float, limit: int
+) -> dict[str, Any]:
+    """Each number of classes, of rows over all devices, and all classes or a sample of them: compiled, and counted.
+
+    The model is `kernels.margin_softmax.sharded`'s. The state is a device's class weights and their momentum. What is
+    temporary has their gradient, as large as either. Sent are embeddings to all devices and their gradients back,
+    labels and sums.
+    """
+    table = Table(title=f"a step of {devices} devices, for each of them", show_edge=False)
+    for name in ("classes", "rows", "of them", "state", "model", "temporary", "gradient", "sent", "model"):
+        table.add_column(name, justify="right")
+    rows: list[dict[str, Any]] = []
+    for number, batch, share in itertools.product(classes, batches, (None, sample)):
+        sizes = {"classes": number, "batch": batch, "dimensions": dimensions, "devices": devices}
+        flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
+        environment = {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+        job = json.dumps(sizes | {"sample": share})
+        counted = said_by("experiments.bench.sharded_worker", job, limit=limit, environment=environment)
+        row = sizes | {"sample": share} | model(**sizes) | counted
+        rows.append(row)
+        of = (f"{number:,}", f"{batch:,}", "all" if share is None else f"{share:g}")
+        told = [row["refused"]] if "refused" in row else [f"{size / MIB:,.1f} MiB" for size in figures(row)]
+        table.add_row(*of, *told)
+    Console().print(table)
+    return {"rows": rows}
+
+
+def figures(row: Mapping[str, Any]) -> tuple[int, ...]:
+    """Of a row, the bytes that the tables show: the state, the temporary ones, and those sent, each with its model."""
+    return (
+        row["state_bytes"],
+        row["model_state_bytes"],
+        row["temporary_bytes"],
+        row["model_gradient_bytes"],
+        sum(row["sent_bytes"].values()),
+        row["model_sent_bytes"],
+    )
+
+
+def model(classes: int, batch: int, dimensions: int, devices: int) -> dict[str, int]:
+    """In float32, the bytes of a device's class weights and momentum, of their gradient, and those that it sends."""
+    here = -(-classes // devices)
+    each_way = (devices - 1) * batch // devices
+    return {
+        "model_state_bytes": 8 * here * dimensions,
+        "model_gradient_bytes": 4 * here * dimensions,
+        "model_sent_bytes": each_way * (4 * dimensions + 4 * dimensions + 4 + 2 * 8),
+    }
