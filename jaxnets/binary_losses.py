@@ -15,8 +15,10 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from jaxnets.domains import Number, check, check_count
+from jaxnets.heads import CLASS_WEIGHTS, init_class_weights
 from jaxnets.inputs import ClassWeights, Labels, Vectors
 from jaxnets.labels import as_labels, marked
+from jaxnets.losses import limit_gradient
 from jaxnets.margins.value import Numbers, like, value
 from kernels.margin_softmax import Axes, gather_rows, nearest_classes, own_labels
 from kernels.margin_softmax.checks import MarginGrad
@@ -222,21 +224,27 @@ class BinaryHead:
     Attributes:
       num_classes: C, two or more.
       form: `SphereFace2(…)` or `UniFace(…)`.
+      num_subcenters: vectors for each class, of which the nearest counts.
+      min_norm: limits the gradient of shorter embeddings (see `jaxnets.losses.limit_gradient`).
     """
 
     num_classes: int
     form: Form
+    num_subcenters: int = 1
+    min_norm: Number = 0.0
 
     def __post_init__(self) -> None:
         check_count("num_classes", self.num_classes, least=2)
+        check_count("num_subcenters", self.num_subcenters)
+        check("min_norm", self.min_norm, "[0, ∞)")
 
     def count_classes(self, num_outputs: int) -> int:
         return self.num_classes
 
     def init(self, key: Array, num_outputs: int) -> dict[str, Array]:
-        """Class weights [C, D] from the standard normal, and the form's bias."""
+        """Class weights, as `MarginHead`'s, and the form's bias."""
         return {
-            "class_weights": jax.random.normal(key, (self.num_classes, num_outputs)),
+            CLASS_WEIGHTS: init_class_weights(key, self.num_classes, self.num_subcenters, num_outputs),
             "bias": jnp.full((), self.form.initial_bias(self.num_classes), jnp.float32),
         }
 
@@ -256,7 +264,8 @@ class BinaryHead:
     def loss(
         self, stats: dict[str, Array], params: dict[str, Array], embeddings: Float[Array, "N D"], labels: Labels
     ) -> Float[Array, "N"]:
-        return binary_margin_loss(embeddings, params["class_weights"], labels, bias=params["bias"], form=self.form)
+        x = limit_gradient(embeddings, self.min_norm)
+        return binary_margin_loss(x, params[CLASS_WEIGHTS], labels, bias=params["bias"], form=self.form)
 
     def predict(self, params: dict[str, Array], embeddings: Float[Array, "N D"]) -> Int[Array, "N"]:
-        return nearest_classes(embeddings, params["class_weights"])
+        return nearest_classes(embeddings, params[CLASS_WEIGHTS])

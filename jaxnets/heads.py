@@ -8,12 +8,13 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
+from jaxnets.adacos import AdaCos
 from jaxnets.domains import Number, check, check_count
 from jaxnets.explicit_axes import between_auto_axes, of_rows
 from jaxnets.inputs import Labels
 from jaxnets.labels import as_labels, marked
 from jaxnets.losses import margin_softmax_loss
-from jaxnets.margins import AdaptiveMargin, Margin, Statistics
+from jaxnets.margins import AdaptiveMargin, DrawnMargin, Margin, Statistics
 from kernels.margin_softmax import MarginGrad, nearest_classes
 from kernels.varying import Axes
 
@@ -49,8 +50,9 @@ class MarginHead:
 
     Attributes:
       num_classes: C.
-      margin: one of `jaxnets.margins`. AdaFace and CurricularFace have statistics, which training updates.
-      scale: s, above 0.
+      margin: one of `jaxnets.margins`. AdaFace and CurricularFace have statistics, which training updates; those of
+        ElasticFace are drawn in each step of training, and evaluation takes their mean.
+      scale: s, above 0; or `AdaCos(num_classes)`, whose scale training updates.
       num_subcenters: vectors for each class, of which the nearest counts.
       margin_grad: "exact" or "straight_through", see `jaxnets.margin_softmax_loss`.
       min_norm: limits the gradient of shorter embeddings, which helps networks with few outputs (see
@@ -61,8 +63,8 @@ class MarginHead:
     """
 
     num_classes: int
-    margin: Margin | AdaptiveMargin
-    scale: Number
+    margin: Margin | AdaptiveMargin | DrawnMargin
+    scale: Number | AdaCos
     num_subcenters: int = 1
     margin_grad: MarginGrad = "exact"
     min_norm: Number = 0.0
@@ -70,21 +72,26 @@ class MarginHead:
     def __post_init__(self) -> None:
         check_count("num_classes", self.num_classes)
         check_count("num_subcenters", self.num_subcenters)
-        check("scale", self.scale, "(0, ∞)")
+        if not isinstance(self.scale, AdaCos):
+            check("scale", self.scale, "(0, ∞)")
         check("min_norm", self.min_norm, "[0, ∞)")
         if self.margin_grad not in get_args(MarginGrad):
             raise ValueError(f"margin_grad is exact or straight_through, not {self.margin_grad!r}")
+
+    @property
+    def draws(self) -> bool:
+        """Whether a step of training gives `loss` a key."""
+        return isinstance(self.margin, DrawnMargin)
 
     def count_classes(self, num_outputs: int) -> int:
         return self.num_classes
 
     def init(self, key: Array, num_outputs: int) -> dict[str, Array]:
-        """Class weights [C, D], or [C, K, D], from the standard normal, as `torch.randn` gives them."""
-        subcenters = () if self.num_subcenters == 1 else (self.num_subcenters,)
-        return {CLASS_WEIGHTS: jax.random.normal(key, (self.num_classes, *subcenters, num_outputs))}
+        return {CLASS_WEIGHTS: init_class_weights(key, self.num_classes, self.num_subcenters, num_outputs)}
 
     def init_stats(self) -> Statistics:
-        return self.margin.init() if isinstance(self.margin, AdaptiveMargin) else {}
+        of_margin = self.margin.init() if isinstance(self.margin, AdaptiveMargin) else {}
+        return of_margin | (self.scale.init() if isinstance(self.scale, AdaCos) else {})
 
     def update_stats(
         self,
@@ -95,20 +102,32 @@ class MarginHead:
         axis_name: Axes | None = None,
     ) -> Statistics:
         """The statistics after a batch of training; with `axis_name`, after the whole batch over that mapped axis."""
-        if not isinstance(self.margin, AdaptiveMargin):
-            return stats
-        return self.margin.update(stats, embeddings, params[CLASS_WEIGHTS], as_labels(labels), axis_name)
+        batch = embeddings, params[CLASS_WEIGHTS], as_labels(labels), axis_name
+        if isinstance(self.margin, AdaptiveMargin):
+            stats = stats | self.margin.update(_of(self.margin, stats), *batch)
+        if isinstance(self.scale, AdaCos):
+            stats = stats | self.scale.update(_of(self.scale, stats), *batch)
+        return stats
 
     def loss(
-        self, stats: Statistics, params: dict[str, Array], embeddings: Float[Array, "N D"], labels: Labels
+        self,
+        stats: Statistics,
+        params: dict[str, Array],
+        embeddings: Float[Array, "N D"],
+        labels: Labels,
+        key: Array | None = None,
+        axis_name: Axes | None = None,
     ) -> Float[Array, "N"]:
-        margin = self.margin.at(stats, embeddings) if isinstance(self.margin, AdaptiveMargin) else self.margin
+        """The loss of each row; with a key, with margins drawn by it, for a share of the batch over `axis_name`."""
+        margin = self.margin
+        if isinstance(margin, AdaptiveMargin):
+            margin = margin.at(stats, embeddings)
         return margin_softmax_loss(
             embeddings,
             params[CLASS_WEIGHTS],
             labels,
-            margin=margin,
-            scale=self.scale,
+            margin=drawn(margin, key, len(embeddings), axis_name) if isinstance(margin, DrawnMargin) else margin,
+            scale=stats["scale"] if isinstance(self.scale, AdaCos) else self.scale,
             margin_grad=self.margin_grad,
             min_norm=self.min_norm,
         )
@@ -117,6 +136,25 @@ class MarginHead:
         x = jnp.asarray(embeddings)
         found: Array = between_auto_axes(nearest_classes, x, params[CLASS_WEIGHTS], out=lambda: of_rows(x))
         return found
+
+
+def _of(part: AdaptiveMargin | AdaCos, stats: Statistics) -> Statistics:
+    """The statistics of a margin or a scale, out of a head's."""
+    return {name: stats[name] for name in part.init()}
+
+
+def init_class_weights(
+    key: Array, num_classes: int, num_subcenters: int, num_outputs: int
+) -> Float[Array, "C D"] | Float[Array, "C K D"]:
+    """From the standard normal, as `torch.randn` gives them; without an axis for sub-centres where there is one."""
+    subcenters = () if num_subcenters == 1 else (num_subcenters,)
+    return jax.random.normal(key, (num_classes, *subcenters, num_outputs))
+
+
+def drawn(margin: DrawnMargin, key: Array | None, num_rows: int, axis_name: Axes | None) -> Margin:
+    """The margin of a step's rows, or, without a key, their mean."""
+    # Another key than that of a sample of the classes.
+    return margin.mean if key is None else margin.drawn(jax.random.fold_in(key, 1), num_rows, axis_name)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,13 +12,14 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int
 
+from jaxnets.adacos import AdaCos
 from jaxnets.domains import check
-from jaxnets.heads import CLASS_WEIGHTS, MarginHead
+from jaxnets.heads import CLASS_WEIGHTS, MarginHead, drawn
 from jaxnets.inputs import Labels
 from jaxnets.labels import as_labels
 from jaxnets.losses import sharded_margin_softmax_loss
-from jaxnets.margins import AdaptiveMargin, Statistics, sharded_update
-from kernels.margin_softmax import Axes, own_rows, sharded_nearest_classes
+from jaxnets.margins import AdaptiveMargin, DrawnMargin, Statistics, sharded_update
+from kernels.margin_softmax import Axes, gather_rows, own_rows, sharded_nearest_classes
 from kernels.varying import names_of, varying_axes
 
 
@@ -51,7 +52,8 @@ class ShardedMarginHead(MarginHead):
         the classes' numbers alone.
 
     Raises:
-      ValueError: as MarginHead; for an axis that the mesh does not have, or a `sample` outside its domain.
+      ValueError: as MarginHead; for an axis that the mesh does not have, a `sample` outside its domain, or AdaCos for
+        the scale, which needs the classes whole.
     """
 
     mesh: Mesh = dataclasses.field(kw_only=True)
@@ -63,6 +65,8 @@ class ShardedMarginHead(MarginHead):
         unknown = [name for name in names_of(self.axis) if name not in self.mesh.axis_names]
         if unknown:
             raise ValueError(f"the mesh has the axes {self.mesh.axis_names}, and none named {unknown[0]!r}")
+        if isinstance(self.scale, AdaCos):
+            raise ValueError("AdaCos needs the classes whole: give a ShardedMarginHead a number as its scale")
         if self.sample is not None:
             check("sample", self.sample, "(0, 1]")
         # The functions below say how arrays are split; within them the compiler decides.
@@ -73,6 +77,10 @@ class ShardedMarginHead(MarginHead):
         """The number of classes with padding."""
         devices = math.prod(self.mesh.shape[name] for name in names_of(self.axis))
         return -(-self.num_classes // devices) * devices
+
+    @property
+    def draws(self) -> bool:
+        return True
 
     def shardings(self, tree: Any) -> Any:
         """Where the arrays of a state lie: those of class weights split over `axis`, others on every device."""
@@ -140,15 +148,22 @@ class ShardedMarginHead(MarginHead):
         embeddings: Float[Array, "N D"],
         labels: Labels,
         key: Array | None = None,
+        axis_name: Axes | None = None,
     ) -> Float[Array, "N"]:
         """The losses of the rows that this device brings; with a key, those over a sample of the classes, if any."""
-        w, labels = self._own(params), as_labels(labels)
+        w, labels, margin = self._own(params), as_labels(labels), self.margin
+        assert not isinstance(self.scale, AdaCos)  # was refused
+        if isinstance(margin, DrawnMargin):
+            margin = drawn(margin, key, len(labels), axis_name)
+            margin = jax.tree.map(
+                lambda numbers: gather_rows(numbers, labels, self.axis)[0] if jnp.ndim(numbers) else numbers, margin
+            )
         losses = sharded_margin_softmax_loss(
             embeddings,
             w,
             labels,
             axis_name=self.axis,
-            margin=self.margin,
+            margin=margin,
             scale=self.scale,
             statistics=stats,
             margin_grad=self.margin_grad,

@@ -18,7 +18,7 @@ from jaxtyping import Array, Bool, Float, Int, UInt8
 from jaxnets.data import Split
 from jaxnets.domains import check
 from jaxnets.explicit_axes import between_auto_axes, of_rows, specs_of
-from jaxnets.heads import Head
+from jaxnets.heads import Head, MarginHead
 from jaxnets.labels import as_labels, count_of
 from jaxnets.optim import by_group
 from jaxnets.sharded_head import ShardedMarginHead
@@ -187,7 +187,8 @@ def _gradients(state: TrainState, batch: Split, axis_name: Axes | None) -> Gradi
     step_key = jax.random.fold_in(step_key, state.step)
     dropout_key, augment_key = jax.random.split(step_key)
     is_split = isinstance(state.head, ShardedMarginHead)
-    sample = {"key": jax.random.fold_in(step_key, 2)} if is_split else {}
+    draws = isinstance(state.head, MarginHead) and state.head.draws
+    drawing = {"key": jax.random.fold_in(step_key, 2), "axis_name": axis_name} if draws else {}
     params, images, labels = state.params, jnp.asarray(batch.images), as_labels(batch.labels)
     if state.augment is not None:
         images = state.augment(_keys_of_share(augment_key, images.shape[0], axis_name), images)
@@ -214,7 +215,7 @@ def _gradients(state: TrainState, batch: Split, axis_name: Axes | None) -> Gradi
             rngs={"dropout": dropout_key},
         )
         head_stats = state.head.update_stats(state.head_stats, params["head"], outputs, labels, axis_name)
-        losses = state.head.loss(head_stats, params["head"], outputs, labels, **sample)
+        losses = state.head.loss(head_stats, params["head"], outputs, labels, **drawing)
         return mean_of_share(losses), (outputs, updated.get("batch_stats", state.batch_stats), head_stats)
 
     (loss, (outputs, batch_stats, head_stats)), grads = jax.value_and_grad(mean_loss, has_aux=True)(params)

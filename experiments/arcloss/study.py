@@ -13,14 +13,13 @@ from experiments.arcloss.config import Config
 from experiments.arcloss.variants import VARIANTS, Adam, Sgd, Variant
 from experiments.run.experiment import Experiment, check_takes, mesh_of, recorded_data
 from experiments.run.loop import run_all
-from experiments.run.margin import build_margin, build_scale
+from experiments.run.margin import build_head
 from experiments.run.pictures import load
 from experiments.run.session import Invocation
 from jaxnets import models, optim, parallel
 from jaxnets.data import Dataset
 from jaxnets.epochs import EpochPlan, evaluation_batch
-from jaxnets.heads import MarginHead
-from jaxnets.margins import ArcFace, CurricularFace
+from jaxnets.margins import ArcFace, CurricularFace, ElasticArcFace
 from jaxnets.train import create_train_state
 
 
@@ -46,8 +45,7 @@ def build(variant: Variant, config: Config, dataset: Dataset) -> Experiment:
     Raises:
       UserError: for arguments that do not fit the data or this machine.
     """
-    margin = build_margin(config)
-    scale = build_scale(config, len(dataset.classes), config.data)
+    head, margin, scale = build_head(config, len(dataset.classes), config.data)
     plan = EpochPlan.of(len(dataset.train.labels), config.batch_size or variant.batch_size, config.steps_per_epoch)
     mesh = mesh_of(config.devices)
     model = models.create(variant.name)
@@ -57,7 +55,7 @@ def build(variant: Variant, config: Config, dataset: Dataset) -> Experiment:
     state = create_train_state(
         jax.random.key(config.seed),
         model,
-        MarginHead(len(dataset.classes), margin, scale, config.subcenters, config.margin_grad, config.min_norm),
+        head,
         dataset.train.images,
         net_optimizer=net_optimizer,
         head_optimizer=head_optimizer,
@@ -88,7 +86,7 @@ def build(variant: Variant, config: Config, dataset: Dataset) -> Experiment:
         measure=drawings.measure(dataset),
         draw_epoch=drawings.draw_epoch(variant, dataset),
         draw_run=drawings.draw_run(
-            variant, dataset, margin.m if isinstance(margin, (ArcFace, CurricularFace)) else None
+            variant, dataset, margin.m if isinstance(margin, (ArcFace, CurricularFace, ElasticArcFace)) else None
         ),
         evaluation_batch=evaluation_batch(dataset.test.images.shape[1:]),
     )

@@ -43,13 +43,14 @@ def compare(stem: Path, folders: Mapping[str, Path], data: str) -> str:
         rows.append((name, *(_with_ends(report, key) for report, (*_, key) in zip(reports, told, strict=True))))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
-    first = configs[names[0]]
+    scales = ", ".join(f"{name} {configs[name]['scale']:.4g}" for name in names)
     return "\n".join(
         (
             *lines,
-            f"in %, with {retrieved['confidence']:.0%} intervals over identities; each margin with its default numbers "
-            f"and scale {first['scale']:.4g}, trained once (seed {first['seed']}), and nothing tuned: "
-            "where intervals overlap, another seed may have another order",
+            f"in %, with {retrieved['confidence']:.0%} intervals over identities; the same network, pictures and steps "
+            f"for all, each loss with its default numbers, trained once (seed {configs[names[0]]['seed']}), and "
+            "nothing tuned: where intervals overlap, another seed may have another order",
+            f"scales at the start: {scales}",
             f"see {stem.with_suffix('.png')} and {stem.with_suffix('.json')}",
         )
     )

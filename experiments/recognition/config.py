@@ -9,6 +9,7 @@ import tyro
 
 from experiments.run.options import (
     MARGINS,
+    NUMBERS,
     MarginOptions,
     OptionalFloat,
     OptionalInt,
@@ -21,8 +22,8 @@ from experiments.run.options import (
 from experiments.run.terminal import UserError
 
 OPEN_SETS = "glyphs|glyphs:DIRECTORY"
-# What --margin all compares: the others are one of these for some numbers, or no margin that anyone would choose.
-COMPARED = ("normface", "arcface", "cosface", "sphereface", "adaface", "curricularface")
+# What --margin all compares: all but those that are one of these for some numbers, or that nobody would choose.
+COMPARED = tuple(name for name in MARGINS if name not in ("combined", "tutorial"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,8 +71,8 @@ class Config(RunOptions, OptimizerOptions, MarginOptions, NetworkOptions):  # th
     batch_size: int = 128
     """examples a step"""
     margin: Annotated[str, tyro.conf.arg(metavar=choice((*MARGINS, "all")))] = "arcface"
-    """the angular margin between a picture and its own class; --m, --m1, --m2, --m3 and --h are its numbers; all
-    compares six, each with its default numbers"""
+    """the angular margin between a picture and its own class, or the loss that has it; --m to --t are its numbers; all
+    compares twelve, each with its default numbers"""
     min_norm: float = 0.0
     """shorter embeddings get the gradient of embeddings of this length; 0: exact gradients"""
     out: Path = Path("runs")
@@ -79,8 +80,9 @@ class Config(RunOptions, OptimizerOptions, MarginOptions, NetworkOptions):  # th
 
     @property
     def margins(self) -> tuple[str, ...]:
-        """The margins to train with."""
-        return COMPARED if self.margin == "all" else (self.margin,)
+        """The margins to train with; with --s all of them have that scale."""
+        compared = tuple(name for name in COMPARED if name != "adacos" or self.s is None)
+        return compared if self.margin == "all" else (self.margin,)
 
     def check(self) -> None:
         """Refuses bad options before JAX is imported.
@@ -94,9 +96,10 @@ class Config(RunOptions, OptimizerOptions, MarginOptions, NetworkOptions):  # th
         if self.embedding_norm and self.model.startswith("iresnet"):
             raise UserError(f"--embedding-norm is for networks without one: {self.model} ends in such a BatchNorm")
         check_name("margin", self.margin, (*MARGINS, "all"))
-        for name in ("m", "m1", "m2", "m3", "h", "beyond"):
+        for name in NUMBERS:
             if self.margin == "all" and getattr(self, name) is not None:
-                raise UserError(f"--{name} is a number of one margin: give that with --margin, not all")
+                option = f"--{name.replace('_', '-')}"
+                raise UserError(f"{option} is a number of one margin: give that with --margin, not all")
         check_rates(self)
         if not 0 <= self.warmup < self.epochs:
             raise UserError(f"--warmup must be 0 epochs or more and less than --epochs, not {self.warmup}")

@@ -18,7 +18,7 @@ from experiments.recognition.judging import ENROLLED, Roles
 from experiments.recognition.optimizing import LEARNING_RATES, build_optimizers, build_schedule
 from experiments.run.experiment import Experiment, check_takes, mesh_of, recorded_data
 from experiments.run.loop import run_all
-from experiments.run.margin import build_margin, build_scale
+from experiments.run.margin import build_head
 from experiments.run.pictures import load
 from experiments.run.session import Invocation
 from experiments.run.terminal import UserError, as_user_error
@@ -27,7 +27,6 @@ from jaxnets.augment import augment
 from jaxnets.data import Dataset, Split
 from jaxnets.distort import Distortion, distort
 from jaxnets.epochs import EpochPlan, evaluation_batch
-from jaxnets.heads import MarginHead
 from jaxnets.models.embedding_norm import EmbeddingNorm
 from jaxnets.train import create_train_state
 
@@ -55,8 +54,7 @@ def build(config: Config, dataset: Dataset) -> Experiment:
     labels = np.asarray(dataset.test.labels)
     Roles.of(labels)  # refuses a test without two pictures of an identity before training
     num_classes = int(np.max(dataset.train.labels)) + 1  # those of training come first
-    margin = build_margin(config)
-    scale = build_scale(config, num_classes, config.data)
+    head, margin, scale = build_head(config, num_classes, config.data)
     plan = EpochPlan.of(len(dataset.train.labels), config.batch_size, config.steps_per_epoch)
     mesh = mesh_of(config.devices)
     model = build_model(config, dataset.train.images.shape[1:])
@@ -65,7 +63,7 @@ def build(config: Config, dataset: Dataset) -> Experiment:
     state = create_train_state(
         jax.random.key(config.seed),
         model,
-        MarginHead(num_classes, margin, scale, config.subcenters, config.margin_grad, config.min_norm),
+        head,
         dataset.train.images,
         net_optimizer=net_optimizer,
         head_optimizer=head_optimizer,

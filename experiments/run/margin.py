@@ -1,58 +1,94 @@
-"""The margin and the scale that the command line names."""
+"""The head that the command line names: a margin or another loss of angles, its numbers and its scale."""
 
 import dataclasses
 import math
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
-from experiments.run.options import BEYOND, MarginOptions, check_name
+from experiments.run.options import BEYOND, NUMBERS, MarginOptions, check_name
 from experiments.run.terminal import UserError, as_user_error
 from jaxnets import margins
+from jaxnets.adacos import AdaCos
+from jaxnets.binary_losses import BinaryHead, SphereFace2, UniFace
+from jaxnets.heads import Head, MarginHead
 from jaxnets.losses import adacos_scale
 from jaxnets.naming import quoted
 
 DEFAULT_M = {"arcface": 0.3}  # picked by experiment: see experiments/results/README.md
+BINARY: Mapping[str, type[Any]] = {"sphereface2": SphereFace2, "uniface": UniFace}
+LOSSES: Mapping[str, type[Any]] = {**margins.BY_NAME, **BINARY, "adacos": margins.NormFace}
 
 
-def build_margin(options: MarginOptions) -> Any:
-    """The margin, with the numbers that it takes.
+class Built(NamedTuple):
+    """A head, and what a run's configuration says of it: its margin, and its scale at the start."""
+
+    head: Head
+    margin: Any
+    scale: float
+
+
+def build_head(options: MarginOptions, num_classes: int, data: str) -> Built:
+    """The head for so many classes of the data that are called so.
 
     Raises:
-      UserError: for an unknown margin, a number that it does not take, or one outside its domain.
+      UserError: for an unknown margin, a number that it does not take, or one outside its domain, and where AdaCos has
+        no scale for so few classes.
     """
-    check_name("margin", options.margin, [*margins.BY_NAME])
-    margin = margins.BY_NAME[options.margin]
+    check_name("margin", options.margin, [*LOSSES])
+    if options.margin == "adacos" and options.s is not None:
+        raise UserError("--margin adacos has a scale that follows the training: leave out --s")
+    margin = _margin(options)
+    with as_user_error(ValueError):
+        if options.margin in BINARY:
+            binary = BinaryHead(num_classes, margin, options.subcenters, options.min_norm)
+            return Built(binary, margin, float(margin.scale))
+        scale = _scale(options, num_classes, data)
+        used = AdaCos(num_classes) if options.margin == "adacos" else scale
+        head = MarginHead(num_classes, margin, used, options.subcenters, options.margin_grad, options.min_norm)
+        return Built(head, margin, scale)
+
+
+def _margin(options: MarginOptions) -> Any:
+    margin = LOSSES[options.margin]
     takes = {field.name for field in dataclasses.fields(margin)}
-    given = {name: getattr(options, name) for name in ("m", "m1", "m2", "m3", "h", "beyond")}
+    given = {name: getattr(options, name) for name in NUMBERS}
     given = {name: value for name, value in given.items() if value is not None}
     if options.margin in DEFAULT_M:
         given = {"m": DEFAULT_M[options.margin]} | given
     for name, value in given.items():
+        option = _option(name)
         if name not in takes:
-            raise UserError(f"--margin {options.margin} takes no --{name}{_takes(takes)}")
+            raise UserError(f"--margin {options.margin} takes no {option}{_takes(takes)}")
         if name == "beyond" and value not in BEYOND:
             raise UserError(f"--beyond is classic, smooth or rising, not {value!r}")
         if name != "beyond" and not (math.isfinite(value) and value >= 0):
-            raise UserError(f"--{name} must be a finite number of 0 or more, not {value}")
+            raise UserError(f"{option} must be a finite number of 0 or more, not {value}")
+    if "scale" in takes and options.s is not None:
+        given["scale"] = options.s
+    if "margin_grad" in takes:
+        given["margin_grad"] = options.margin_grad
     with as_user_error(ValueError):
         return margin(**given)
 
 
-def build_scale(options: MarginOptions, num_classes: int, data: str) -> float:
-    """The scale that was asked for, or the one that suits the margin and the number of classes.
-
-    Raises:
-      UserError: where AdaCos has none for so few classes.
-    """
+def _scale(options: MarginOptions, num_classes: int, data: str) -> float:
+    """The scale that was asked for, or the one that suits the margin and the number of classes."""
     if options.s is not None:
         return options.s
     if options.margin == "tutorial":
         return 10.0
+    if options.margin == "adacos" and num_classes < 3:
+        raise UserError(f"{quoted(data)} has {num_classes} classes, and --margin adacos takes three or more")
     try:
         return adacos_scale(num_classes)
     except ValueError as error:
         raise UserError(f"{quoted(data)} has {num_classes} classes: {error} with --s") from error
 
 
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
 def _takes(fields: set[str]) -> str:
-    options = ", ".join(f"--{name}" for name in sorted(fields - {"divisor", "t_alpha"}))
+    options = ", ".join(_option(name) for name in sorted(fields & {*NUMBERS}))
     return f"; it takes {options}" if options else ", nor any other number"

@@ -18,7 +18,11 @@ OptionalPath: TypeAlias = Annotated[Path | None, tyro.conf.arg(metavar="PATH", h
 
 Inputs: TypeAlias = Literal["auto", "imagenet", "plain"]
 DATA = "mnist|faces|idx:DIRECTORY|folder:PATH|tfds:NAME|recordio:DIRECTORY"
-MARGINS = ("arcface", "cosface", "sphereface", "combined", "normface", "tutorial", "adaface", "curricularface")
+MARGINS = (
+    *("arcface", "cosface", "sphereface", "combined", "normface", "tutorial", "adaface", "curricularface"),
+    *("magface", "elastic_arcface", "elastic_cosface", "adacos", "sphereface2", "uniface"),
+)
+NUMBERS = ("m", "m1", "m2", "m3", "h", "beyond", "std", "l_m", "u_m", "l_a", "u_a", "weight", "balance", "t")  # of one
 BEYOND = ("classic", "smooth", "rising")
 
 
@@ -71,7 +75,7 @@ class MarginOptions:
     """Options of a head with an angular margin."""
 
     margin: Annotated[str, tyro.conf.arg(metavar=choice(MARGINS))] = "arcface"
-    """the angular margin between an image and its own class; --m, --m1, --m2, --m3 and --h are its numbers"""
+    """the angular margin between an image and its own class, or the loss that has it; --m to --t are its numbers"""
     m: OptionalFloat = None
     """the margin, in radians where it is an angle; by default 0.3 for arcface, the margin's own for others"""
     m1: OptionalFloat = None
@@ -84,6 +88,23 @@ class MarginOptions:
     """of --margin adaface: how far the margin follows an embedding's length; by default 0.333"""
     beyond: Annotated[str | None, tyro.conf.arg(metavar=choice(BEYOND), help_behavior_hint="")] = None
     """of --margin arcface, for angles past π − m; by default classic"""
+    std: OptionalFloat = None
+    """of --margin elastic_arcface and elastic_cosface: the margins' deviation; by default 0.0125"""
+    l_m: OptionalFloat = None
+    """of --margin magface: the margin of the shortest embeddings; by default 0.45"""
+    u_m: OptionalFloat = None
+    """of --margin magface: the margin of the longest; by default 0.8"""
+    l_a: OptionalFloat = None
+    """of --margin magface: the length of the shortest; by default 10"""
+    u_a: OptionalFloat = None
+    """of --margin magface: the length of the longest; by default 110"""
+    weight: OptionalFloat = None
+    """of --margin magface: the factor of the penalty for short embeddings; by default 35"""
+    balance: OptionalFloat = None
+    """of --margin sphereface2: the share of the positive term, by default 0.7; of uniface: the factor of the negative
+    ones, by default 1"""
+    t: OptionalFloat = None
+    """of --margin sphereface2: the exponent that spreads the cosines; by default 3"""
     margin_grad: Literal["exact", "straight_through"] = "exact"
     """straight_through keeps the loss but leaves the margin out of the gradient, as arcface_torch does"""
     min_norm: float = 1.0
@@ -91,7 +112,8 @@ class MarginOptions:
     subcenters: int = 1
     """directions for each class; an image belongs to the nearest one"""
     s: OptionalFloat = None
-    """the scale; by default AdaCos's √2·ln(classes − 1), and 10 for tutorial"""
+    """the scale; by default AdaCos's √2·ln(classes − 1), 10 for tutorial, 40 for sphereface2 and 64 for uniface; adacos
+    has its own"""
 
     def check(self) -> None:
         """Refuses numbers outside their domain.

@@ -14,6 +14,7 @@ from experiments.run.stored import score_of
 from experiments.run.terminal import counted
 from jaxnets import parallel
 from jaxnets.epochs import Totals
+from jaxnets.heads import CLASS_WEIGHTS
 from jaxnets.train import TrainState
 
 SAVED = ("params", "batch_stats", "opt_state", "step", "key")  # of the state
@@ -101,10 +102,10 @@ class Progress:
 
 
 def variables_of(tree: dict[str, Any]) -> dict[str, Any]:
-    """The variables to evaluate in a checkpoint: {"params", "batch_stats"}, and "head" if the head has parameters."""
+    """The variables to evaluate in a checkpoint: {"params", "batch_stats"}, and a head's "class_weights"."""
     chosen = tree.get("averages") or tree
     params = chosen["params"]
-    head = {"head": params["head"]} if params["head"] else {}
+    head = {"head": {CLASS_WEIGHTS: params["head"][CLASS_WEIGHTS]}} if params["head"] else {}
     return {"params": params["net"], "batch_stats": chosen["batch_stats"], **head}
 
 

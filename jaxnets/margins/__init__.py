@@ -21,6 +21,7 @@ from jaxnets.margins.adaptive import CurricularFace as CurricularFace
 from jaxnets.margins.adaptive import Curriculum as Curriculum
 from jaxnets.margins.adaptive import Statistics as Statistics
 from jaxnets.margins.adaptive import sharded_update as sharded_update
+from jaxnets.margins.elastic import DrawnMargin as DrawnMargin
 from jaxnets.margins.elastic import ElasticArcFace as ElasticArcFace
 from jaxnets.margins.elastic import ElasticCosFace as ElasticCosFace
 from jaxnets.margins.fixed import ArcFace as ArcFace
@@ -42,4 +43,7 @@ BY_NAME: Mapping[str, type[Any]] = {
     "tutorial": Tutorial,
     "adaface": AdaFace,
     "curricularface": CurricularFace,
+    "magface": MagFace,
+    "elastic_arcface": ElasticArcFace,
+    "elastic_cosface": ElasticCosFace,
 }

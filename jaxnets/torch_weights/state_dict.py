@@ -132,7 +132,8 @@ def save(path: str | os.PathLike[str], model_name: str, variables: Mapping[str, 
 
 def _variables_of(state: TrainState) -> dict[str, Any]:
     params, batch_stats = state.for_inference()
-    head = {"head": params["head"]} if "class_weights" in params["head"] else {}
+    weights = params["head"].get("class_weights")
+    head = {} if weights is None else {"head": {"class_weights": weights}}
     return {"params": params["net"], "batch_stats": batch_stats, **head}
 
 

@@ -1,6 +1,7 @@
 """Recognition in this process, on the characters of five small fonts: what a run leaves, and what it refuses."""
 
 import json
+import math
 import shutil
 import signal
 from pathlib import Path
@@ -20,8 +21,21 @@ from experiments.recognition.optimizing import build_optimizers, build_schedule
 from experiments.run import terminal
 from experiments.run.experiment import Experiment
 from experiments.run.folder import Folder
+from experiments.run.margin import LOSSES, build_head
+from experiments.run.options import MARGINS
 from experiments.trained import network
-from jaxnets import load
+from jaxnets import (
+    AdaCos,
+    BinaryHead,
+    ElasticArcFace,
+    ElasticCosFace,
+    MagFace,
+    MarginHead,
+    NormFace,
+    SphereFace2,
+    UniFace,
+    load,
+)
 from jaxnets.distort import distort
 from jaxnets.recognition import retrieval
 
@@ -153,7 +167,14 @@ def test_other_options_are_another_run(trained, fonts, capsys):
         (("--margin", "arcfac"), "there is no margin 'arcfac'; did you mean 'arcface'?"),
         (("--margin", "cosface", "--m1", "2"), "--margin cosface takes no --m1; it takes --m"),
         (("--model", "v1_1_3"), "v1_1_3 makes 512 numbers of images of 32×32, and not 128"),
-        (("--margin", "all", "--m", "0.2"), "--m is a number of one margin: give that with --margin, not all"),
+        (("--margin", "all", "--l-m", "0.2"), "--l-m is a number of one margin: give that with --margin, not all"),
+        (
+            ("--margin", "magface", "--m", "1"),
+            "--margin magface takes no --m; it takes --l-a, --l-m, --u-a, --u-m",
+        ),
+        (("--margin", "magface", "--u-m", "45"), "MagFace's u_m must be in [0, π/2] radians, not 45.0; 45 degrees are"),
+        (("--margin", "uniface", "--balance", "0"), "UniFace's balance must be in (0, ∞), not 0.0"),
+        (("--margin", "adacos", "--s", "9"), "--margin adacos has a scale that follows the training: leave out --s"),
         (("--embedding", "0"), "--embedding must be 1 or more, not 0"),
         (("--warmup", "20"), "--warmup must be 0 epochs or more and less than --epochs, not 20.0"),
         (("--weight-decay", "-1"), "--weight-decay must be a finite number of 0 or more, not -1.0"),
@@ -179,10 +200,46 @@ def test_margins_are_compared_with_the_best_first(trained, tmp_path):
     low, high = last["intervals"]["map_at_r"]
     assert [row.split()[0] for row in told[:3]] == ["margin", "b", "a"] and told[1].split()[3] == "99.0"
     assert f"{100 * last['map_at_r']:.1f} ({100 * low:.1f}–{100 * high:.1f})" in told[2]
-    assert "each margin with its default numbers" in told[3]
+    assert "same network, pictures and steps for all, each loss with its default numbers, trained once" in told[3]
+    assert told[4].startswith("scales at the start: b ") and ", a " in told[4]
     written = json.loads((tmp_path / "m.json").read_text())
     assert [each["last"]["map_at_r"] for each in written["margins"]] == [0.99, last["map_at_r"]]
-    assert Config(margin="all").margins == COMPARED and (tmp_path / "m.png").stat().st_size > 10_000
+    assert (tmp_path / "m.png").stat().st_size > 10_000
+
+
+def test_twelve_losses_are_compared_and_with_one_scale_eleven():
+    asked = Config(margin="all")
+    assert asked.margins == COMPARED and len(COMPARED) == 12 and asked.m is asked.s is None
+    assert {*COMPARED} - {*Config(margin="all", s=20.0).margins} == {"adacos"}
+    assert {*MARGINS} == {*LOSSES}
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"margin": "magface", "u_m": 0.7, "s": 20.0}, MarginHead(31, MagFace(u_m=0.7), 20.0)),
+        (
+            {"margin": "elastic_arcface", "m": 0.4, "std": 0.02, "subcenters": 2, "min_norm": 1.0},
+            MarginHead(31, ElasticArcFace(0.4, 0.02), math.sqrt(2) * math.log(30), num_subcenters=2, min_norm=1.0),
+        ),
+        ({"margin": "elastic_cosface", "s": 9.0}, MarginHead(31, ElasticCosFace(), 9.0)),
+        ({"margin": "adacos"}, MarginHead(31, NormFace(), AdaCos(31))),
+        (
+            {"margin": "sphereface2", "m": 0.2, "balance": 0.6, "t": 2.0, "margin_grad": "straight_through"},
+            BinaryHead(31, SphereFace2(0.2, balance=0.6, t=2.0, margin_grad="straight_through")),
+        ),
+        (
+            {"margin": "uniface", "s": 30.0, "subcenters": 2, "min_norm": 1.0},
+            BinaryHead(31, UniFace(scale=30.0), num_subcenters=2, min_norm=1.0),
+        ),
+    ],
+    ids=lambda value: value["margin"] if isinstance(value, dict) else "",
+)
+def test_options_make_heads(options, expected):
+    head, margin, scale = build_head(Config(**options), 31, "glyphs")
+    assert head == expected and margin == (head.form if isinstance(head, BinaryHead) else head.margin)
+    wanted = expected.form.scale if isinstance(expected, BinaryHead) else expected.scale
+    assert scale == (math.sqrt(2) * math.log(30) if options["margin"] == "adacos" else wanted)
 
 
 def test_an_identity_is_enrolled_by_one_picture():

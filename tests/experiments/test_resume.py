@@ -17,7 +17,8 @@ from experiments.run.folder import Folder
 from experiments.run.progress import Progress
 from experiments.run.stored import NUMBERS
 from experiments.run.terminal import Diverged, Interrupted
-from jaxnets import checkpoint, load
+from experiments.trained import network
+from jaxnets import checkpoint, load, torch_weights
 
 CLOCKS = ("seconds", "images_per_second")  # of a line of metrics
 
@@ -62,19 +63,38 @@ def stop_after(monkeypatch):
 
 
 def test_two_devices_go_on_to_the_same_bits(digits, tmp_path, stop_after, capsys):
-    """Stopped after the second of three steps of its second epoch."""
-    command(config(digits, tmp_path / "whole", devices=2))
+    """Stopped after the second of three steps of its second epoch; with margins that each step draws."""
+    how = {"devices": 2, "margin": "elastic_arcface"}
+    command(config(digits, tmp_path / "whole", **how))
     stop_after(5)
     with pytest.raises(Interrupted, match="stopped after 1 epoch and 2 steps") as stopped:
-        command(config(digits, tmp_path / "parts", devices=2))
+        command(config(digits, tmp_path / "parts", **how))
     assert stopped.value.exit_code == 130
     capsys.readouterr()
-    command(config(digits, tmp_path / "parts", devices=2))
+    command(config(digits, tmp_path / "parts", **how))
     assert capsys.readouterr().out.startswith("going on after 1 epoch and 2 steps\nepoch 2/2")
     assert lines_of(tmp_path / "parts") == lines_of(tmp_path / "whole")
     for epoch in (1, 2):
         whole, parts = (folder_of(tmp_path / name).arrays(epoch) for name in ("whole", "parts"))
         jax.tree.map(np.testing.assert_array_equal, parts, whole)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("loss", ["adacos", "elastic_cosface", "magface", "sphereface2", "uniface"])
+def test_losses_that_draw_follow_or_learn_go_on_to_the_same_bits(loss, digits, tmp_path, stop_after):
+    """Margins drawn by the step or by length, a scale that follows, and a bias that is learned; and their networks."""
+    command(config(digits, tmp_path / "whole", margin=loss))
+    stop_after(5)
+    with pytest.raises(Interrupted, match="stopped after 1 epoch and 2 steps"):
+        command(config(digits, tmp_path / "parts", margin=loss))
+    command(config(digits, tmp_path / "parts", margin=loss))
+    assert lines_of(tmp_path / "parts") == lines_of(tmp_path / "whole")
+    whole, parts = (folder_of(tmp_path / name).arrays(2) for name in ("whole", "parts"))
+    jax.tree.map(np.testing.assert_array_equal, parts, whole)
+    trained = network.load(folder_of(tmp_path / "parts").path, None)
+    assert trained.class_weights.shape == (10, 2) and trained.program("scores").output == "scores"
+    variables = {**trained.variables, "head": {"class_weights": trained.class_weights}}
+    assert torch_weights.to_torch("v0", variables)["head.weight"].shape == (2, 10)
 
 
 @pytest.fixture

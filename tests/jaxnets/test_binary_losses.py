@@ -136,6 +136,18 @@ def test_sphereface2_straight_through_and_its_head():
     np.testing.assert_array_equal(nearest, cosines(x, w).argmax(axis=1))
 
 
+def test_a_binary_head_has_sub_centres_and_steadies_short_embeddings():
+    """Of three sub-centres a class, and embeddings of length 3 whose gradient is that of length 30."""
+    x, _ = (array.astype(np.float32) for array in problem())
+    plain, head = BinaryHead(C, UniFace(), 3), BinaryHead(C, UniFace(), 3, min_norm=30.0)
+    params = head.init(jax.random.key(0), D)
+    assert params["class_weights"].shape == (C, 3, D)
+    limited, exact = (quick(jax.grad(lambda x, h=h: h.loss({}, params, x, LABELS).sum()))(x) for h in (head, plain))
+    share = np.minimum(np.linalg.norm(x, axis=1, keepdims=True) / 30, 1)
+    assert share[0, 0] == pytest.approx(0.1)
+    np.testing.assert_allclose(limited, share * exact, rtol=1e-4, atol=1e-6)
+
+
 def test_a_state_trains_with_a_binary_head():
     images, labels = jax.ShapeDtypeStruct((4, 28, 28, 1), np.uint8), jax.ShapeDtypeStruct((4,), np.int32)
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxnets import ArcFace, Combined, CosFace, NormFace, SphereFace, Tutorial
-from jaxnets.margins import BY_NAME, AdaFace, AdaptiveMargin, CurricularFace
+from jaxnets.margins import BY_NAME, AdaFace, AdaptiveMargin, CurricularFace, ElasticArcFace, ElasticCosFace
 
 THETA = np.linspace(0, math.pi, 1001)
 
@@ -79,7 +79,11 @@ def test_tutorial_by_hand():
 @pytest.mark.parametrize("margin", BY_NAME.values(), ids=lambda margin: margin.__name__)
 def test_is_a_hashable_value_and_keeps_its_dtype(margin):
     assert margin() == margin() and hash(margin()) == hash(margin())
-    function = margin().at(margin().init(), jnp.ones((3, 2))) if issubclass(margin, AdaptiveMargin) else margin()
+    function = margin()
+    if issubclass(margin, AdaptiveMargin):
+        function = function.at(function.init(), jnp.ones((3, 2)))
+    if issubclass(margin, (ElasticArcFace, ElasticCosFace)):
+        function = function.drawn(jax.random.key(0), 3)
     for dtype in (jnp.float32, jnp.bfloat16):
         out = jax.eval_shape(function, jax.ShapeDtypeStruct((3,), dtype), jax.ShapeDtypeStruct((3,), dtype))
         assert out.dtype == dtype and out.shape == (3,)

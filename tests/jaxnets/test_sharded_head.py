@@ -11,9 +11,11 @@ from flax import linen as nn
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxnets import (
+    AdaCos,
     AdaFace,
     ArcFace,
     CurricularFace,
+    ElasticArcFace,
     MarginHead,
     ShardedMarginHead,
     Split,
@@ -167,6 +169,8 @@ def test_misuse_is_refused(trained):
         head_of(2, 4, axis="classes")
     with pytest.raises(ValueError, match=r"sample must be in \(0, 1\], not 0.0"):
         head_of(2, 4, sample=0.0)
+    with pytest.raises(ValueError, match="AdaCos needs the classes whole: give a ShardedMarginHead a number"):
+        ShardedMarginHead(C, ArcFace(), AdaCos(C), mesh=mesh_of(2, 4))
     with pytest.raises(ValueError, match=r"splits the batch itself: jit train_step without an axis_name"):
         train_step(state, batch_of(), "data")
     with pytest.raises(ValueError, match=r"only train_step and eval_step call a ShardedMarginHead"):
@@ -179,6 +183,9 @@ def test_misuse_is_refused(trained):
     [
         ((2, 4), N, {"margin": AdaFace(t_alpha=0.5)}),
         ((1, 8), N - 3, {"margin": CurricularFace(), "num_subcenters": 2}),
+        ((2, 4), N, {"margin": ElasticArcFace(std=0.2)}),
+        ((4, 2), N, {"margin": ElasticArcFace(std=0.2), "axis": ("class", "data")}),
+        ((1, 8), N - 3, {"margin": ElasticArcFace(std=0.2)}),
         ((4, 2), N, {"margin": CurricularFace(), "axis": ("data", "class"), "min_norm": 3.0}),
     ],
     ids=str,
