@@ -21,7 +21,7 @@ from experiments.run.options import (
 )
 from experiments.run.terminal import UserError
 
-OPEN_SETS = "glyphs|glyphs:DIRECTORY"
+OPEN_SETS = "glyphs|glyphs:DIRECTORY|identities:PATH"
 # What --margin all compares: all but those that are one of these for some numbers, or that nobody would choose.
 COMPARED = tuple(name for name in MARGINS if name not in ("combined", "tutorial"))
 
@@ -63,9 +63,11 @@ class Config(RunOptions, OptimizerOptions, MarginOptions, NetworkOptions):  # th
     """Train embeddings on some identities, and judge them on others: retrieval, verification, identification."""
 
     data: Annotated[str, tyro.conf.arg(metavar=OPEN_SETS)] = "glyphs"
-    """printed characters, in matplotlib's fonts or a folder's; those of the test are unseen, and so are their fonts"""
+    """printed characters, in matplotlib's fonts or a folder's; those of the test are unseen, and so are their fonts.
+    identities: takes pictures in a folder for each class, of which a quarter are for the test, or PATH/train and
+    PATH/test; PATH/pairs.txt, in LFW's format, has pairs to verify"""
     size: OptionalInt = None
-    """height and width of the pictures; by default 32"""
+    """height and width of the pictures; by default 32, and 112 for identities:"""
     epochs: int = 20
     """passes over the training pictures"""
     batch_size: int = 128

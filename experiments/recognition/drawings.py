@@ -14,6 +14,7 @@ from experiments.run.folder import Arrays, Folder, Line
 from experiments.run.terminal import counted
 from jaxnets import figures
 from jaxnets.data import Dataset
+from jaxnets.data.dataset import GivenPairs
 from jaxnets.epochs import Evaluation
 from jaxnets.files import write_atomically
 from jaxnets.recognition import Bootstrap, nearest
@@ -33,6 +34,7 @@ TOLD = (
     ("rank-1", "identification", "rank_at[1]"),
     ("rank-5", "identification", "rank_at[5]"),
     ("TPIR at FPIR 1e-1", "identification", "tpir_at_fpir[0.1]"),
+    ("given pairs right", "pairs", "accuracy"),
 )
 
 
@@ -44,11 +46,13 @@ PANELS = {
 QUERIES, SHOWN = 16, 5  # of a sheet, and pictures beside each
 
 
-def measure(labels: Int32[np.ndarray, "N"]) -> Callable[[TrainState, Evaluation], tuple[Line, Arrays]]:
+def measure(
+    labels: Int32[np.ndarray, "N"], pairs: GivenPairs | None
+) -> Callable[[TrainState, Evaluation], tuple[Line, Arrays]]:
     """Every figure of an epoch, on the identities of the test, and the embeddings that they are of."""
 
     def of_epoch(state: TrainState, evaluation: Evaluation) -> tuple[Line, Arrays]:
-        judgement = judge(evaluation.embeddings, labels, Bootstrap())
+        judgement = judge(evaluation.embeddings, labels, Bootstrap(), pairs)
         line = {"map_at_r": judgement.retrieval.map_at_r, "recognition": judgement.as_dict()}
         return line, {"embeddings": evaluation.embeddings, "labels": labels}
 
@@ -62,7 +66,7 @@ def draw_run(name: str, dataset: Dataset) -> Callable[[Folder, list[Line]], None
     def of_run(folder: Folder, lines: list[Line]) -> None:
         last = lines[-1]
         embeddings = folder.arrays(last["epoch"])["embeddings"]
-        retrieved, verified, identified = judge(embeddings, labels, None)
+        retrieved, verified, identified, _ = judge(embeddings, labels, None)
         title = f"{name} · epoch {last['epoch']}"
         of_unseen = f"{dataset.name} · {retrieved.num_identities:,} identities that training never saw"
         pairs = f"{of_unseen} · {verified.num_genuine:,} genuine and {verified.num_impostor:,} impostor pairs"
@@ -172,10 +176,12 @@ def table(reports: Mapping[str, Mapping[str, Any]]) -> list[str]:
     confidence = reports["retrieval"]["confidence"]
     rows = [("", "", f"{confidence:.0%} interval")]
     for words, kind, name in TOLD:
-        report = reports[kind]
+        report = reports.get(kind, {})
         if name not in report:
             continue
         value, (low, high) = report[name], report["intervals"].get(name, (None, None))
         ends = "" if low is None or high is None else f"{100 * low:.2f} – {100 * high:.2f}"
+        if kind == "pairs":
+            ends += f"; ± {100 * report['accuracy_std']:.2f} over folds"
         rows.append((words, "–" if value is None else f"{100 * value:.2f} %", report["not_stated"].get(name, ends)))
     return aligned(rows)

@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Float, Int, Int32
 
 from experiments.run.terminal import UserError, as_user_error
+from jaxnets.data.dataset import GivenPairs
 from jaxnets.recognition import Bootstrap, Identification, Retrieval, Verification, identification, retrieval
 from jaxnets.recognition import verification as verify
 
@@ -39,19 +40,25 @@ class Roles(NamedTuple):
 
 
 class Judgement(NamedTuple):
+    """Reports; `pairs` is the verification of given pairs, if there are any."""
+
     retrieval: Retrieval
     verification: Verification
     identification: Identification
+    pairs: Verification | None
 
     def as_dict(self) -> dict[str, Any]:
         """Every figure with its interval, as JSON can hold it."""
-        return {kind: report.as_dict() for kind, report in self._asdict().items()}
+        return {kind: report.as_dict() for kind, report in self._asdict().items() if report is not None}
 
 
 def judge(
-    embeddings: Float[np.ndarray, "N D"], labels: Int32[np.ndarray, "N"], bootstrap: Bootstrap | None
+    embeddings: Float[np.ndarray, "N D"],
+    labels: Int32[np.ndarray, "N"],
+    bootstrap: Bootstrap | None,
+    pairs: GivenPairs | None = None,
 ) -> Judgement:
-    """Leave-one-out retrieval, verification of all pairs, and identification by `Roles`.
+    """Leave-one-out retrieval, verification of all pairs and of given ones, and identification by `Roles`.
 
     Raises:
       UserError: for embeddings without a direction.
@@ -68,4 +75,7 @@ def judge(
                 labels[roles.gallery],
                 bootstrap=bootstrap,
             ),
+            None
+            if pairs is None
+            else verify(embeddings, labels, pairs=pairs.indices, folds=pairs.folds, fars=FARS, bootstrap=bootstrap),
         )

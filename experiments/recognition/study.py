@@ -105,7 +105,7 @@ def build(config: Config, dataset: Dataset) -> Experiment:
         # To the head, an unseen identity is no class: it has no loss and no accuracy.
         test=Split(placed.test.images, np.full(len(labels), -1, np.int32)),
         learning_rate=lambda epoch: float(schedule(epoch * plan.steps)),
-        measure=drawings.measure(labels),
+        measure=drawings.measure(labels, dataset.pairs),
         draw_epoch=lambda folder, line: None,
         draw_run=drawings.draw_run(f"{config.model} · {config.margin}", dataset),
         evaluation_batch=evaluation_batch(dataset.test.images.shape[1:]),

@@ -8,6 +8,7 @@ from jaxnets.data.decoded import load_pictures
 from jaxnets.data.faces import load_faces
 from jaxnets.data.folder import find_class_folders
 from jaxnets.data.glyphs import load_glyphs
+from jaxnets.data.identities import find_identities
 from jaxnets.data.idx import load_folder, load_mnist
 from jaxnets.data.pictures import Splits
 from jaxnets.data.records import find_records
@@ -38,19 +39,22 @@ def load(
         "faces": faces drawn by this package, in two classes, which say nothing about people;
         "glyphs", "glyphs:DIRECTORY": characters in the fonts that matplotlib ships, or in those of a folder; those of
           the test are not in training (`Dataset.open_set`);
+        "identities:PATH": pictures in class folders, of which a quarter of the classes are in the test and not in
+          training; or PATH/train and PATH/test without a class in common; PATH/pairs.txt, if there is one, has pairs to
+          verify in LFW's format (`Dataset.pairs`);
         "tfds:NAME", "tfds:NAME/CONFIG", "tfds:NAME:VERSION": a prepared set of TensorFlow Datasets;
         "recordio:DIRECTORY": a folder of train.rec and train.idx, MXNet's format, as insightface's sets of faces have.
       data_dir: for "tfds:" only, the folder of prepared sets in place of TFDS's own default, which is the environment's
         TFDS_DATA_DIR or ~/tensorflow_datasets.
-      size: height and width in pixels, for "folder:" and "faces", where None is 224, "glyphs", where it is 32, and
-        "tfds:" and "recordio:", where None is the size that the images have.
+      size: height and width in pixels, for "folder:" and "faces", where None is 224, "glyphs", where it is 32,
+        "identities:", where it is 112, and "tfds:" and "recordio:", where None is the size that the images have.
       skip_unreadable: leave out pictures and fonts that cannot be read, rather than refuse the set.
       on_progress: called with (done, total) while pictures are decoded or drawn.
 
     Returns:
-      The data set on the host: images [N, H, W, C] uint8, labels [N] int32. Those of "folder:", "tfds:" and "recordio:"
-      are decoded once, kept in N·H·W·C bytes (see `jaxnets.data.decoded.load_pictures`), and mapped into memory. If a
-      file's name, size or time of modification changes, all of them are decoded anew.
+      The data set on the host: images [N, H, W, C] uint8, labels [N] int32. Those of "folder:", "identities:", "tfds:"
+      and "recordio:" are decoded once, kept in N·H·W·C bytes (see `jaxnets.data.decoded.load_pictures`), and mapped
+      into memory. If a file's name, size or time of modification changes, all of them are decoded anew.
 
     Raises:
       DataError: if there is no such set, or it is incomplete, corrupt or of another kind, in one sentence.
@@ -67,10 +71,10 @@ def load(
         return load_mnist()
     if scheme == "idx" and rest:
         return load_folder(rest)
-    if name.startswith(STORED) and rest:
-        if scheme == "folder" and size is None:
-            size = 224
-        found = find(name, data_dir=data_dir)
+    if name.startswith((*STORED, "identities:")) and rest:
+        if size is None:
+            size = {"folder": 224, "identities": 112}.get(scheme)
+        found = find_identities(rest) if scheme == "identities" else find(name, data_dir=data_dir)
         return load_pictures(found, size=size, name=name, skip_unreadable=skip_unreadable, on_progress=on_progress)
     if name == "faces":
         return load_faces(size=224 if size is None else size)
@@ -79,7 +83,7 @@ def load(
             rest or None, size=32 if size is None else size, skip_unreadable=skip_unreadable, on_progress=on_progress
         )
     forms = {"mnist": "mnist", "idx": "idx:DIRECTORY", "folder": "folder:PATH", "faces": "faces", "glyphs": "glyphs"}
-    forms |= {"tfds": "tfds:NAME", "recordio": "recordio:DIRECTORY"}
+    forms |= {"identities": "identities:PATH", "tfds": "tfds:NAME", "recordio": "recordio:DIRECTORY"}
     if _is_directory(name):
         raise DataError(
             f"{shown}: is a directory; write 'folder:{shown}' if it has pictures in class folders, or 'idx:{shown}' if "

@@ -76,6 +76,25 @@ def count_classes(
     return Counted(names, renumbered[train_labels], new_test_labels[kept], kept, tuple(notes))
 
 
+def count_identities(
+    train_labels: Integer[np.ndarray, " N"], test_labels: Integer[np.ndarray, " M"], classes: tuple[str, ...]
+) -> Counted:
+    """Numbers the classes of an open set anew: those of training first, then those of the test, none without a picture.
+
+    Args:
+      train_labels: indices into `classes`, none of which the test has.
+      test_labels: the same of the test.
+      classes: the name of each label.
+    """
+    present = [*np.unique(train_labels).tolist(), *np.unique(test_labels).tolist()]
+    renumbered = np.full(len(classes), -1, np.int32)
+    renumbered[present] = np.arange(len(present), dtype=np.int32)
+    missing = [classes[label] for label in np.flatnonzero(renumbered < 0).tolist()]
+    notes = (f"Left out, as there is no picture of them: the identities {_listed(missing)}.",) if missing else ()
+    names = tuple(classes[label] for label in present)
+    return Counted(names, renumbered[train_labels], renumbered[test_labels], np.arange(len(test_labels)), notes)
+
+
 def hold_out(names: list[str], labels: Integer[np.ndarray, " N"]) -> Int[np.ndarray, " K"]:
     """Indices of a tenth of each class, at least one, drawn by the SHA-256 of the names; none of a class of one."""
     digests = np.array([hashlib.sha256(name.encode(errors="surrogateescape")).digest() for name in names], "S32")

@@ -3,10 +3,11 @@
 import dataclasses
 import hashlib
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jaxtyping import Int
 
 from jaxnets.data.mapped import pieces
 from jaxnets.naming import quoted
@@ -34,6 +35,18 @@ class Split:
     labels: Any
 
 
+class GivenPairs(NamedTuple):
+    """The P pairs of pictures of a test that a protocol gives, in folds; their labels tell which are of one identity.
+
+    Attributes:
+      indices: [P, 2], of the test's pictures.
+      folds: [P], the number of each pair's fold.
+    """
+
+    indices: Int[np.ndarray, "P 2"]
+    folds: Int[np.ndarray, "P"]
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Dataset:
     """A train and a test split that one network can take: same image shape, same classes.
@@ -46,6 +59,7 @@ class Dataset:
       notes: sentences that a user of the set should read.
       open_set: no class of the test is in training, and classes of training come first: a set for questions about
         classes never seen (`jaxnets.recognition`), in which an accuracy over classes means nothing.
+      pairs: of the test's pictures, those to verify; None where the set gives none.
 
     Raises:
       DataError: from the constructor, if a shape, a dtype or a label does not hold to the above, if images and
@@ -59,6 +73,7 @@ class Dataset:
     name: str
     notes: tuple[str, ...] = ()
     open_set: bool = False
+    pairs: GivenPairs | None = None
 
     def __post_init__(self) -> None:
         name = quoted(self.name)
@@ -81,7 +96,7 @@ class Dataset:
                 )
 
     def fingerprint(self) -> str:
-        """Sixteen digits of a SHA-256 over every shape, pixel, label and class name."""
+        """Sixteen digits of a SHA-256 over every shape, pixel, label and class name, and over the pairs."""
         return self._fingerprint
 
     @cached_property
@@ -92,6 +107,8 @@ class Dataset:
                 digest.update(repr(array.shape).encode())
                 for piece in pieces(np.asarray(array)):
                     digest.update(piece.data)
+        for array in self.pairs or ():
+            digest.update(np.ascontiguousarray(array, "<i8").data)
         return digest.hexdigest()[:16]
 
     @property

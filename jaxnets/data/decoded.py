@@ -10,8 +10,8 @@ import numpy as np
 from jaxtyping import Int
 
 from jaxnets.data.cache import Kept, decode_once, look_through_once
-from jaxnets.data.classes import Counted, count_classes
-from jaxnets.data.dataset import DataError, Dataset, Split
+from jaxnets.data.classes import Counted, count_classes, count_identities
+from jaxnets.data.dataset import DataError, Dataset, GivenPairs, Split
 from jaxnets.data.decoding import decode
 from jaxnets.data.mapped import rows
 from jaxnets.data.pictures import Chosen, Encoded, Pictures, ReadableSplits, Splits
@@ -65,6 +65,9 @@ def load_pictures(
     assert images is not None
     chosen = _choose(found, both, kept, name, skip_unreadable)
     num_train = len(chosen.train_labels)
+    pairs, about_pairs = None, ""
+    if found.pairs is not None:
+        pairs, about_pairs = _readable_pairs(found.pairs, _kept_of_test(found, both, kept.seen, chosen), name)
     test_images = images[num_train:]
     if len(chosen.test_labels) < len(test_images):
         test_images = rows(test_images, chosen.kept)
@@ -73,7 +76,9 @@ def load_pictures(
         test=Split(test_images, chosen.test_labels),
         classes=chosen.classes,
         name=name,
-        notes=chosen.notes,
+        notes=(*chosen.notes, about_pairs) if about_pairs else chosen.notes,
+        open_set=found.open_set,
+        pairs=pairs,
     )
 
 
@@ -98,10 +103,9 @@ def look_through(
     kept = look_through_once(both, accept_unreadable=skip_unreadable, on_progress=on_progress)
     chosen = _choose(found, both, kept, name, skip_unreadable)
     readable, num_train = _readable(both, kept.seen), len(chosen.train_labels)
-    test = readable[num_train:][chosen.kept] - len(found.train)
     return ReadableSplits(
         Chosen(found.train, readable[:num_train], chosen.train_labels),
-        Chosen(found.test, test, chosen.test_labels),
+        Chosen(found.test, _kept_of_test(found, both, kept.seen, chosen), chosen.test_labels),
         chosen.classes,
         chosen.notes,
     )
@@ -120,7 +124,10 @@ def _choose(found: Splits, both: "_Both", kept: Kept, name: str, skip_unreadable
             raise DataError(
                 f"{quoted(name)}, {split} split: not one of its {count} pictures can be read; give it some."
             )
-    counted = count_classes(labels[:num_train], labels[num_train:], found.classes, name=quoted(name))
+    if found.open_set:
+        counted = count_identities(labels[:num_train], labels[num_train:], found.classes)
+    else:
+        counted = count_classes(labels[:num_train], labels[num_train:], found.classes, name=quoted(name))
     return counted._replace(notes=tuple(dict.fromkeys((*notes, *counted.notes))))  # each once
 
 
@@ -140,6 +147,24 @@ def _first_size(pictures: "_Both") -> tuple[int, int]:
 
 def _readable(both: "_Both", found: Seen) -> Int[np.ndarray, " R"]:
     return np.delete(np.arange(len(both)), list(found.unreadable))
+
+
+def _kept_of_test(found: Splits, both: "_Both", seen: Seen, chosen: Counted) -> Int[np.ndarray, " K"]:
+    """Which of the test's pictures are kept."""
+    return _readable(both, seen)[len(chosen.train_labels) :][chosen.kept] - len(found.train)
+
+
+def _readable_pairs(pairs: GivenPairs, kept: Int[np.ndarray, " K"], name: str) -> tuple[GivenPairs, str]:
+    """The pairs of pictures that are kept, in their new order, and a sentence about others."""
+    place = np.searchsorted(kept, pairs.indices)
+    is_there = (kept[np.minimum(place, len(kept) - 1)] == pairs.indices).all(axis=1)
+    left = int(is_there.sum())
+    if left == len(is_there):
+        return GivenPairs(place, pairs.folds), ""
+    if len(np.unique(pairs.folds[is_there])) < 2:
+        raise DataError(f"{quoted(name)}: there are too few pictures that can be read for pairs in two folds.")
+    sentence = f"Left out, as a picture of theirs cannot be read: {len(is_there) - left} of {len(is_there)} pairs."
+    return GivenPairs(place[is_there], pairs.folds[is_there]), sentence
 
 
 def _notes(name: str, both: "_Both", found: Seen, skip_unreadable: bool) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from jaxnets.data.pictures import PictureFiles, Splits
 from jaxnets.data.place import existing_folder
 from jaxnets.naming import quoted
 
-_TEST_FOLDERS = ("test", "val")
+TEST_FOLDERS = ("test", "val")
 
 
 def find_class_folders(directory: str) -> Splits:
@@ -40,57 +40,67 @@ def find_class_folders(directory: str) -> Splits:
         raise DataError(f"{quoted(error.filename or root)}: cannot be read ({error.strerror or error}).") from error
 
 
-_Listed = tuple[str, int, int]  # name relative to the root, bytes, time of modification in ns
-_ByClass = dict[str, list[_Listed]]
+Listed = tuple[str, int, int]  # name relative to the root, bytes, time of modification in ns
+ByClass = dict[str, list[Listed]]
 
 
 def _find(root: Path, name: str) -> Splits:
     others: Counter[str] = Counter()  # files that are no pictures, by their endings
-    if _is_split(root):
-        test = next((name for name in _TEST_FOLDERS if (root / name).is_dir()), None)
-        if test is None:
-            raise DataError(
-                f"{quoted(root)}: has train but neither {' nor '.join(_TEST_FOLDERS)}; add one, or give "
-                f"{quoted(root / 'train')} to have a tenth of it taken for testing."
-            )
-        train, tests = (_by_class(root / split, root, others) for split in ("train", test))
+    if is_split(root):
+        train, tests = (by_class(folder, root, others) for folder in split_folders(root, "a tenth of it"))
     else:
-        classes = _by_class(root, root, others)
+        classes = by_class(root, root, others)
         drawn = {name: _draw(name, files, root) for name, files in classes.items()}
         tests = {name: sorted(files) for name, files in drawn.items()}
         train = {name: [file for file in files if file not in drawn[name]] for name, files in classes.items()}
     names = sorted(train.keys() | tests.keys())
-    train_files, train_labels = _in_order(train, names)
-    test_files, test_labels = _in_order(tests, names)
+    train_files, train_labels = in_order(train, names)
+    test_files, test_labels = in_order(tests, names)
     counted = count_classes(train_labels, test_labels, tuple(names), name=name)
     kept = [test_files[index] for index in counted.kept.tolist()]
-    notes = counted.notes
-    if others:
-        what = ", ".join(f"{count} {quoted(ending, 20) or 'without one'}" for ending, count in others.most_common(5))
-        what += f" and {len(others) - 5} other endings" if len(others) > 5 else ""
-        notes += (f"Left out, as the endings of their names are of no known picture format: {what}.",)
     return Splits(
-        _files(root, train_files, counted.train_labels),
-        _files(root, kept, counted.test_labels),
+        files_of(root, train_files, counted.train_labels),
+        files_of(root, kept, counted.test_labels),
         counted.classes,
-        notes,
+        (*counted.notes, *about_others(others)),
     )
 
 
-def _is_split(root: Path) -> bool:
+def about_others(others: Counter[str]) -> tuple[str, ...]:
+    """A sentence about the files that are no pictures by their endings, if there are any."""
+    if not others:
+        return ()
+    what = ", ".join(f"{count} {quoted(ending, 20) or 'without one'}" for ending, count in others.most_common(5))
+    what += f" and {len(others) - 5} other endings" if len(others) > 5 else ""
+    return (f"Left out, as the endings of their names are of no known picture format: {what}.",)
+
+
+def is_split(root: Path) -> bool:
     """Whether PATH/train is a split, and not a class of trains beside others."""
     train = root / "train"
     if not train.is_dir():
         return False
-    has_other_classes = any(_is_class(each) and each.name not in ("train", *_TEST_FOLDERS) for each in root.iterdir())
+    has_other_classes = any(_is_class(each) and each.name not in ("train", *TEST_FOLDERS) for each in root.iterdir())
     return not has_other_classes or any(_is_class(each) for each in train.iterdir())
+
+
+def split_folders(root: Path, taken: str) -> tuple[Path, Path]:
+    """PATH/train, and PATH/test or else PATH/val; `taken` is what would be tested if PATH/train were the whole set."""
+    test = next((name for name in TEST_FOLDERS if (root / name).is_dir()), None)
+    if test is None:
+        raise DataError(
+            f"{quoted(root)}: has train but neither {' nor '.join(TEST_FOLDERS)}; add one, or give "
+            f"{quoted(root / 'train')} to have {taken} taken for testing."
+        )
+    return root / "train", root / test
 
 
 def _is_class(path: Path) -> bool:
     return path.is_dir() and not path.name.startswith(".")
 
 
-def _by_class(folder: Path, root: Path, others: Counter[str]) -> _ByClass:
+def by_class(folder: Path, root: Path, others: Counter[str]) -> ByClass:
+    """The pictures of each class folder in `folder`, two or more; files that are none are counted in `others`."""
     classes = sorted(each.name for each in folder.iterdir() if _is_class(each))
     if len(classes) < 2:
         raise DataError(
@@ -100,7 +110,7 @@ def _by_class(folder: Path, root: Path, others: Counter[str]) -> _ByClass:
     return {name: _listed(folder / name, root, others) for name in classes}
 
 
-def _listed(folder: Path, root: Path, others: Counter[str]) -> list[_Listed]:
+def _listed(folder: Path, root: Path, others: Counter[str]) -> list[Listed]:
     prefix, files, passed_over = folder.relative_to(root).as_posix(), [], 0
     with os.scandir(folder) as entries:
         for entry in entries:
@@ -138,21 +148,22 @@ def _facts(entry: os.DirEntry[str]) -> os.stat_result:
         return entry.stat(follow_symlinks=False)
 
 
-def _draw(name: str, files: list[_Listed], root: Path) -> set[_Listed]:
+def _draw(name: str, files: list[Listed], root: Path) -> set[Listed]:
     if len(files) < 2:
         raise DataError(f"{quoted(root / name)}: one picture cannot serve both training and testing; add more.")
     drawn = hold_out([file[0] for file in files], np.zeros(len(files), np.int32))
     return {files[index] for index in drawn.tolist()}
 
 
-def _in_order(by_class: _ByClass, names: list[str]) -> tuple[list[_Listed], Int32[np.ndarray, " N"]]:
+def in_order(by_class: ByClass, names: list[str]) -> tuple[list[Listed], Int32[np.ndarray, " N"]]:
     """The files of all classes, and the place of each one's class in `names`."""
     files = [file for name in names for file in by_class.get(name, [])]
     labels = [label for label, name in enumerate(names) for _ in by_class.get(name, [])]
     return files, np.array(labels, np.int32)
 
 
-def _files(root: Path, files: list[_Listed], labels: Int32[np.ndarray, " N"]) -> PictureFiles:
+def files_of(root: Path, files: list[Listed], labels: Int32[np.ndarray, " N"]) -> PictureFiles:
+    """The pictures as a set reads them."""
     digest = hashlib.sha256()
     for label, file in zip(labels.tolist(), files, strict=True):
         digest.update(repr((label, *file)).encode(errors="surrogateescape"))

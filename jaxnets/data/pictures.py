@@ -11,7 +11,7 @@ from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Int, Int32
 
-from jaxnets.data.dataset import DataError
+from jaxnets.data.dataset import DataError, GivenPairs
 from jaxnets.data.decoding import opened
 from jaxnets.files import opened_regular, read_regular
 from jaxnets.naming import quoted
@@ -140,12 +140,17 @@ class Chosen:
 
 
 class Splits(NamedTuple):
-    """A train and a test split of encoded pictures, whose labels are indices into `classes`; `notes` are about them."""
+    """A train and a test split of encoded pictures, whose labels are indices into `classes`; `notes` are about them.
+
+    `open_set` and `pairs` are as those of a `Dataset`.
+    """
 
     train: Pictures
     test: Pictures
     classes: tuple[str, ...]
     notes: tuple[str, ...] = ()
+    open_set: bool = False
+    pairs: GivenPairs | None = None
 
 
 class ReadableSplits(NamedTuple):

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments.recognition import study
+from experiments.recognition import drawings, study
 from experiments.recognition.__main__ import command
 from experiments.recognition.comparison import compare
 from experiments.recognition.config import COMPARED, Config
-from experiments.recognition.judging import Roles
+from experiments.recognition.judging import Roles, judge
 from experiments.recognition.optimizing import build_optimizers, build_schedule
 from experiments.run import terminal
 from experiments.run.experiment import Experiment
@@ -36,8 +36,9 @@ from jaxnets import (
     UniFace,
     load,
 )
+from jaxnets.data.dataset import GivenPairs
 from jaxnets.distort import distort
-from jaxnets.recognition import retrieval
+from jaxnets.recognition import Bootstrap, retrieval
 
 SIZE = 16
 FONTS = ("cmb10", "cmr10", "cmss10", "cmti10", "cmtt10")
@@ -250,6 +251,19 @@ def test_an_identity_is_enrolled_by_one_picture():
     assert sorted([*gallery, *probes]) == [*range(31)]
     with pytest.raises(terminal.UserError, match="fewer than two identities of the test have two pictures"):
         Roles.of(np.array([0, 0, 1, 2], np.int32))
+
+
+def test_given_pairs_are_verified_in_their_folds():
+    """Two folds of a pair of either kind: the threshold that is best for one decides a pair of the other wrong."""
+    at = np.deg2rad([0, 10, 90, 130])  # identities 0, 0, 1, 1
+    embeddings = np.stack([np.cos(at), np.sin(at)], axis=1).astype(np.float32)
+    labels = np.array([0, 0, 1, 1], np.int32)
+    pairs = GivenPairs(np.array([[0, 1], [1, 2], [2, 3], [0, 3]]), np.array([0, 0, 1, 1]))
+    reports = judge(embeddings, labels, Bootstrap(), pairs).as_dict()
+    assert reports["pairs"]["accuracy"] == 0.75 and reports["pairs"]["accuracy_std"] == 0.25
+    assert reports["pairs"]["num_impostor"] == 2 and reports["verification"]["num_impostor"] == 4
+    (row,) = (row for row in drawings.table(reports) if "given pairs right" in row)
+    assert " 75.00 % " in row and row.endswith("; ± 25.00 over folds")
 
 
 def test_the_rate_rises_on_a_line_and_falls_as_a_cosine():

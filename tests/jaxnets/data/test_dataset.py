@@ -82,20 +82,21 @@ def test_shapes_on_a_device_are_checked_too():
     ("name", "nearest"),
     [
         ("minst", "did you mean 'mnist'"),
-        ("fashion-mnst", "there is mnist, idx, folder, faces, glyphs, tfds, recordio"),
+        ("fashion-mnst", "there is mnist, idx, folder, faces, glyphs, identities, tfds, recordio"),
         ("tdfs:mnist", "did you mean 'tfds'"),
         ("tfds:", "did you mean 'tfds:NAME'"),
         ("idx", "did you mean 'idx:DIRECTORY'"),
         ("mnist:", "did you mean 'mnist'"),
         ("folders:photos", "did you mean 'folder'"),
         ("face", "did you mean 'faces'"),
-        ("", "there is mnist, idx, folder, faces, glyphs, tfds, recordio"),
+        ("", "there is mnist, idx, folder, faces, glyphs, identities, tfds, recordio"),
         ("two\nlines\x1b[2J" + "x" * 5000, "there is mnist"),
         ("~nosuchuser", "there is mnist"),
     ],
 )
 def test_an_unknown_name_lists_what_there_is_and_the_nearest(name, nearest):
-    known = r"\(known are mnist, idx:DIRECTORY, folder:PATH, faces, glyphs, tfds:NAME, recordio:DIRECTORY\)"
+    known = r"\(known are mnist, idx:DIRECTORY, folder:PATH, faces, glyphs, identities:PATH, tfds:NAME, "
+    known += r"recordio:DIRECTORY\)"
     with pytest.raises(DataError, match=f"no such data set {known}; {nearest}") as refusal:
         load(name)
     assert len(str(refusal.value)) < 600 and str(refusal.value).isprintable()
