@@ -155,9 +155,7 @@ class ShardedMarginHead(MarginHead):
         assert not isinstance(self.scale, AdaCos)  # was refused
         if isinstance(margin, DrawnMargin):
             margin = drawn(margin, key, len(labels), axis_name)
-            margin = jax.tree.map(
-                lambda numbers: gather_rows(numbers, labels, self.axis)[0] if jnp.ndim(numbers) else numbers, margin
-            )
+            margin = jax.tree.map(lambda numbers: self._of_all_rows(numbers, labels), margin)
         losses = sharded_margin_softmax_loss(
             embeddings,
             w,
@@ -177,6 +175,10 @@ class ShardedMarginHead(MarginHead):
     def predict(self, params: dict[str, Array], embeddings: Float[Array, "N D"]) -> Int[Array, "N"]:
         w = self._own(params)
         return sharded_nearest_classes(embeddings, w, self.axis, self.num_classes)
+
+    def _of_all_rows(self, numbers: Any, labels: Int[Array, "n"]) -> Any:
+        """Numbers of each row that devices along `axis` bring; a single one stays as it is."""
+        return gather_rows(numbers[:, None], labels, self.axis)[0][:, 0] if jnp.ndim(numbers) else numbers
 
     def _own(self, params: dict[str, Array]) -> Float[Array, "c D"] | Float[Array, "c K D"]:
         w = params[CLASS_WEIGHTS]

@@ -40,6 +40,9 @@ class NetworkOptions:
     augment: bool = False
     """change the training pictures at random: drawings by turning, shearing, other strokes, blur and occlusion,
     pictures in colour by mirroring, cropping and colour"""
+    elastic: float = 0.0
+    """of --augment, for drawings: also bend them, by random displacements of up to this deviation, a share of the side;
+    0.03 is visible"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,6 +106,10 @@ class Config(RunOptions, OptimizerOptions, MarginOptions, NetworkOptions):  # th
                 option = f"--{name.replace('_', '-')}"
                 raise UserError(f"{option} is a number of one margin: give that with --margin, not all")
         check_rates(self)
+        if not 0 <= self.elastic <= 1:
+            raise UserError(f"--elastic is a share of the side, in [0, 1], not {self.elastic}")
+        if self.elastic and not self.augment:
+            raise UserError("--elastic is a part of the augmentation: give --augment too")
         if not 0 <= self.warmup < self.epochs:
             raise UserError(f"--warmup must be 0 epochs or more and less than --epochs, not {self.warmup}")
         for name in ("weight_decay", "clip"):

@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from jaxnets.data import Dataset, Split
 from jaxnets.distort import Distortion, distort
 from jaxnets.epochs import EpochPlan, evaluation_batch
 from jaxnets.models.embedding_norm import EmbeddingNorm
-from jaxnets.train import create_train_state
+from jaxnets.train import Augment, create_train_state
 
 
 def train(config: Config, invocation: Invocation) -> None:
@@ -60,6 +60,10 @@ def build(config: Config, dataset: Dataset) -> Experiment:
     model = build_model(config, dataset.train.images.shape[1:])
     schedule = build_schedule(config, config.epochs, plan.steps)
     net_optimizer, head_optimizer = build_optimizers(config, schedule)
+    is_drawing = dataset.train.images.shape[3] == 1
+    if config.elastic and not is_drawing:
+        raise UserError("--elastic is for drawings, of one channel, and these pictures have three")
+    distortion = Distortion(elastic=config.elastic)
     state = create_train_state(
         jax.random.key(config.seed),
         model,
@@ -67,7 +71,7 @@ def build(config: Config, dataset: Dataset) -> Experiment:
         dataset.train.images,
         net_optimizer=net_optimizer,
         head_optimizer=head_optimizer,
-        augment=(distort if dataset.train.images.shape[3] == 1 else augment) if config.augment else None,
+        augment=(_distorting(distortion) if is_drawing else augment) if config.augment else None,
         averaging=config.averaging,
     )
     placed = parallel.place(dataset, mesh)
@@ -84,7 +88,7 @@ def build(config: Config, dataset: Dataset) -> Experiment:
             "schedule": f"{config.warmup:g} epochs of warm-up, cosine to zero after {config.epochs}",
             "weight_decay": config.weight_decay,
             "clip": config.clip,
-            "augment": dataclasses.asdict(Distortion()) if state.augment is distort else config.augment,
+            "augment": _told(distortion) if config.augment and is_drawing else config.augment,
             "averaging": config.averaging,
             "seed": config.seed,
             "margin": {"name": config.margin, **dataclasses.asdict(margin)},
@@ -133,6 +137,18 @@ def build_model(config: Config, image_shape: tuple[int, ...]) -> nn.Module:
 
 def _dtype(name: str) -> Any:
     return None if name == "float32" else name  # None: that of the images, which is float32
+
+
+@cache
+def _distorting(distortion: Distortion) -> Augment:
+    """One function for equal distortions, so that the states of several margins share what is compiled of it."""
+    return partial(distort, distortion=distortion)
+
+
+def _told(distortion: Distortion) -> dict[str, Any]:
+    """Its numbers; those of an elastic map only where there is one."""
+    numbers = dataclasses.asdict(distortion)
+    return numbers if distortion.elastic else {k: v for k, v in numbers.items() if k not in ("elastic", "smoothness")}
 
 
 def folder_of(config: Config) -> Path:

@@ -1,5 +1,6 @@
 """Recognition in this process, on the characters of five small fonts: what a run leaves, and what it refuses."""
 
+import dataclasses
 import json
 import math
 import shutil
@@ -37,7 +38,7 @@ from jaxnets import (
     load,
 )
 from jaxnets.data.dataset import GivenPairs
-from jaxnets.distort import distort
+from jaxnets.distort import Distortion, distort
 from jaxnets.recognition import Bootstrap, retrieval
 
 SIZE = 16
@@ -179,6 +180,8 @@ def test_other_options_are_another_run(trained, fonts, capsys):
         (("--embedding", "0"), "--embedding must be 1 or more, not 0"),
         (("--warmup", "20"), "--warmup must be 0 epochs or more and less than --epochs, not 20.0"),
         (("--weight-decay", "-1"), "--weight-decay must be a finite number of 0 or more, not -1.0"),
+        (("--elastic", "0.1"), "--elastic is a part of the augmentation: give --augment too"),
+        (("--augment", "--elastic", "2"), "--elastic is a share of the side, in [0, 1], not 2.0"),
         (("--averaging", "1"), "--averaging is the share of an average that a step keeps: in [0, 1), not 1.0"),
     ],
 )
@@ -301,7 +304,12 @@ def test_a_study_records_its_recipe(fonts, tmp_path):
     experiment = study.build(asked, load(f"glyphs:{fonts}", size=SIZE))
     recorded = json.loads(json.dumps(experiment.config))
     assert recorded["margin"] == {"name": "cosface", "m": 0.35} and recorded["averaging"] == 0.9
-    assert experiment.state.augment is distort and recorded["augment"]["stroke"] == 0.8
+    assert recorded["augment"]["stroke"] == 0.8 and "elastic" not in recorded["augment"]
+    bent = study.build(dataclasses.replace(asked, elastic=0.03), load(f"glyphs:{fonts}", size=SIZE))
+    assert bent.config["augment"] == recorded["augment"] | {"elastic": 0.03, "smoothness": 0.12}
+    for built, elastic in ((experiment, 0.0), (bent, 0.03)):
+        assert built.state.augment.func is distort
+        assert built.state.augment.keywords == {"distortion": Distortion(elastic=elastic)}
     assert recorded["schedule"] == "1 epochs of warm-up, cosine to zero after 3"
     assert experiment.directory == tmp_path / "recognition" / "mynn_relu" / "cosface" / "seed0"
     assert set(np.asarray(experiment.test.labels)) == {-1}

@@ -5,9 +5,19 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from jaxnets.distort import Distortion, affine, affine_matrix, blur, distort, occlude, stroke
+from jaxnets.distort import (
+    Distortion,
+    affine,
+    affine_matrix,
+    blur,
+    distort,
+    elastic,
+    occlude,
+    smooth_field,
+    stroke,
+)
 
-STILL = dict.fromkeys(Distortion.__dataclass_fields__, 0.0)
+STILL = dict.fromkeys(Distortion.__dataclass_fields__, 0.0) | {"smoothness": 0.1}
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +49,46 @@ def test_an_affine_map_is_scipys(image):
             for c in range(2)
         ]
         np.testing.assert_allclose(mapped(image, *numbers), np.stack(expected, axis=2), atol=2e-5)
+
+
+def test_an_elastic_map_is_scipys(image):
+    displacement = np.random.default_rng(2).normal(0, 0.1, (2, 12, 16)).astype(np.float32)
+    places = np.indices((12, 16)) + displacement * np.array([12, 16])[:, None, None]
+    expected = [
+        ndimage.map_coordinates(image[:, :, c].astype(np.float64), places, order=1, mode="grid-constant")
+        for c in range(2)
+    ]
+    np.testing.assert_allclose(jax.jit(elastic)(image, displacement), np.stack(expected, axis=2), atol=2e-5)
+
+
+def test_a_displacement_is_smooth_noise_of_variance_one_up_to_the_edges():
+    """SciPy's filter of the same noise, but for a factor, where no edge is near; deviations over 2,000 keys."""
+    key, sides = jax.random.key(5), (40, 60)
+    field = jax.jit(lambda key: smooth_field(key, sides, 0.05))
+    noise = np.asarray(jax.random.normal(key, (2, *sides)), np.float64)
+    expected = ndimage.gaussian_filter(noise, (0, 2, 3), truncate=5)
+    norms = [
+        np.linalg.norm(ndimage.gaussian_filter1d(np.eye(1, 61, 30)[0], deviation, truncate=5)) for deviation in (2, 3)
+    ]
+    inside = np.s_[:, 10:-10, 15:-15]
+    np.testing.assert_allclose(field(key)[inside], (expected / np.prod(norms))[inside], atol=1e-4)
+    small = jax.jit(jax.vmap(lambda key: smooth_field(key, (6, 6), 0.3)))(jax.random.split(key, 2000))
+    deviations = np.asarray(small).std(axis=0)
+    assert np.abs(deviations - 1).max() < 5 / np.sqrt(2 * 2000)
+
+
+def test_an_elastic_distortion_is_as_strong_as_was_asked(batch):
+    """By keys, as the others; without it the rest of the distortion has the same bits."""
+    keys = jax.random.split(jax.random.key(0), 6)
+    how = Distortion(**STILL | {"elastic": 0.05})
+    changed = np.asarray(jax.jit(lambda k, x: distort(k, x, how))(keys, batch))
+    assert all((changed[i] != batch[i]).any() for i in range(6))
+    for key, image, found in zip(keys, batch, changed, strict=True):
+        amount_key, field_key = jax.random.split(jax.random.fold_in(key, 1))
+        amount = 0.05 * np.asarray(jax.random.uniform(amount_key))
+        places = np.indices((16, 16)) + 16 * amount * np.asarray(smooth_field(field_key, (16, 16), 0.1))
+        expected = ndimage.map_coordinates(image[:, :, 0].astype(np.float64), places, order=1, mode="grid-constant")
+        assert np.abs(found[:, :, 0] - expected).max() <= 0.51
 
 
 def test_strokes_are_widened_and_narrowed_by_a_pixel(image):
@@ -84,7 +134,10 @@ def test_an_occlusion_is_as_frequent_and_large_as_was_asked():
     assert 8 <= max(changed.any(axis=2).sum(axis=1).max(), changed.any(axis=1).sum(axis=1).max()) <= 10
 
 
-@pytest.mark.parametrize(("name", "value"), [("rotation", 4.0), ("occlusion", 1.5), ("blur", -1.0), ("stroke", 2.0)])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("rotation", 4.0), ("occlusion", 1.5), ("blur", -1.0), ("stroke", 2.0), ("elastic", -0.1), ("smoothness", 0)],
+)
 def test_numbers_outside_their_domain_are_refused(name, value):
     with pytest.raises(ValueError, match=f"{name} must be in"):
         Distortion(**{name: value})
