@@ -81,7 +81,7 @@ def distort(
         floats = affine(floats, matrix, how.translation * signed[4:6])
         if how.elastic > 0:
             amount_key, field_key = jax.random.split(jax.random.fold_in(key, 1))
-            field = smooth_field(field_key, floats.shape[:2], how.smoothness)
+            field = smooth_field(field_key, (image.shape[0], image.shape[1]), how.smoothness)
             floats = elastic(floats, how.elastic * jax.random.uniform(amount_key) * field)
         floats = stroke(floats, how.stroke * signed[6])
         floats = blur(floats, how.blur * numbers[7])
