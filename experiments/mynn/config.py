@@ -44,7 +44,7 @@ class ClassifierOptions:
     """of --pretrained: imagenet takes ImageNet's mean from the images and divides by its standard deviation, as
     torchvision's weights expect; plain has them in [0, 1]; auto takes imagenet where the file tells 1,000 classes"""
     stream: bool = False
-    """decode the pictures of folder:, tfds: or recordio: as they are needed, for sets that do not fit on the disk"""
+    """decode pictures of folder:, tfds:, recordio: or tar: as they are needed, for sets that do not fit on the disk"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,9 +79,9 @@ class Config(RunOptions, ClassifierOptions):  # the options of the last come fir
         check_name("model", self.model, (*NETWORKS, "mynn_relu", "all"))
         RunOptions.check(self)
         check_rates(self)
-        is_stored = self.data.startswith(("folder:", "tfds:", "recordio:"))
+        is_stored = self.data.startswith(("folder:", "tfds:", "recordio:", "tar:"))
         if self.stream and not is_stored:
-            raise UserError("--stream is for --data folder:PATH, tfds:NAME or recordio:DIRECTORY")
+            raise UserError("--stream is for --data folder:PATH, tfds:NAME, recordio:DIRECTORY or tar:PATH")
         if self.pretrained is not None and self.model == "all":
             raise UserError("--pretrained holds the weights of one network: give its name with --model, not all")
         if self.pretrained is not None and not self.pretrained.exists():

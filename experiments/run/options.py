@@ -17,7 +17,7 @@ OptionalStr: TypeAlias = Annotated[str | None, tyro.conf.arg(metavar="STR", help
 OptionalPath: TypeAlias = Annotated[Path | None, tyro.conf.arg(metavar="PATH", help_behavior_hint="")]
 
 Inputs: TypeAlias = Literal["auto", "imagenet", "plain"]
-DATA = "mnist|faces|idx:DIRECTORY|folder:PATH|tfds:NAME|recordio:DIRECTORY"
+DATA = "mnist|faces|idx:DIRECTORY|folder:PATH|tfds:NAME|recordio:DIRECTORY|tar:PATH"
 MARGINS = (
     *("arcface", "cosface", "sphereface", "combined", "normface", "tutorial", "adaface", "curricularface"),
     *("magface", "elastic_arcface", "elastic_cosface", "adacos", "sphereface2", "uniface"),
@@ -38,7 +38,7 @@ class RunOptions:
     data: Annotated[str, tyro.conf.arg(metavar=DATA)] = "mnist"
     """the images to train and test on"""
     size: OptionalInt = None
-    """height and width to which the pictures of folder:, faces and tfds: are brought"""
+    """height and width to which the pictures of faces, folder:, tfds:, recordio: and tar: are brought"""
     skip_unreadable: bool = False
     """leave out pictures that cannot be read, and name them"""
     epochs: int = 10

@@ -12,13 +12,14 @@ from jaxnets.data.identities import find_identities
 from jaxnets.data.idx import load_folder, load_mnist
 from jaxnets.data.pictures import Splits
 from jaxnets.data.records import find_records
+from jaxnets.data.tar_pictures import find_tars
 from jaxnets.data.tfds import find_tfds
 from jaxnets.data.threads import Progress
 from jaxnets.naming import nearest, quoted
 
 __all__ = ["STORED", "DataError", "Dataset", "Progress", "Split", "Splits", "find", "load"]
 
-STORED = ("folder:", "tfds:", "recordio:")  # what the names of sets that `find` finds begin with
+STORED = ("folder:", "tfds:", "recordio:", "tar:")  # what the names of sets that `find` finds begin with
 
 
 def load(
@@ -43,18 +44,19 @@ def load(
           training; or PATH/train and PATH/test without a class in common; PATH/pairs.txt, if there is one, has pairs to
           verify in LFW's format (`Dataset.pairs`);
         "tfds:NAME", "tfds:NAME/CONFIG", "tfds:NAME:VERSION": a prepared set of TensorFlow Datasets;
-        "recordio:DIRECTORY": a folder of train.rec and train.idx, MXNet's format, as insightface's sets of faces have.
+        "recordio:DIRECTORY": a folder of train.rec and train.idx, MXNet's format, as insightface's sets of faces have;
+        "tar:PATH": a tar, or a folder of tars, of pictures KEY.jpg beside their classes KEY.cls, as WebDataset's.
       data_dir: for "tfds:" only, the folder of prepared sets in place of TFDS's own default, which is the environment's
         TFDS_DATA_DIR or ~/tensorflow_datasets.
       size: height and width in pixels, for "folder:" and "faces", where None is 224, "glyphs", where it is 32,
-        "identities:", where it is 112, and "tfds:" and "recordio:", where None is the size that the images have.
+        "identities:", where it is 112, and "tfds:", "recordio:" and "tar:", where None is the size that images have.
       skip_unreadable: leave out pictures and fonts that cannot be read, rather than refuse the set.
       on_progress: called with (done, total) while pictures are decoded or drawn.
 
     Returns:
-      The data set on the host: images [N, H, W, C] uint8, labels [N] int32. Those of "folder:", "identities:", "tfds:"
-      and "recordio:" are decoded once, kept in N·H·W·C bytes (see `jaxnets.data.decoded.load_pictures`), and mapped
-      into memory. If a file's name, size or time of modification changes, all of them are decoded anew.
+      The data set on the host: images [N, H, W, C] uint8, labels [N] int32. Those of "folder:", "identities:", "tfds:",
+      "recordio:" and "tar:" are decoded once, kept in N·H·W·C bytes (see `jaxnets.data.decoded.load_pictures`), and
+      mapped into memory. If a file's name, size or time of modification changes, all of them are decoded anew.
 
     Raises:
       DataError: if there is no such set, or it is incomplete, corrupt or of another kind, in one sentence.
@@ -83,7 +85,7 @@ def load(
             rest or None, size=32 if size is None else size, skip_unreadable=skip_unreadable, on_progress=on_progress
         )
     forms = {"mnist": "mnist", "idx": "idx:DIRECTORY", "folder": "folder:PATH", "faces": "faces", "glyphs": "glyphs"}
-    forms |= {"identities": "identities:PATH", "tfds": "tfds:NAME", "recordio": "recordio:DIRECTORY"}
+    forms |= {"identities": "identities:PATH", "tfds": "tfds:NAME", "recordio": "recordio:DIRECTORY", "tar": "tar:PATH"}
     if _is_directory(name):
         raise DataError(
             f"{shown}: is a directory; write 'folder:{shown}' if it has pictures in class folders, or 'idx:{shown}' if "
@@ -94,7 +96,7 @@ def load(
 
 
 def find(name: str, *, data_dir: str | os.PathLike[str] | None = None) -> Splits:
-    """The pictures of "folder:PATH", "tfds:NAME" or "recordio:DIRECTORY", still encoded, for `jaxnets.data.streaming`.
+    """The pictures of a "folder:", "tfds:", "recordio:" or "tar:", still encoded, for `jaxnets.data.streaming`.
 
     Args:
       name: as for `load`.
@@ -106,8 +108,9 @@ def find(name: str, *, data_dir: str | os.PathLike[str] | None = None) -> Splits
     scheme, _, rest = name.partition(":")
     if scheme == "tfds" and rest:
         return find_tfds(rest, data_dir=data_dir)
-    if scheme in ("folder", "recordio") and rest:
-        return find_class_folders(rest) if scheme == "folder" else find_records(rest)
+    finds = {"folder": find_class_folders, "recordio": find_records, "tar": find_tars}
+    if scheme in finds and rest:
+        return finds[scheme](rest)
     raise DataError(f"{quoted(name)}: is no set of stored pictures, which are named {', '.join(STORED)} and a place.")
 
 

@@ -15,7 +15,7 @@ from jaxnets.data.pictures import PictureFiles, Splits
 from jaxnets.data.place import existing_folder
 from jaxnets.naming import quoted
 
-TEST_FOLDERS = ("test", "val")
+_TEST_FOLDERS = ("test", "val")
 
 
 def find_class_folders(directory: str) -> Splits:
@@ -80,16 +80,16 @@ def is_split(root: Path) -> bool:
     train = root / "train"
     if not train.is_dir():
         return False
-    has_other_classes = any(_is_class(each) and each.name not in ("train", *TEST_FOLDERS) for each in root.iterdir())
+    has_other_classes = any(_is_class(each) and each.name not in ("train", *_TEST_FOLDERS) for each in root.iterdir())
     return not has_other_classes or any(_is_class(each) for each in train.iterdir())
 
 
 def split_folders(root: Path, taken: str) -> tuple[Path, Path]:
     """PATH/train, and PATH/test or else PATH/val; `taken` is what would be tested if PATH/train were the whole set."""
-    test = next((name for name in TEST_FOLDERS if (root / name).is_dir()), None)
+    test = next((name for name in _TEST_FOLDERS if (root / name).is_dir()), None)
     if test is None:
         raise DataError(
-            f"{quoted(root)}: has train but neither {' nor '.join(TEST_FOLDERS)}; add one, or give "
+            f"{quoted(root)}: has train but neither {' nor '.join(_TEST_FOLDERS)}; add one, or give "
             f"{quoted(root / 'train')} to have {taken} taken for testing."
         )
     return root / "train", root / test

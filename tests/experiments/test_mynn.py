@@ -285,7 +285,7 @@ def test_pictures_are_looked_through_before_they_are_streamed(pictures, tmp_path
         (["--data", "folder:/nowhere"], "/nowhere"),
         (["--optimizer", "lion"], "optimizer"),
         (["--averaging", "1"], "averaging is the share of an average that a step keeps: in [0, 1), not 1.0"),
-        (["--stream"], "--stream is for --data folder:PATH, tfds:NAME or recordio:DIRECTORY"),
+        (["--stream"], "--stream is for --data folder:PATH, tfds:NAME, recordio:DIRECTORY or tar:PATH"),
         (["--devices", "99", "--size", "16"], "99 devices were asked for"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

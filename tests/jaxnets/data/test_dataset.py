@@ -82,21 +82,21 @@ def test_shapes_on_a_device_are_checked_too():
     ("name", "nearest"),
     [
         ("minst", "did you mean 'mnist'"),
-        ("fashion-mnst", "there is mnist, idx, folder, faces, glyphs, identities, tfds, recordio"),
+        ("fashion-mnst", "there is mnist, idx, folder, faces, glyphs, identities, tfds, recordio, tar"),
         ("tdfs:mnist", "did you mean 'tfds'"),
         ("tfds:", "did you mean 'tfds:NAME'"),
         ("idx", "did you mean 'idx:DIRECTORY'"),
         ("mnist:", "did you mean 'mnist'"),
         ("folders:photos", "did you mean 'folder'"),
         ("face", "did you mean 'faces'"),
-        ("", "there is mnist, idx, folder, faces, glyphs, identities, tfds, recordio"),
+        ("", "there is mnist, idx, folder, faces, glyphs, identities, tfds, recordio, tar"),
         ("two\nlines\x1b[2J" + "x" * 5000, "there is mnist"),
         ("~nosuchuser", "there is mnist"),
     ],
 )
 def test_an_unknown_name_lists_what_there_is_and_the_nearest(name, nearest):
     known = r"\(known are mnist, idx:DIRECTORY, folder:PATH, faces, glyphs, identities:PATH, tfds:NAME, "
-    known += r"recordio:DIRECTORY\)"
+    known += r"recordio:DIRECTORY, tar:PATH\)"
     with pytest.raises(DataError, match=f"no such data set {known}; {nearest}") as refusal:
         load(name)
     assert len(str(refusal.value)) < 600 and str(refusal.value).isprintable()
@@ -131,7 +131,7 @@ assert not {"tensorflow", "tensorflow_datasets", "grain"} & set(sys.modules)
     subprocess.run([sys.executable, "-c", program], check=True)
 
 
-@pytest.mark.parametrize("name", ["mnist", "faces", "idx:x", "folder:", "recordio:", "nothing"])
+@pytest.mark.parametrize("name", ["mnist", "faces", "idx:x", "folder:", "recordio:", "tar:", "nothing"])
 def test_sets_that_are_not_stored_as_pictures_cannot_be_streamed(name):
     with pytest.raises(DataError, match=f"{name}: is no set of stored pictures, which are named folder:"):
         find(name)

@@ -10,6 +10,7 @@ import math
 import random
 import shutil
 import struct
+import tarfile
 import zlib
 from pathlib import Path
 
@@ -17,7 +18,7 @@ import numpy as np
 import pytest
 from PIL import Image, features
 
-from jaxnets.data import DataError, load
+from jaxnets.data import DataError, load, tars
 from jaxnets.data.decoding import decode
 from jaxnets.data.recordio import Reader
 
@@ -246,3 +247,34 @@ def test_damaged_recordio(cases, tmp_path):
                             np.testing.assert_array_equal(label, of)
         except DataError as error:
             assert not is_rec and clear(error), (case, error)
+
+
+@pytest.mark.parametrize("cases", [QUICK, pytest.param(SLOW, marks=pytest.mark.slow)], ids=["quick", "slow"])
+def test_damaged_tar(cases, tmp_path):
+    """Places against Python's tarfile, which stops without a word at a header of which it understands no field."""
+    path, whole = tmp_path / "a.tar", []
+    for kind in (tarfile.GNU_FORMAT, tarfile.PAX_FORMAT):
+        with tarfile.open(path, "w", format=kind) as tar:
+            for name, size in (("a.jpg", 700), ("n" * 150 + ".jpg", 3), ("a.cls", 1)):
+                member = tarfile.TarInfo(name)
+                member.size = size
+                tar.addfile(member, io.BytesIO(random.Random(size).randbytes(size)))
+        whole.append(path.read_bytes()[:6000])
+    for case in cases:
+        rng = random.Random(case)
+        content = whole[case % 2]
+        start = rng.randrange(0, len(content), 512) if rng.random() < 0.7 else 0
+        path.write_bytes(content[:start] + damaged(rng, content[start : start + 512], whole) + content[start + 512 :])
+        try:
+            found = [*tars.members(path)]
+        except DataError as error:
+            assert clear(error), (case, error)
+            continue
+        for member in found:
+            assert len(tars.read(path, member.start, member.size)) == member.size, case
+        try:
+            with tarfile.open(path, "r:") as tar:
+                expected = [(each.offset_data, each.size) for each in tar if each.isreg()]
+        except tarfile.TarError:
+            continue
+        assert [each[1:] for each in found][: len(expected)] == expected, case
