@@ -35,8 +35,8 @@ class Config:
     """files of pairs, such as lfw.bin"""
     model: OptionalStr = None
     """the network of a weights file; a run's folder knows its own"""
-    mirrored: bool = True
-    """add the embedding of the mirrored picture to that of the picture"""
+    mirrored: Annotated[bool, tyro.conf.arg(help_behavior_hint="")] = True
+    """take each picture alone; by default the embedding of its mirror image is added to its own"""
     folds: int = 10
     """number of folds, each of consecutive pairs"""
     inputs: Inputs = "auto"
