@@ -68,7 +68,7 @@ class PallasGpu:
     The default keeps all temporaries within 250 MB at N = 4096 and D = 512, see `kernels.margin_softmax.aot`.
     """
 
-    numbers: int = 44 * 2**20
+    numbers: int = 36 * 2**20
     multiprocessors: int = 132  # of an H100 or H200: as many blocks run at once
     interpret: Any = None  # `plgpu.InterpretGPUParams()` to run on a CPU
 
