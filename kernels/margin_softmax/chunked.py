@@ -80,12 +80,13 @@ class Chunked:
                 share = share * slopes
             # What belongs to a row alone is left to the products' other sides, of N × D numbers and not N × B.
             to_each = _to_nearest(share, cosines).reshape(products.shape) * inverse[:, None]
-            along = (to_each * products * weight[None, :]).sum(axis=1) * inverse**2
+            along = (to_each * products * weight[None, :]).sum(axis=1) * inverse
             # A CPU's routine for aᵀ·b is slower than the one for a·b, by more than it takes to transpose first.
             across = lax.optimization_barrier(to_each.T) if is_cpu() else to_each.T
             dx = dx + _product("nc,cd->nd", across, flat, _common(x, w))
             dw_flat = _product("cn,nd->cd", to_each, weighted_x, _common(x, w))
-            dw_chunk = (dw_flat - along[:, None] * flat.astype(dtype)).astype(w.dtype).reshape(chunk.shape)
+            unit = flat.astype(dtype) * inverse[:, None]
+            dw_chunk = (dw_flat - along[:, None] * unit).astype(w.dtype).reshape(chunk.shape)
             return dx, lax.dynamic_update_slice_in_dim(dw, dw_chunk, first, 0)
 
         # The barrier keeps these zeros from being made together with the first gradients, by a slower loop on a CPU.

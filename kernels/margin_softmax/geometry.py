@@ -2,12 +2,13 @@
 
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from kernels.precision import wide as wide
 
-# Of class weights: their squares, and those of their inverses, are normal numbers in float32.
+# Of class weights: the squares of these lengths, and of their inverses, are normal numbers in float32.
 SHORTEST, LONGEST = 1e-18, 1e18
+SUMMED = 1e-13  # of a vector of this length or more, no elements matter whose squares are subnormal
 
 
 def directions(vectors: Float[Array, "*batch D"]) -> Float[Array, "*batch D"]:
@@ -56,19 +57,34 @@ def inverse_lengths(vectors: Float[Array, "*batch D"]) -> Float[Array, "*batch"]
 
 
 def inverse_lengths_in_range(vectors: Float[Array, "*batch D"]) -> Float[Array, "*batch"]:
-    """`inverse_lengths`, but NaN for a length other than 0 outside of 1e-18 … 1e18.
-
-    Where the processor takes subnormal numbers for zero, so does this.
-    """
+    """`inverse_lengths`, but NaN for a length other than 0 outside of 1e-18 … 1e18."""
     squares = _squares(vectors)
-    fits = (squares >= SHORTEST**2) & (squares <= LONGEST**2)
+    fits = (squares >= SUMMED**2) & (squares <= LONGEST**2)
 
     def some_do_not_fit() -> Array:
-        # By sums of squares, which XLA fuses: a test of each element would be an array as large as the vectors.
-        is_zero = _squares(vectors.astype(squares.dtype) * 2.0**100) == 0
-        return jnp.where(fits, _inverse_roots(squares), jnp.where(is_zero, 0, jnp.nan))
+        larger = _squares(vectors.astype(squares.dtype) * 2.0**64)
+        is_short = (squares < SUMMED**2) & (larger >= (SHORTEST * 2.0**64) ** 2)
+        inverse = jnp.where(is_short, _inverse_roots(larger) * 2.0**64, jnp.nan)
+        return jnp.where(fits, _inverse_roots(squares), jnp.where(_is_zero(vectors), 0, inverse))
 
     return lax.cond(fits.all(), lambda: _inverse_roots(squares), some_do_not_fit)
+
+
+def _is_zero(vectors: Float[Array, "*batch D"]) -> Bool[Array, "*batch"]:
+    """By their bits, as a processor may take subnormal numbers for zero; few at once, as XLA does not fuse this."""
+    integer = jnp.dtype(f"int{jnp.finfo(vectors.dtype).bits}")
+    flat = vectors.reshape(-1, vectors.shape[-1])
+    size = min(1024, len(flat))
+
+    def of_block(first: Int[Array, ""]) -> Bool[Array, "size"]:
+        block = lax.dynamic_slice_in_dim(flat, first, size)
+        return (lax.bitcast_convert_type(block, integer) & jnp.iinfo(integer).max).max(axis=1) == 0
+
+    last = len(flat) - size  # where the last block begins, which may overlap with the one before
+    starts = jnp.arange(0, len(flat), size, dtype=jnp.int32)
+    found = lax.map(of_block, jnp.minimum(starts, last))
+    of_last = found[-1, size * len(starts) - len(flat) :]
+    return jnp.concatenate([found[:-1].reshape(-1), of_last]).reshape(vectors.shape[:-1])
 
 
 def _squares(vectors: Float[Array, "*batch D"]) -> Float[Array, "*batch"]:
