@@ -3,6 +3,9 @@
 A tar is blocks of 512 bytes: a header for each member, and its content padded to a whole block; zeros end it. Headers
 alone are looked at to find the members, so that a set is as quick to open as its files are to skip through.
 
+Python's tarfile would not do: it takes a damaged header for the end of the file, so that the rest of the pictures would
+be missing without a word, and its older versions go round in circles on a negative size.
+
 The formats: POSIX.1-2001 "pax Interchange Format" and "ustar", GNU's long names and large numbers; WebDataset's names,
 https://github.com/webdataset/webdataset: a key ends at the first dot of a name, after the last slash.
 """
