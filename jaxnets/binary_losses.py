@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from jaxnets.domains import Number, check, check_count
+from jaxnets.domains import Number, check, check_count, check_margin
 from jaxnets.heads import CLASS_WEIGHTS, init_class_weights
 from jaxnets.inputs import ClassWeights, Labels, Vectors
 from jaxnets.labels import as_labels, marked
@@ -235,6 +235,7 @@ class BinaryHead:
 
     def __post_init__(self) -> None:
         check_count("num_classes", self.num_classes, least=2)
+        check_margin("form", self.form, "UniFace()")
         check_count("num_subcenters", self.num_subcenters)
         check("min_norm", self.min_norm, "[0, ∞)")
 

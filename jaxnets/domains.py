@@ -37,7 +37,8 @@ def check(name: str, value: Any, domain: str, *, unit: str = "") -> None:
     """
     if isinstance(value, jax.core.Tracer):
         return
-    if not jnp.issubdtype(np.asarray(value).dtype, jnp.number):
+    dtype = np.asarray(value).dtype
+    if not jnp.issubdtype(dtype, jnp.number) or jnp.issubdtype(dtype, jnp.complexfloating):
         raise ValueError(f"{name} must be a number, not {value!r}")
     values = np.asarray(value, np.float64)
     low, high = (_ENDS[end] if end in _ENDS else float(end) for end in domain[1:-1].split(", "))
@@ -51,6 +52,18 @@ def check(name: str, value: Any, domain: str, *, unit: str = "") -> None:
         if unit == "radians" and high < degrees <= 360:
             found += f"; {degrees:g} degrees are {math.radians(degrees):.4f} radians"
         raise ValueError(found)
+
+
+def check_margin(name: str, margin: Any, examples: str) -> None:
+    """Refuses a number and a class in the place of a margin, or of another form of a loss.
+
+    Raises:
+      ValueError: for either.
+    """
+    if isinstance(margin, type):
+        raise ValueError(f"{name} must be made of its class: write {margin.__name__}(…)")
+    if isinstance(margin, (numbers.Number, str, np.ndarray, jax.Array)) or margin is None:
+        raise ValueError(f"{name} must be one such as {examples}, not {margin!r}")
 
 
 def check_count(name: str, value: Any, *, least: int = 1) -> None:

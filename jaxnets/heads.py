@@ -9,7 +9,7 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from jaxnets.adacos import AdaCos
-from jaxnets.domains import Number, check, check_count
+from jaxnets.domains import Number, check, check_count, check_margin
 from jaxnets.explicit_axes import between_auto_axes, of_rows
 from jaxnets.inputs import Labels
 from jaxnets.labels import as_labels, marked
@@ -71,6 +71,7 @@ class MarginHead:
 
     def __post_init__(self) -> None:
         check_count("num_classes", self.num_classes)
+        check_margin("margin", self.margin, "ArcFace(0.5)")
         check_count("num_subcenters", self.num_subcenters)
         if not isinstance(self.scale, AdaCos):
             check("scale", self.scale, "(0, ∞)")

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 import kernels.margin_softmax as kernel
-from jaxnets.domains import Number, check, check_count
+from jaxnets.domains import Number, check, check_count, check_margin
 from jaxnets.explicit_axes import between_auto_axes, of_rows
 from jaxnets.inputs import ClassWeights, Labels, Vectors
 from jaxnets.labels import as_labels, marked
@@ -111,6 +111,7 @@ def margin_softmax_loss(
       ValueError: for shapes or dtypes that do not fit, a scale or `min_norm` outside its domain, an unknown
         `margin_grad`, or a margin without its statistics.
     """
+    check_margin("margin", margin, "ArcFace(0.5)")
     if isinstance(margin, AdaptiveMargin):
         raise ValueError(f"{margin} has statistics: give its .at(statistics, embeddings), see jaxnets.margins.adaptive")
 
@@ -196,6 +197,7 @@ def sharded_margin_softmax_loss(
       ValueError: as `margin_softmax_loss`; for class weights not split over the axis, labels split otherwise than
         embeddings, a `num_classes` or `sample` outside its domain, a sample without key, a margin without statistics.
     """
+    check_margin("margin", margin, "ArcFace(0.5)")
     embeddings, labels = kernel.gather_rows(limit_gradient(embeddings, min_norm), labels, axis_name)
     if isinstance(margin, AdaptiveMargin):
         if statistics is None:

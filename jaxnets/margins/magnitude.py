@@ -4,7 +4,9 @@ Used as the margins of `adaptive` are, though it has no statistics: `margin.at({
 `jaxnets.MarginHead` and `sharded_margin_softmax_loss`.
 """
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from jaxnets.domains import check
@@ -40,6 +42,9 @@ class MagFace:
         check("MagFace's l_a", self.l_a, "(0, ∞)")
         check("MagFace's u_a", self.u_a, "(0, ∞)")
         check("MagFace's weight", self.weight, "[0, ∞)")
+        lengths = self.l_a, self.u_a
+        if not any(isinstance(length, jax.core.Tracer) for length in lengths) and np.any(np.less_equal(*lengths[::-1])):
+            raise ValueError(f"MagFace's u_a must be above its l_a, {self.l_a}, not {self.u_a}")
 
     def init(self) -> dict[str, Array]:
         return {}

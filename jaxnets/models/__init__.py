@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
 
+from jaxnets.domains import check_count
 from jaxnets.models import iresnet
 from jaxnets.models.conv_stack import BACKBONES, ConvStack
 from jaxnets.models.mobilenet_v2 import MobileNetV2
@@ -46,10 +47,11 @@ def create(name: str, num_outputs: int = 2, dtype: DTypeLike | None = None) -> n
         and the result are float32 all the same.
 
     Raises:
-      ValueError: for an unknown name, with the nearest one, and for another dtype.
+      ValueError: for an unknown name, with the nearest one, for no outputs, and for another dtype.
     """
     if name not in NAMES:
         raise ValueError(f"there is no network {name!r}{nearest(name, NAMES)}")
+    check_count("num_outputs", num_outputs)
     if dtype is not None:
         dtype = jnp.dtype(dtype)
         if dtype not in (jnp.float32, jnp.bfloat16):

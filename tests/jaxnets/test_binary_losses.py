@@ -167,6 +167,7 @@ def test_numbers_outside_their_domain_are_refused(unenforced):
         (lambda: SphereFace2(balance=1.0), r"SphereFace2's balance must be in \(0, 1\), not 1.0"),
         (lambda: SphereFace2(margin_grad="none"), "margin_grad is exact or straight_through, not 'none'"),
         (lambda: UniFace(scale=0), r"UniFace's scale must be in \(0, ∞\), not 0"),
+        (lambda: BinaryHead(3, UniFace), r"form must be made of its class: write UniFace\(…\)"),
         (lambda: BinaryHead(1, UniFace()), "num_classes must be an integer of 2 or more, not 1"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -107,6 +107,9 @@ def test_scales_that_are_none_are_refused(scale):
 def test_heads_say_what_they_cannot_be(unenforced):
     for changes, message in (
         ({"num_classes": 0}, "num_classes must be an integer of 1 or more, not 0"),
+        ({"margin": 0.5}, r"margin must be one such as ArcFace\(0.5\), not 0.5"),
+        ({"margin": ArcFace}, r"margin must be made of its class: write ArcFace\(…\)"),
+        ({"scale": 1j}, "scale must be a number, not 1j"),
         ({"num_subcenters": 1.5}, "num_subcenters must be an integer of 1 or more, not 1.5"),
         ({"margin_grad": "straight"}, "margin_grad is exact or straight_through, not 'straight'"),
         ({"min_norm": -1.0}, r"min_norm must be in \[0, ∞\), not -1.0"),
@@ -115,6 +118,8 @@ def test_heads_say_what_they_cannot_be(unenforced):
             MarginHead(**{"num_classes": 3, "margin": ArcFace(), "scale": 2.0} | changes)
     with pytest.raises(ValueError, match="num_classes must be an integer"):
         adacos_scale(10.5)
+    with pytest.raises(ValueError, match=r"margin must be made of its class: write CosFace\(…\)"):
+        margin_softmax_loss(np.ones((1, 2)), np.ones((3, 2)), [0], margin=CosFace, scale=2.0)
 
 
 def test_dominant_centers():

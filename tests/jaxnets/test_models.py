@@ -47,6 +47,8 @@ def test_all_twelve_are_there_and_others_are_refused():
     assert set(BACKBONES) == set(PARAMETERS) and set(BACKBONES) < set(NAMES)
     with pytest.raises(ValueError, match="no network 'v1_2_33'; did you mean 'v1_2_3'"):
         create("v1_2_33")
+    with pytest.raises(ValueError, match="num_outputs must be an integer of 1 or more, not 0"):
+        create("v1_2_3", 0)
     with pytest.raises(ValueError, match="v1_2_3 computes in float32 alone"):
         create("v1_2_3", dtype="bfloat16")
     assert create("v1_2_3", dtype="float32") == create("v1_2_3")

@@ -142,6 +142,7 @@ def test_adacos_scale_follows_equation_15():
 def test_numbers_outside_their_domain_are_refused(unenforced):
     for make, message in (
         (lambda: MagFace(u_m=45), r"MagFace's u_m must be in \[0, π/2\] radians, not 45; 45 degrees"),
+        (lambda: MagFace(l_a=200), r"MagFace's u_a must be above its l_a, 200, not 110.0"),
         (lambda: ElasticArcFace(std=-1), r"ElasticArcFace's std must be in \[0, ∞\)"),
     ):
         with pytest.raises(ValueError, match=message):
