@@ -122,4 +122,6 @@ def _said(answer: Answer) -> str:
 def _made(result: dict[str, Any]) -> str:
     commits = sorted({run["commit"][:9] for run in result["runs"] if run["commit"]})
     by = f" Commit {', '.join(commits)}." if commits else ""
-    return f"{made_by(result['runs'][0])}{by}"
+    processors = sorted({run["environment"]["cpu"] for run in result["runs"]})
+    others = f" Runs on {' and '.join(processors)}." if len(processors) > 1 else ""
+    return f"{made_by(result['runs'][0])}{others}{by}"

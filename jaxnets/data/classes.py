@@ -61,10 +61,10 @@ def count_classes(
     notes = []
     unseen = np.flatnonzero(renumbered < 0).tolist()
     if unseen:
-        those = _listed([classes[label] for label in unseen])
         dropped = len(test_labels) - len(kept)
-        with_them = f", with {dropped} test pictures of them" if dropped else ""
-        notes.append(f"Left out, as training has no picture of them: the classes {those}{with_them}.")
+        theirs = f", and {_counted(dropped, 'test picture')} of theirs" if dropped else ""
+        those = _listed([classes[label] for label in unseen])
+        notes.append(f"Left out {_counted(len(unseen), 'class')} without a training picture ({those}){theirs}.")
         if not len(kept):
             raise DataError(
                 f"{name}, test split: none of its {len(test_labels)} pictures is of a class that the train split has "
@@ -72,7 +72,7 @@ def count_classes(
             )
     untested = [classes[label] for label in present.tolist() if not counts[label]]
     if untested:
-        notes.append(f"The test split has no picture of the classes {_listed(untested)}.")
+        notes.append(f"The test split has no picture of {_counted(len(untested), 'class')} ({_listed(untested)}).")
     return Counted(names, renumbered[train_labels], new_test_labels[kept], kept, tuple(notes))
 
 
@@ -90,9 +90,9 @@ def count_identities(
     renumbered = np.full(len(classes), -1, np.int32)
     renumbered[present] = np.arange(len(present), dtype=np.int32)
     missing = [classes[label] for label in np.flatnonzero(renumbered < 0).tolist()]
-    notes = (f"Left out, as there is no picture of them: the identities {_listed(missing)}.",) if missing else ()
+    left_out = f"Left out {'1 identity' if len(missing) == 1 else f'{len(missing)} identities'} without a picture ({_listed(missing)})."
     names = tuple(classes[label] for label in present)
-    return Counted(names, renumbered[train_labels], renumbered[test_labels], np.arange(len(test_labels)), notes)
+    return Counted(names, renumbered[train_labels], renumbered[test_labels], np.arange(len(test_labels)), (left_out,) if missing else ())
 
 
 def hold_out(names: list[str], labels: Integer[np.ndarray, " N"]) -> Int[np.ndarray, " K"]:
@@ -104,6 +104,11 @@ def hold_out(names: list[str], labels: Integer[np.ndarray, " N"]) -> Int[np.ndar
     ranks = np.arange(len(names)) - starts[labels[order]]
     share = np.where(counts < 2, 0, np.maximum(1, counts // TEST_SHARE))
     return order[ranks < share[labels[order]]]
+
+
+def _counted(number: int, word: str) -> str:
+    plural = f"{word}es" if word.endswith("s") else f"{word}s"
+    return f"{number} {word if number == 1 else plural}"
 
 
 def _listed(names: list[str] | tuple[str, ...]) -> str:

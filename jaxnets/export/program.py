@@ -61,7 +61,7 @@ def embeddings(model: "nn.Module", variables: Mapping[str, Any], image_shape: tu
       image_shape: (H, W, C).
 
     Raises:
-      ValueError: for weights that are not finite, with the name of the first array of them.
+      ValueError: for weights that are not finite, with the name of the first array of them, and for a state's params.
     """
     return Program(_forward(model), _float32(variables), image_shape, "embeddings")
 
@@ -85,7 +85,7 @@ def scores(
       scale: multiplies the cosines. With training's s, a softmax of the scores gives training's probabilities.
 
     Raises:
-      ValueError: for weights that are not finite, with the name of the first array of them.
+      ValueError: for weights that are not finite, with the name of the first array of them, and for a state's params.
     """
     forward, weights = _forward(model), _float32(variables)
     if class_weights is None:
@@ -111,6 +111,8 @@ def _forward(model: "nn.Module") -> Callable[[Weights, UInt8[Array, "N H W chann
 
 
 def _float32(variables: Mapping[str, Any]) -> Weights:
+    if set(variables["params"]) == {"net", "head"}:
+        raise ValueError("variables hold the parameters of a whole state: give {'params': state.params['net'], …}")
     kept = {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}
     weights = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), kept)
     for path, leaf in jax.tree_util.tree_flatten_with_path(weights)[0]:

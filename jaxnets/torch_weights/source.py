@@ -33,7 +33,7 @@ def unwrapped(subject: str, source: Mapping[str, Any], key: str | None, known: s
         fitting = [name for name in inner if _has_names_of(source[name], known)]
         inner = fitting if len(fitting) == 1 else inner
     if len(inner) > 1:
-        raise ValueError(f"{subject} holds several state dicts ({names}): choose one by its key")
+        raise ValueError(f"{subject} holds several state dicts ({names}): choose one with key=… (--key …)")
     return source[inner[0]] if inner else source
 
 

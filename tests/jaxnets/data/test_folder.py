@@ -101,8 +101,8 @@ def test_classes_that_training_never_saw_are_left_out_of_the_test_split(pets):
     assert dataset.train.labels.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
     assert dataset.test.labels.tolist() == [1, 1, 1] and pets.values(dataset.test) == [13, 14, 15]
     assert dataset.notes == (
-        "Left out, as training has no picture of them: the classes bat, dog, with 6 test pictures of them.",
-        "The test split has no picture of the classes ant, eel.",
+        "Left out 2 classes without a training picture (bat, dog), and 6 test pictures of theirs.",
+        "The test split has no picture of 2 classes (ant, eel).",
     )
 
 
@@ -115,7 +115,7 @@ def test_a_class_whose_training_pictures_are_all_skipped_is_left_out(pets):
         assert dataset.classes == ("ant", "cat") and pets.values(dataset.train) == [0, 1, 2, 6, 7, 8]
         assert dataset.train.labels.tolist() == dataset.test.labels.tolist() == [0, 0, 0, 1, 1, 1]
         assert pets.values(dataset.test) == [9, 10, 11, 15, 16, 17]
-        assert "the classes bat, with 3 test pictures of them" in dataset.notes[1]
+        assert "1 class without a training picture (bat), and 3 test pictures of theirs" in dataset.notes[1]
 
 
 def test_what_pillow_warns_of_is_no_fault(pets):

@@ -89,8 +89,8 @@ def test_classes_are_those_that_training_has(tmp_path):
     np.testing.assert_array_equal(dataset.test.labels, np.int32([3, 2]), strict=True)
     np.testing.assert_array_equal(dataset.test.images[..., 0], np.resize(IMAGES, (4, 4, 3))[1:3])
     assert dataset.notes == (
-        "Left out, as training has no picture of them: the classes 0, 3, 5, 6, with 2 test pictures of them.",
-        "The test split has no picture of the classes 1, 2.",
+        "Left out 4 classes without a training picture (0, 3, 5, 6), and 2 test pictures of theirs.",
+        "The test split has no picture of 2 classes (1, 2).",
     )
 
 
@@ -115,7 +115,7 @@ def test_emnist_under_its_own_names_upright_and_with_its_letters_alone(tmp_path,
     assert dataset.train.images.shape == (26, 3, 4, 1)
     for image, one in zip(dataset.train.images[..., 0], stored, strict=True):
         np.testing.assert_array_equal(image, one.T)
-    assert dataset.notes[0] == "Left out, as training has no picture of them: the classes 0."
+    assert dataset.notes[0] == "Left out 1 class without a training picture (0)."
 
 
 def test_an_archive_that_would_fill_the_memory_is_not_unpacked(tmp_path):

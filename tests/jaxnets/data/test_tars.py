@@ -180,7 +180,7 @@ def test_a_folder_of_two_splits(tmp_path):
     assert pairs_of(dataset.train) == [(0, 0), (1, 1), (2, 0), (3, 1), (4, 1), (5, 1)]
     assert pairs_of(dataset.test) == [(20, 1), (22, 1)]
     assert any("they have a picture or a class alone: a.tar/9999." in note for note in dataset.notes)
-    assert any("Left out, as training has no picture of them: the classes 8" in note for note in dataset.notes)
+    assert any("Left out 1 class without a training picture (8)" in note for note in dataset.notes)
 
 
 def test_pictures_that_cannot_be_read_are_named_or_left_out(tmp_path):

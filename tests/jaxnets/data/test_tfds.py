@@ -50,8 +50,8 @@ def test_a_set_that_tfds_itself_defines(shapes, tmp_path):
     assert dataset.classes == tuple("456789"), "those that there are shapes.examples of"
     np.testing.assert_array_equal(in_order(dataset.train, shapes.GREY)[1], np.int32([5, 4, 3, 2, 1, 0]), strict=True)
     assert dataset.notes[-2:] == (
-        "Left out, as training has no picture of them: the classes 0, 1, 2, 3.",
-        "The test split has no picture of the classes 4, 5, 6.",
+        "Left out 4 classes without a training picture (0, 1, 2, 3).",
+        "The test split has no picture of 3 classes (4, 5, 6).",
     )
 
 

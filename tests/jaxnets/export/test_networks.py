@@ -97,6 +97,12 @@ def test_weights_that_are_not_finite_are_refused(convert, exporting):
         convert(exporting.thin, variables, exporting.shape)
 
 
+def test_the_parameters_of_a_whole_state_are_refused(exporting):
+    variables = {"params": {"net": exporting.variables["params"], "head": {}}}
+    with pytest.raises(ValueError, match=r"^variables hold the parameters of a whole state: give \{'params': state"):
+        export.embeddings(exporting.thin, variables, exporting.shape)
+
+
 def test_class_weights_that_are_not_finite_are_refused(exporting):
     class_weights = np.array([[1, 2], [np.inf, 0]], np.float32)
     with pytest.raises(ValueError, match=r"^the class weights hold numbers that are not finite: "):
