@@ -62,9 +62,11 @@ def count_classes(
     unseen = np.flatnonzero(renumbered < 0).tolist()
     if unseen:
         dropped = len(test_labels) - len(kept)
-        theirs = f", and {_counted(dropped, 'test picture')} of theirs" if dropped else ""
+        theirs = f", and {_counted(dropped, 'test picture', 'test pictures')} of theirs" if dropped else ""
         those = _listed([classes[label] for label in unseen])
-        notes.append(f"Left out {_counted(len(unseen), 'class')} without a training picture ({those}){theirs}.")
+        notes.append(
+            f"Left out {_counted(len(unseen), 'class', 'classes')} without a training picture ({those}){theirs}."
+        )
         if not len(kept):
             raise DataError(
                 f"{name}, test split: none of its {len(test_labels)} pictures is of a class that the train split has "
@@ -72,7 +74,9 @@ def count_classes(
             )
     untested = [classes[label] for label in present.tolist() if not counts[label]]
     if untested:
-        notes.append(f"The test split has no picture of {_counted(len(untested), 'class')} ({_listed(untested)}).")
+        notes.append(
+            f"The test split has no picture of {_counted(len(untested), 'class', 'classes')} ({_listed(untested)})."
+        )
     return Counted(names, renumbered[train_labels], new_test_labels[kept], kept, tuple(notes))
 
 
@@ -90,9 +94,10 @@ def count_identities(
     renumbered = np.full(len(classes), -1, np.int32)
     renumbered[present] = np.arange(len(present), dtype=np.int32)
     missing = [classes[label] for label in np.flatnonzero(renumbered < 0).tolist()]
-    left_out = f"Left out {'1 identity' if len(missing) == 1 else f'{len(missing)} identities'} without a picture ({_listed(missing)})."
+    left_out = f"Left out {_counted(len(missing), 'identity', 'identities')} without a picture ({_listed(missing)})."
+    notes = (left_out,) if missing else ()
     names = tuple(classes[label] for label in present)
-    return Counted(names, renumbered[train_labels], renumbered[test_labels], np.arange(len(test_labels)), (left_out,) if missing else ())
+    return Counted(names, renumbered[train_labels], renumbered[test_labels], np.arange(len(test_labels)), notes)
 
 
 def hold_out(names: list[str], labels: Integer[np.ndarray, " N"]) -> Int[np.ndarray, " K"]:
@@ -106,9 +111,8 @@ def hold_out(names: list[str], labels: Integer[np.ndarray, " N"]) -> Int[np.ndar
     return order[ranks < share[labels[order]]]
 
 
-def _counted(number: int, word: str) -> str:
-    plural = f"{word}es" if word.endswith("s") else f"{word}s"
-    return f"{number} {word if number == 1 else plural}"
+def _counted(number: int, one: str, many: str) -> str:
+    return f"{number} {one if number == 1 else many}"
 
 
 def _listed(names: list[str] | tuple[str, ...]) -> str:

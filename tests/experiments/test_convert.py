@@ -193,7 +193,7 @@ def test_one_of_several_state_dicts(weights, run, tmp_path, capsys):
     source, out = tmp_path / "both.pth", tmp_path / "out.safetensors"
     torch.save({"model": zeros, "model_ema": ours, "nested": {"ema": {"shadow": ours}}}, source)
     code, error = said(capsys, [source, out, "--model", "v0"])
-    assert code == 2 and "both.pth holds several state dicts (model, model_ema): choose one with key=… (--key …)" in error
+    assert code == 2 and "holds several state dicts (model, model_ema): choose one with key=… (--key …)" in error
     for key in ("model_ema", "nested.ema.shadow"):
         convert.command(Config(source, out, model="v0", key=key))
         same(from_torch("v0", out), run[1][0])

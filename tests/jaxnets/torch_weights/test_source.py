@@ -86,7 +86,7 @@ def test_one_of_several_state_dicts_by_its_key(thin, thin_weights):
     for key in ("other", "ema.decay", "ema.shadow.fc.0.bias"):
         with pytest.raises(ValueError, match=rf"holds no state dict '{key}', but model, last$"):
             from_torch(thin, several, key=key)
-    with pytest.raises(ValueError, match=r"holds several state dicts \(model, last\): choose one with key=… \(--key …\)$"):
+    with pytest.raises(ValueError, match=r"several state dicts \(model, last\): choose one with key=… \(--key …\)$"):
         from_torch(thin, several)
 
 
