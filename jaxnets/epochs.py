@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxnets.data import Split
 from jaxnets.data.mapped import rows
-from jaxnets.data.streaming import Stream
+from jaxnets.data.streaming import Share, Stream
 from jaxnets.domains import check_count
 from jaxnets.epoch_plan import EpochPlan as EpochPlan
 from jaxnets.epoch_plan import epoch_calls as epoch_calls
@@ -135,13 +135,15 @@ def train_epoch_by_call(
     done: int = 0,
     totals: Totals | None = None,
     take: Any = None,
+    share: Share | None = None,
 ) -> Iterator[tuple[TrainState, Totals, int]]:
     """Yields (state, totals so far, steps done) after each jitted call of an epoch, beginning after `done` steps.
 
     A split on the host (NumPy) stays there; its batches go to the device one by one, in the same order and with the
     same results bit for bit; of more than 2²⁸ images, in an order of its own, of which each batch computes its part
     (`jaxnets.permutation`). The buffers of `state` are reused: use the yielded state instead. `take` replaces the
-    jitted `take_steps` (see `jaxnets.parallel`).
+    jitted `take_steps` (see `jaxnets.parallel`). With a `share`, this process gathers its rows of each batch of a split
+    on the host, and `take` replaces `take_batch`.
     """
     take = take or _jitted(take_steps, "batch_size", "steps", "axis_name")
     totals = _zero_beside(state, plan.steps) if totals is None else totals
@@ -149,25 +151,35 @@ def train_epoch_by_call(
     calls = epoch_calls(plan, done, 1 if on_host else steps_per_call())
     sources: Iterator[tuple[Split, Any]]
     if on_host and num_examples > MOST_SHUFFLED_WHOLE:
-        sources = _batches_from_host(split, KeyedPermutation(_key_of_order(state.key, epoch), num_examples), plan, done)
+        sources = _batches_from_host(
+            split, KeyedPermutation(_key_of_order(state.key, epoch), num_examples), plan, done, share
+        )
     else:
         order = epoch_order(state.key, epoch, num_examples)
-        sources = _batches_from_host(split, np.asarray(order), plan, done) if on_host else repeat((split, order))
+        sources = _batches_from_host(split, np.asarray(order), plan, done, share) if on_host else repeat((split, order))
     for (first, batch_size, steps), (source, indices) in zip(calls, sources, strict=False):
+        if share is not None and on_host:
+            state, totals = take(state, totals, source)
+            yield state, totals, first + steps
+            continue
         start = np.int32(0 if on_host else first * plan.batch_size)
         state, totals = take(state, totals, source, indices, start, batch_size=batch_size, steps=steps)
         yield state, totals, first + steps
 
 
 def _batches_from_host(
-    split: Split, order: Int[np.ndarray, "N"] | KeyedPermutation, plan: EpochPlan, done: int
+    split: Split, order: Int[np.ndarray, "N"] | KeyedPermutation, plan: EpochPlan, done: int, share: Share | None
 ) -> Iterator[tuple[Split, Int[Array, "B"]]]:
     """Batches on the device, each as a split with its own order; a thread gathers the next one in the meantime."""
 
     def batch(step: int) -> tuple[Split, Int[Array, "B"]]:
         first = step * plan.batch_size
-        indices = order[first : min(first + plan.batch_size, plan.examples)]
+        size = min(plan.batch_size, plan.examples - first)
+        mine = share.rows(size) if share else slice(0, size)
+        indices = order[first + mine.start : first + mine.stop]
         gathered = Split(rows(split.images, indices), rows(split.labels, indices))
+        if share:
+            return share.whole(gathered, size), jnp.zeros(0, jnp.int32)
         return jax.device_put((gathered, np.arange(len(indices), dtype=np.int32)))
 
     with ThreadPoolExecutor(max_workers=1) as reader:

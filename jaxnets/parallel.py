@@ -12,7 +12,8 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array
 
-from jaxnets.data import Dataset
+from jaxnets.data import Dataset, Split
+from jaxnets.data.streaming import Share
 from jaxnets.epochs import take_batch, take_steps
 from jaxnets.sharded_head import ShardedMarginHead
 from kernels.platform import jit_with, quick_compilation
@@ -22,17 +23,18 @@ _ROOM_ON_CPU = 2**30  # bytes; a CPU's memory is the host's, where a set that is
 
 
 def data_mesh(num_devices: int | None = None) -> Mesh:
-    """A mesh of one axis, "data", over the first `num_devices` devices; None takes all.
+    """A mesh of one axis, "data", over the first `num_devices` devices of each process; None takes all.
 
     Raises:
       ValueError: where this machine has fewer.
     """
-    devices = jax.devices()
+    devices = jax.local_devices()
     if num_devices is not None and not 1 <= num_devices <= len(devices):
         kind = devices[0].platform
         way_out = "; XLA_FLAGS=--xla_force_host_platform_device_count=N makes virtual ones" if kind == "cpu" else ""
         raise ValueError(f"{num_devices} devices were asked for, and this machine has {len(devices)} ({kind}){way_out}")
-    return Mesh(np.array(devices[:num_devices]), (AXIS,))
+    of_each = (jax.local_devices(process) for process in range(jax.process_count()))
+    return Mesh(np.array([device for some in of_each for device in some[:num_devices]]), (AXIS,))
 
 
 def replicate(tree: Any, mesh: Mesh) -> Any:
@@ -51,6 +53,31 @@ def replicate(tree: Any, mesh: Mesh) -> Any:
         return jax.make_array_from_callback(data.shape, everywhere, lambda index: data[index])
 
     return jax.tree.map(copied, tree)
+
+
+def share_of_process(mesh: Mesh) -> Share | None:
+    """The part of each batch that this process reads, if the mesh spans several: the rows of its own devices.
+
+    Of a batch that does not divide by the devices, which each of them computes whole, each process reads all.
+    """
+    by_rows = NamedSharding(mesh, P(AXIS))
+    if by_rows.is_fully_addressable:
+        return None
+    everywhere = NamedSharding(mesh, P())
+    before = sum(device.process_index < jax.process_index() for device in mesh.devices.flat)
+    here = sum(device.process_index == jax.process_index() for device in mesh.devices.flat)
+
+    def rows(size: int) -> slice:
+        each, rest = divmod(size, mesh.size)
+        return slice(0, size) if rest else slice(before * each, (before + here) * each)
+
+    def whole(batch: Split, size: int) -> Split:
+        sharding = everywhere if size % mesh.size else by_rows
+        return jax.tree.map(
+            lambda part: jax.make_array_from_process_local_data(sharding, part, (size, *part.shape[1:])), batch
+        )
+
+    return Share(rows, whole)
 
 
 def room_for_data(mesh: Mesh) -> int:

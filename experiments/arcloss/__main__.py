@@ -21,7 +21,7 @@ def command(config: Config, line: str = PROG) -> None:
             print(f"{variant.name:<8}{variant.change:<50}{variant.verdict}")
         return
     config.check()
-    prepare(keep_memory=config.keep_memory, verbose=config.verbose)
+    prepare(keep_memory=config.keep_memory, verbose=config.verbose, count=config.processes)
     from experiments.arcloss.study import train  # JAX is imported from here on, not for --help and --list
 
     train(config, Invocation(line, started, config.fresh))

@@ -15,6 +15,7 @@ from experiments.run.experiment import Experiment, check_takes, mesh_of, recorde
 from experiments.run.loop import run_all
 from experiments.run.margin import build_head
 from experiments.run.pictures import load
+from experiments.run.processes import is_first
 from experiments.run.session import Invocation
 from jaxnets import models, optim, parallel
 from jaxnets.data import Dataset
@@ -32,7 +33,7 @@ def train(config: Config, invocation: Invocation) -> None:
     of_seeds = [dataclasses.replace(config, seed=config.seed + i) for i in range(config.seeds)]
     builds = [partial(build, VARIANTS[name], each, dataset) for each in of_seeds for name in config.names]
     run_all(builds, drawings.closing_words, invocation)
-    for each in of_seeds if len(config.names) > 1 else ():
+    for each in of_seeds if len(config.names) > 1 and is_first() else ():
         folders = {VARIANTS[name]: folder_of(each, name) for name in config.names}
         sheet = drawings.draw_sheet(config.out / "arcloss" / f"sheet_seed{each.seed}.png", folders, dataset)
         pages = drawings.draw_variants(config.out / "arcloss" / f"index_seed{each.seed}.html", folders, dataset)

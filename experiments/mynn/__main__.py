@@ -17,7 +17,7 @@ EXAMPLES = ("", "--model all --data folder:PHOTOGRAPHS --size 64", "--model resn
 def command(config: Config, line: str = PROG) -> None:
     started = time.perf_counter()
     config.check()
-    prepare(keep_memory=config.keep_memory, verbose=config.verbose)
+    prepare(keep_memory=config.keep_memory, verbose=config.verbose, count=config.processes)
     from experiments.mynn.study import train  # JAX is imported from here on, not for --help
 
     train(config, Invocation(line, started, config.fresh))

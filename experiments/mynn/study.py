@@ -15,6 +15,7 @@ from experiments.mynn.config import DEFAULT_SIZE, Config
 from experiments.run.experiment import Experiment, check_takes, mesh_of, recorded_data
 from experiments.run.loop import run_all
 from experiments.run.pictures import Streamed, load, open_stream
+from experiments.run.processes import is_first
 from experiments.run.session import Invocation
 from experiments.run.terminal import UserError, as_user_error
 from experiments.trained.network import expects_imagenet
@@ -34,7 +35,7 @@ LEARNING_RATES = {"sgd": 0.01, "adam": 1e-3}
 
 def train(config: Config, invocation: Invocation) -> None:
     """Trains the networks that the command line names, one after the other, and compares them."""
-    mesh_of(config.devices)
+    mesh = mesh_of(config.devices)
     if config.stream:
         dataset: Dataset | Streamed = open_stream(
             config.data,
@@ -42,6 +43,7 @@ def train(config: Config, invocation: Invocation) -> None:
             batch_size=config.batch_size,
             seed=config.seed,
             skip_unreadable=config.skip_unreadable,
+            share=parallel.share_of_process(mesh),
         )
     else:
         dataset = load(config.data, size=config.picture_size, skip_unreadable=config.skip_unreadable)
@@ -49,7 +51,7 @@ def train(config: Config, invocation: Invocation) -> None:
         print(f"note: {note}")
     builds = [partial(build, name, config, dataset) for name in config.names]
     run_all(builds, partial(drawings.closing_words, dataset.name), invocation)
-    if len(builds) > 1:
+    if len(builds) > 1 and is_first():
         folders = {name: folder_of(config, name) for name in config.names}
         table, page = drawings.compare(config.out / "mynn" / f"comparison_seed{config.seed}", folders, dataset.name)
         print(f"{table}\nthe same as a page: {page}")

@@ -17,7 +17,7 @@ EXAMPLES = ("", "--margin cosface --m 0.2 --s 32", "--data glyphs:FONTS --model 
 def command(config: Config, line: str = PROG) -> None:
     started = time.perf_counter()
     config.check()
-    prepare(keep_memory=config.keep_memory, verbose=config.verbose)
+    prepare(keep_memory=config.keep_memory, verbose=config.verbose, count=config.processes)
     from experiments.recognition.study import train  # JAX is imported from here on, not for --help
 
     train(config, Invocation(line, started, config.fresh))

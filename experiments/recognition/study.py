@@ -20,6 +20,7 @@ from experiments.run.experiment import Experiment, check_takes, mesh_of, recorde
 from experiments.run.loop import run_all
 from experiments.run.margin import build_head
 from experiments.run.pictures import load
+from experiments.run.processes import is_first
 from experiments.run.session import Invocation
 from experiments.run.terminal import UserError, as_user_error
 from jaxnets import models, parallel
@@ -39,7 +40,7 @@ def train(config: Config, invocation: Invocation) -> None:
         print(f"note: {re.sub(', SHA-256 [0-9a-f]{64}', '', note)}")
     each = [dataclasses.replace(config, margin=name) for name in config.margins]
     run_all([partial(build, one, dataset) for one in each], drawings.closing_words, invocation)
-    if len(each) > 1:
+    if len(each) > 1 and is_first():
         folders = {one.margin: folder_of(one) for one in each}
         stem = config.out / "recognition" / config.model / f"margins_seed{config.seed}"
         print(compare(stem, folders, dataset.name))

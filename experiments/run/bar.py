@@ -4,6 +4,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from experiments.run.processes import is_first
+
 
 class ProgressBar:
     """Images done, a second and still to come, and the time left; where no person watches, lines alone."""
@@ -12,11 +14,12 @@ class ProgressBar:
         self._name = name
         columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), _ImagesPerSecond())
         console = Console(stderr=True)
+        silent = not console.is_terminal or not is_first()
         self._progress = Progress(
             *columns,
             TimeRemainingColumn(),
             console=console,
-            disable=not console.is_terminal,
+            disable=silent,
             speed_estimate_period=60,
             transient=True,  # the bar disappears at the end, after Ctrl-C too
         )

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jax.sharding import Mesh
 
@@ -16,7 +17,7 @@ from experiments.run.pictures import Streamed
 from experiments.run.terminal import as_user_error
 from jaxnets import parallel
 from jaxnets.data import Dataset, Split
-from jaxnets.data.streaming import Stream
+from jaxnets.data.streaming import Share, Stream
 from jaxnets.epochs import EpochPlan, Evaluation, Totals, train_epoch_by_call, train_epoch_by_stream
 from jaxnets.train import TrainState
 
@@ -50,8 +51,13 @@ class Experiment:
         """Replaces `take_steps`, or `take_batch` of a stream, where there are several devices."""
         if self.mesh.size == 1:
             return None
-        over = parallel.sharded_take_batch if isinstance(self.train, Stream) else parallel.sharded_take_steps
-        return over(self.mesh)
+        by_batch = isinstance(self.train, Stream) or (self._share and isinstance(self.train.images, np.ndarray))
+        return (parallel.sharded_take_batch if by_batch else parallel.sharded_take_steps)(self.mesh)
+
+    @cached_property
+    def _share(self) -> Share | None:
+        """Of a split on the host, what this process reads; a stream has its own."""
+        return parallel.share_of_process(self.mesh)
 
     def calls(
         self, state: TrainState, totals: Totals, epoch: int, done: int = 0
@@ -59,7 +65,9 @@ class Experiment:
         """The rest of an epoch after `done` steps, as `jaxnets.epochs.train_epoch_by_call` yields it."""
         if isinstance(self.train, Stream):
             return train_epoch_by_stream(state, self.train, self.plan, epoch, done=done, totals=totals, take=self._take)
-        return train_epoch_by_call(state, self.train, self.plan, epoch, done=done, totals=totals, take=self._take)
+        return train_epoch_by_call(
+            state, self.train, self.plan, epoch, done=done, totals=totals, take=self._take, share=self._share
+        )
 
 
 def recorded_data(name: str, dataset: Dataset | Streamed, plan: EpochPlan) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import numpy as np
 from experiments.run.bar import ProgressBar
 from experiments.run.experiment import Experiment
 from experiments.run.folder import Folder, Line
+from experiments.run.processes import agreed, by_first, is_first
 from experiments.run.progress import Progress
 from experiments.run.records import write_json
 from experiments.run.session import Invocation
@@ -42,7 +44,8 @@ def run_all(
         try:
             with as_user_error(DataError), enough_memory(_lower(experiment)):  # of pictures read as they are needed
                 summary = run(experiment, invocation)
-            print(closing_words(experiment.directory, summary))
+            if is_first():
+                print(closing_words(experiment.directory, summary))
         except Diverged as error:
             if len(builds) == 1:
                 raise
@@ -69,12 +72,17 @@ def run(experiment: Experiment, invocation: Invocation) -> Line:
     folder = Folder(experiment.directory)
     clock = Clock(invocation.started)
     with (
-        folder.locked(invocation.line),
+        ExitStack() as held,
         StopSignals() as signals,
         ThreadPoolExecutor(max_workers=1) as artist,
         ProgressBar(experiment.name, experiment.epochs * experiment.plan.examples) as bar,
     ):
-        note = folder.claim(experiment.config, invocation.line, fresh=invocation.fresh)
+
+        def claim() -> str | None:
+            held.enter_context(folder.locked(invocation.line))
+            return folder.claim(experiment.config, invocation.line, fresh=invocation.fresh)
+
+        note = by_first(claim)
         if note:
             bar.say(note)
         plan = experiment.plan
@@ -89,7 +97,8 @@ def run(experiment: Experiment, invocation: Invocation) -> Line:
                 f"{quoted(folder.path)} holds {counted(progress.epoch, 'epoch')} already, more than the "
                 f"{experiment.epochs} asked for: ask for as many, --fresh to start over, or another --out"
             )
-        drawings = [artist.submit(experiment.draw_epoch, folder, line) for line in progress.lines]
+        shown = progress.lines if is_first() else []
+        drawings = [artist.submit(experiment.draw_epoch, folder, line) for line in shown]
         try:
             while progress.epoch < experiment.epochs:
                 _finish_epoch(experiment, progress, signals, bar, clock)
@@ -98,11 +107,13 @@ def run(experiment: Experiment, invocation: Invocation) -> Line:
                 arrays = {**arrays, "step_losses": np.asarray(progress.totals.losses)}
                 progress.record(_line(experiment, progress, evaluation) | more, arrays)
                 bar.say(_sentence(progress.lines[-1], experiment.epochs))
-                drawings.append(artist.submit(experiment.draw_epoch, folder, progress.lines[-1]))
-                _stop_if_told(signals, progress)
+                if is_first():
+                    drawings.append(artist.submit(experiment.draw_epoch, folder, progress.lines[-1]))
+                _stop_if_told(agreed(signals.received, due=False)[0], progress)
             bar.describe("drawing")
             _wait(drawings)
-            experiment.draw_run(folder, progress.lines)
+            if is_first():
+                experiment.draw_run(folder, progress.lines)
         finally:
             artist.shutdown(cancel_futures=True)  # figures that are missing are drawn when the run goes on
     return summarise(folder, progress.lines, clock)
@@ -118,29 +129,30 @@ def _finish_epoch(
         now = time.perf_counter()
         clock.first_step(now)
         bar.advance_to(progress.epoch * experiment.plan.examples + progress.images)
-        told, due = signals.received is not None, now - saved > SAVE_EVERY
+        told, due = agreed(signals.received, now - saved > SAVE_EVERY)
         ends = progress.done == experiment.plan.steps
-        if bad_step >= 0 or ((told or due or ends) and not is_finite(progress.state)):
+        if bad_step >= 0 or ((told is not None or due or ends) and not is_finite(progress.state)):
             raise _diverged(experiment, progress, bad_step if bad_step >= 0 else int(progress.state.step) - 1)
-        if (told or due) and not ends:
+        if (told is not None or due) and not ends:
             progress.save()
             saved = time.perf_counter()
-            _stop_if_told(signals, progress)
+            _stop_if_told(told, progress)
 
 
-def _stop_if_told(signals: StopSignals, progress: Progress) -> None:
-    if signals.received is not None:
+def _stop_if_told(told: int | None, progress: Progress) -> None:
+    if told is not None:
         raise Interrupted(
             f"stopped {progress.place}; all of it is saved in {quoted(progress.folder.path)}: "
             "the same command goes on from there",
-            signals.received,
+            told,
         )
 
 
 def _diverged(experiment: Experiment, progress: Progress, step: int) -> Diverged:
     folder, epoch = progress.folder, progress.epoch
     in_epoch = step - epoch * experiment.plan.steps + 1
-    write_json(folder.path / "summary.json", {"verdict": "diverged", "epoch": epoch + 1, "step": in_epoch})
+    summary = {"verdict": "diverged", "epoch": epoch + 1, "step": in_epoch}
+    by_first(lambda: write_json(folder.path / "summary.json", summary))
     last = folder.path / "checkpoints" / "last"
     has_any = bool(checkpoint.numbers(last))
     kept = f"the last good state is kept in {quoted(last)}" if has_any else "no good state was saved before"
@@ -188,7 +200,7 @@ def summarise(folder: Folder, lines: list[Line], clock: "Clock") -> Line:
         "seconds_to_first_step": clock.seconds_to_first_step,
         "command_seconds": round(time.perf_counter() - clock.started, 3),
     }
-    write_json(folder.path / "summary.json", summary)
+    by_first(lambda: write_json(folder.path / "summary.json", summary))
     return summary
 
 

@@ -52,7 +52,9 @@ class RunOptions:
     out: Path = Path("runs")
     """folder for the runs: each is in OUT/STUDY/NETWORK/seedSEED"""
     devices: int = 1
-    """number of devices for data-parallel training"""
+    """number of devices for data-parallel training, in each process"""
+    processes: OptionalInt = None
+    """train in so many processes on this machine; under SLURM, Open MPI or Kubernetes the launcher has started them"""
     fresh: bool = False
     """delete the run in the folder and start over, instead of going on with it"""
     keep_memory: Annotated[bool, tyro.conf.arg(help_behavior_hint="")] = True
@@ -66,7 +68,7 @@ class RunOptions:
         Raises:
           UserError: naming the option.
         """
-        check_counts(self, ("size", "epochs", "batch_size", "steps_per_epoch", "devices"))
+        check_counts(self, ("size", "epochs", "batch_size", "steps_per_epoch", "devices", "processes"))
         check_seed(self.seed)
 
 

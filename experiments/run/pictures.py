@@ -5,11 +5,13 @@ import dataclasses
 from collections.abc import Iterator
 
 from experiments.run.bar import ProgressBar
+from experiments.run.processes import by_first
 from experiments.run.terminal import UserError, as_user_error
 from jaxnets import data
 from jaxnets.data import DataError, Dataset, Split
 from jaxnets.data.decoded import look_through
-from jaxnets.data.streaming import LazyPictures, Stream
+from jaxnets.data.pictures import ReadableSplits
+from jaxnets.data.streaming import LazyPictures, Share, Stream
 from jaxnets.data.threads import Progress
 from jaxnets.naming import quoted
 
@@ -20,8 +22,12 @@ def load(name: str, *, size: int | None, skip_unreadable: bool = False, open_set
     Raises:
       UserError: for data that cannot be used, and a set of the other kind: `open_set` asks about classes never seen.
     """
-    with as_user_error(DataError), _bar(name, "decoding, once") as show:
-        found = data.load(name, size=size, skip_unreadable=skip_unreadable, on_progress=show)
+
+    def read() -> Dataset:
+        with as_user_error(DataError), _bar(name, "decoding, once") as show:
+            return data.load(name, size=size, skip_unreadable=skip_unreadable, on_progress=show)
+
+    found = by_first(read) or read()  # the others of a machine find what the first one kept
     if open_set and not found.open_set:
         raise UserError(
             f"{quoted(name)} has the same classes in its test as in training, and this command asks about classes that "
@@ -66,16 +72,21 @@ class Streamed:
         return self.key
 
 
-def open_stream(name: str, *, size: int, batch_size: int, seed: int, skip_unreadable: bool = False) -> Streamed:
+def open_stream(
+    name: str, *, size: int, batch_size: int, seed: int, skip_unreadable: bool = False, share: Share | None = None
+) -> Streamed:
     """The pictures that the command line names, of which nothing is kept (see `jaxnets.data.find`).
 
     Its pictures are looked through once, or one that cannot be read would end a training that is well under way.
     """
-    with as_user_error(DataError):
-        found = data.find(name)
+
+    def look() -> ReadableSplits:
         with _bar(name, "looking through, once") as show:
-            seen = look_through(found, name=name, skip_unreadable=skip_unreadable, on_progress=show)
-        stream = Stream(seen.train, size=size, batch_size=batch_size, seed=seed)
+            return look_through(data.find(name), name=name, skip_unreadable=skip_unreadable, on_progress=show)
+
+    with as_user_error(DataError):
+        seen = by_first(look) or look()
+        stream = Stream(seen.train, size=size, batch_size=batch_size, seed=seed, share=share)
         images = LazyPictures(seen.test, size)
         split = Split(images, seen.test.labels)  # indexed on the host alone
     return Streamed(stream, split, seen.classes, name, f"{seen.train.key} {seen.test.key}", seen.notes)

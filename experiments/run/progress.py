@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 
 from experiments.run.experiment import Experiment
 from experiments.run.folder import Arrays, Folder, Line
+from experiments.run.processes import by_first, first_says
 from experiments.run.stored import score_of
 from experiments.run.terminal import counted
 from jaxnets import parallel
@@ -85,9 +86,9 @@ class Progress:
     def record(self, line: Line, arrays: Arrays) -> None:
         """Ends an epoch: writes its line, its arrays and its state, and the best state if this epoch is the best."""
         score = score_of(line)
-        is_best = line[score] > max((each[score] for each in self.lines), default=-1.0)
+        is_best = first_says(line[score] > max((each[score] for each in self.lines), default=-1.0))
         self.lines = [*self.lines, line]
-        self.folder.keep(self.lines, arrays)
+        by_first(lambda: self.folder.keep(self.lines, arrays))
         _, self.totals = _place(self.mesh, (), Totals.zero(len(self.totals.losses)))
         self.done, self.seconds = 0, 0.0
         if is_best:

@@ -6,6 +6,9 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
+from experiments.run import processes
+from experiments.run.terminal import UserError, as_user_error
+
 # Names and numbers of glibc's malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 
@@ -18,8 +21,17 @@ class Invocation(NamedTuple):
     fresh: bool = False
 
 
-def prepare(*, keep_memory: bool = True, verbose: bool = False) -> None:
-    """Keeps compiled programs between runs and, unless told not to, freed memory within one; says so if `verbose`."""
+def prepare(*, keep_memory: bool = True, verbose: bool = False, count: int | None = None) -> None:
+    """Keeps compiled programs between runs and, unless told not to, freed memory within one; says so if `verbose`.
+
+    With a `count` above 1, the command goes on in so many processes, and this one ends with them.
+
+    Raises:
+      UserError: where a launcher has started another number of processes.
+    """
+    is_launched = processes.is_launched()
+    if not is_launched and (count or 1) > 1:
+        processes.start(count or 1)
     kept = keep_memory and keep_freed_memory()
     import jax
 
@@ -29,6 +41,11 @@ def prepare(*, keep_memory: bool = True, verbose: bool = False) -> None:
         programs = str(home / "jaxnets" / "xla")
         jax.config.update("jax_compilation_cache_dir", programs)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    if is_launched:
+        with as_user_error(ValueError):
+            processes.join()
+        if count not in (None, processes.number_of()):
+            raise UserError(f"--processes {count} was asked for, and the launcher started {processes.number_of()}")
     if verbose:
         print(f"compiled programs are kept in {programs}")
         print("freed memory is kept for reuse" if kept else "freed memory is left to the C library")

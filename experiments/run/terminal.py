@@ -7,10 +7,13 @@ import re
 import shlex
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import tyro
+
+from experiments.run.processes import Elsewhere, are_lost, is_launched, is_supervised, leave
 
 LONGEST = 2000  # characters of a sentence that has to be escaped
 BAD_INPUT = 2  # the exit code for errors that the user can correct
@@ -108,25 +111,33 @@ def _sentence(panel: str, prog: str) -> str:
 
 def main(command: Callable[[], None]) -> None:
     """Runs a command, and turns errors that the user can correct into one sentence and an exit code."""
-    before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    before = signal.signal(signal.SIGTERM, lambda number, frame: leave(128 + number))
     try:
         with enough_memory("ask for less at once, or use a larger machine"):
             command()
     except UserError as error:
-        sys.exit(_say(str(error), BAD_INPUT))
+        leave(_say(str(error), BAD_INPUT))
+    except Elsewhere:
+        leave(BAD_INPUT)
     except Diverged as error:
         sys.exit(_say(str(error), 1, prefix=""))
-    except ImportError as error:
-        if error.name != "kernels":
-            raise
-        sys.exit(_say(str(error), BAD_INPUT))
     except KeyboardInterrupt:
-        sys.exit(_say("stopped before there was anything to save", 128 + signal.SIGINT, prefix=""))
+        leave(_say("stopped before there was anything to save", 128 + signal.SIGINT, prefix=""))
     except Interrupted as stop:
         sys.exit(_say(str(stop), stop.exit_code, prefix=""))
     except OSError as error:
         where = f" {error.filename}" if error.filename else ""
-        sys.exit(_say(f"cannot read or write{where}: {error.strerror or error}", BAD_INPUT))
+        leave(_say(f"cannot read or write{where}: {error.strerror or error}", BAD_INPUT))
+    except Exception as error:
+        if isinstance(error, ImportError) and error.name == "kernels":
+            leave(_say(str(error), BAD_INPUT))
+        if not is_launched():
+            raise
+        if are_lost(error):
+            lost = "another process has ended: the same command goes on from the last checkpoint"
+            leave(1 if is_supervised() else _say(lost, 1, prefix=""))
+        traceback.print_exc()
+        leave(1)
     finally:
         signal.signal(signal.SIGTERM, before)
 

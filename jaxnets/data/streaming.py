@@ -3,9 +3,10 @@
 import dataclasses
 import hashlib
 import os
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypedDict
+from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
 from jaxtyping import Int, UInt8
@@ -25,6 +26,62 @@ class StreamState(TypedDict):
 
     position: int
     order: str
+
+
+class Share(NamedTuple):
+    """How several processes have parts of one batch (see `jaxnets.parallel.share_of_process`).
+
+    Attributes:
+      rows: of a batch of so many rows, those that this process reads.
+      whole: the batch of all processes, of this one's rows and the number of all.
+    """
+
+    rows: Callable[[int], slice]
+    whole: Callable[[Split, int], Split]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Places:
+    """Where in the order of all pictures, epoch after epoch, those lie that one process reads: its own order."""
+
+    num_pictures: int
+    batch_size: int
+    rows: Callable[[int], slice]
+
+    @property
+    def _sizes(self) -> tuple[int, slice, slice]:
+        """How many whole batches an epoch has, and the rows that are read of one, and of the last, short one."""
+        whole, rest = divmod(self.num_pictures, self.batch_size)
+        return whole, self.rows(self.batch_size), self.rows(rest)
+
+    def of(self, read: int) -> int:
+        """The place of the picture that is read after so many."""
+        whole, each, last = self._sizes
+        mine = each.stop - each.start
+        epoch, read = divmod(read, whole * mine + last.stop - last.start)
+        batch = min(read // mine, whole)
+        first = (each if batch < whole else last).start
+        return epoch * self.num_pictures + batch * self.batch_size + first + read - batch * mine
+
+    def before(self, place: int) -> int:
+        """How many are read before the batch that begins at a place."""
+        whole, each, last = self._sizes
+        mine = each.stop - each.start
+        epoch, place = divmod(place, self.num_pictures)
+        return epoch * (whole * mine + last.stop - last.start) + place // self.batch_size * mine
+
+
+class _Ordered:
+    """The pictures' numbers in the order in which they are read, without an end, as Grain takes a source."""
+
+    def __init__(self, order: Any, places: _Places | None) -> None:
+        self._order, self._places = order, places
+
+    def __len__(self) -> int:
+        return sys.maxsize
+
+    def __getitem__(self, read: int) -> int:
+        return int(self._order[read if self._places is None else self._places.of(read)])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,13 +129,22 @@ class Stream:
       size: height and width in pixels; pictures are scaled as `jaxnets.data.decoding.decode` says.
       batch_size: pictures in a batch, at least 1.
       seed: 0 or above; None does not shuffle.
+      share: where several processes train on each batch, the part that this one decodes. The batches are those of all.
 
     Raises:
       DataError: if there are no pictures, or `size` or `batch_size` is below 1; and, when batches are taken, where a
         picture cannot be read.
     """
 
-    def __init__(self, pictures: Pictures, *, size: int, batch_size: int, seed: int | None = None) -> None:
+    def __init__(
+        self,
+        pictures: Pictures,
+        *,
+        size: int,
+        batch_size: int,
+        seed: int | None = None,
+        share: Share | None = None,
+    ) -> None:
         import grain  # slow to import, and no other set needs it
 
         if not len(pictures) or size < 1 or batch_size < 1:
@@ -93,9 +159,12 @@ class Stream:
         if seed is not None:
             # Grain adds the epoch's number to the seed; made of a hash, seeds 0 and 1 do not share all epochs but one.
             indices = indices.shuffle(int(np.random.SeedSequence(seed).generate_state(1)[0]))
+        self._share = share
+        self._places = share and _Places(len(pictures), batch_size, share.rows)
+        source = grain.MapDataset.source(_Ordered(indices.repeat(), self._places))
         threads = os.cpu_count() or 1
         options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(4 * threads, 2 * batch_size))
-        self._iterator: Any = iter(indices.map(self._decode).repeat().to_iter_dataset(options))
+        self._iterator: Any = iter(source.map(self._decode).to_iter_dataset(options))
 
     def __len__(self) -> int:
         """The number of pictures."""
@@ -109,22 +178,27 @@ class Stream:
     def __iter__(self) -> Iterator[Split]:
         """The remaining batches of the present epoch."""
         end = (self.epoch + 1) * len(self._pictures)
-        while self._position() < end:
-            images = np.empty((min(self._batch_size, end - self._position()), *self._image_shape), np.uint8)
+        while (position := self._position()) < end:
+            size = min(self._batch_size, end - position)
+            rows = self._share.rows(size) if self._share else slice(0, size)
+            images = np.empty((rows.stop - rows.start, *self._image_shape), np.uint8)
             labels = np.empty(len(images), np.int32)
             for row in range(len(images)):
                 outcome = next(self._iterator)
                 if isinstance(outcome, str):
                     raise DataError(f"{outcome} Remove or replace it, or leave it out by skip_unreadable.")
                 images[row], labels[row] = outcome
-            yield Split(images, labels)
+            batch = Split(images, labels)
+            yield self._share.whole(batch, size) if self._share else batch
 
     def state(self) -> StreamState:
         """The position after the last batch; cheap, and may be taken between any two batches."""
         return {"position": self._position(), "order": self._order}
 
     def restore(self, state: StreamState) -> None:
-        """Goes on, from the next `for`, where a stream of the same pictures and seed was; the batch size may differ.
+        """Goes on, from the next `for`, where a stream of the same pictures and seed was.
+
+        The batch size may differ, and with a `share` the number of processes, after a whole batch.
 
         Raises:
           DataError: if the state is of other pictures or another seed, or is none.
@@ -137,14 +211,19 @@ class Stream:
         position = state.get("position")
         if type(position) is not int or position < 0:
             raise DataError(f"the state to be restored has the position {quoted(position, 40)}; give one of `state()`.")
-        self._iterator.set_state({"next_index": position})
+        self._iterator.set_state({"next_index": self._places.before(position) if self._places else position})
 
     def close(self) -> None:
         """Ends the threads; the stream gives no more batches."""
         self._iterator.close()
 
     def _position(self) -> int:
-        return int(self._iterator.get_state()["next_index"])
+        read = int(self._iterator.get_state()["next_index"])
+        if self._places is None:
+            return read
+        place = self._places.of(read)
+        epoch, place = divmod(place, len(self._pictures))
+        return epoch * len(self._pictures) + place // self._batch_size * self._batch_size
 
     def _decode(self, index: int) -> tuple[UInt8[np.ndarray, "H W C"], int] | str:
         try:

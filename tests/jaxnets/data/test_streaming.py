@@ -11,7 +11,7 @@ from jaxnets.data import DataError, threads
 from jaxnets.data.decoded import look_through
 from jaxnets.data.decoding import decode
 from jaxnets.data.folder import find_class_folders
-from jaxnets.data.streaming import LazyPictures, Stream
+from jaxnets.data.streaming import LazyPictures, Share, Stream
 
 N, CATS, SIZE, BATCH = 61, 30, 6, 8
 
@@ -213,3 +213,37 @@ def test_ten_thousand_pictures_take_no_more_memory_than_a_few(tmp_path):
     assert files == examples == 10_000
     assert peak < 2, "GiB"
     assert peak - after_a_tenth < 0.1, "decoded, all of them would be 1.4 GiB"
+
+
+@pytest.mark.parametrize("devices", [(0, 1), (0, 0, 1), (0, 0, 1, 1), (0, 1, 2)], ids=str)
+@pytest.mark.parametrize("seed", [None, 3])
+def test_several_processes_have_the_rows_of_one(files, devices, seed):
+    """By the process of each device. Batches of 8, and the last one of 5, that no devices share are read by all."""
+
+    def rows(process):
+        before, here = sum(each < process for each in devices), devices.count(process)
+
+        def of(size):
+            each, rest = divmod(size, len(devices))
+            return slice(0, size) if rest else slice(before * each, (before + here) * each)
+
+        return of
+
+    sizes = []
+    shares = [Share(rows(process), lambda batch, size: sizes.append(size) or batch) for process in sorted({*devices})]
+    alone, together = stream(files, seed=seed), [stream(files, seed=seed, share=share) for share in shares]
+    for _ in range(2):
+        for batch, *parts in zip(alone, *together, strict=True):
+            size = len(batch.labels)
+            assert [*sizes] == [size] * len(shares)
+            sizes.clear()
+            for process, part in enumerate(parts):
+                np.testing.assert_array_equal(part.images, batch.images[rows(process)(size)])
+                np.testing.assert_array_equal(part.labels, batch.labels[rows(process)(size)])
+            assert all(each.state() == alone.state() for each in together)
+    behind = {**alone.state(), "position": N + 2 * BATCH}
+    for each in (alone, *together):
+        each.restore(behind)
+    goes_on = [next(iter(each)) for each in (alone, *together)]
+    for process, part in enumerate(goes_on[1:]):
+        np.testing.assert_array_equal(part.images, goes_on[0].images[rows(process)(BATCH)])
