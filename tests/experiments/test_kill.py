@@ -31,7 +31,7 @@ def start(digits, pictures):
         module, *more = study.split()
         arguments = {
             "arcloss": {"variant": "v0", "batch-size": 4, "data": f"idx:{digits}"},
-            "mynn": {"size": 16, "batch-size": 2, "steps-per-epoch": 40, "data": f"folder:{pictures}"},
+            "mynn": {"size": 64, "batch-size": 2, "steps-per-epoch": 40, "data": f"folder:{pictures}"},
         }[module]
         arguments |= {"epochs": 4, "out": out, "devices": devices}
         words = [str(word) for name, value in arguments.items() for word in (f"--{name}", value)]
