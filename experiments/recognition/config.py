@@ -26,6 +26,9 @@ OPEN_SETS = "glyphs|glyphs:DIRECTORY|identities:PATH"
 COMPARED = tuple(name for name in MARGINS if name not in ("combined", "tutorial"))
 
 
+UNSHARDED = ("adacos", "sphereface2", "uniface")  # without a head whose classes are split
+
+
 @dataclasses.dataclass(frozen=True)
 class NetworkOptions:
     model: Annotated[str, tyro.conf.arg(metavar="NAME")] = "v1_2_3"
@@ -46,6 +49,14 @@ class NetworkOptions:
 
 
 @dataclasses.dataclass(frozen=True)
+class ClassOptions:
+    shard_classes: bool = False
+    """split the class weights, and the optimiser's arrays of them, over the devices: for more classes than one holds"""
+    sample: OptionalFloat = None
+    """of --shard-classes: the share of the classes that a step compares its pictures with, as Partial FC does"""
+
+
+@dataclasses.dataclass(frozen=True)
 class OptimizerOptions:
     optimizer: Literal["sgd", "adamw"] = "sgd"
     """sgd has momentum 0.9"""
@@ -62,7 +73,9 @@ class OptimizerOptions:
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(RunOptions, OptimizerOptions, MarginOptions, NetworkOptions):  # the last come first in --help
+class Config(
+    RunOptions, OptimizerOptions, ClassOptions, MarginOptions, NetworkOptions
+):  # the last come first in --help
     """Train embeddings on some identities, and judge them on others: retrieval, verification, identification."""
 
     data: Annotated[str, tyro.conf.arg(metavar=OPEN_SETS)] = "glyphs"
@@ -86,7 +99,11 @@ class Config(RunOptions, OptimizerOptions, MarginOptions, NetworkOptions):  # th
     @property
     def margins(self) -> tuple[str, ...]:
         """The margins to train with; with --s all of them have that scale."""
-        compared = tuple(name for name in COMPARED if name != "adacos" or self.s is None)
+        compared = tuple(
+            name
+            for name in COMPARED
+            if (name != "adacos" or self.s is None) and not (self.shard_classes and name in UNSHARDED)
+        )
         return compared if self.margin == "all" else (self.margin,)
 
     def check(self) -> None:
@@ -106,6 +123,12 @@ class Config(RunOptions, OptimizerOptions, MarginOptions, NetworkOptions):  # th
                 option = f"--{name.replace('_', '-')}"
                 raise UserError(f"{option} is a number of one margin: give that with --margin, not all")
         check_rates(self)
+        if self.sample is not None and not self.shard_classes:
+            raise UserError("--sample is of --shard-classes: give that too")
+        if self.sample is not None and not 0 < self.sample <= 1:
+            raise UserError(f"--sample is a share of the classes, in (0, 1], not {self.sample}")
+        if self.shard_classes and self.margin in UNSHARDED:
+            raise UserError(f"--shard-classes is not for --margin {self.margin}, which needs all classes in one place")
         if not 0 <= self.elastic <= 1:
             raise UserError(f"--elastic is a share of the side, in [0, 1], not {self.elastic}")
         if self.elastic and not self.augment:

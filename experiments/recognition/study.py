@@ -18,14 +18,15 @@ from experiments.recognition.judging import ENROLLED, Roles
 from experiments.recognition.optimizing import LEARNING_RATES, build_optimizers, build_schedule
 from experiments.run.experiment import Experiment, check_takes, mesh_of, recorded_data
 from experiments.run.loop import run_all
-from experiments.run.margin import build_head
+from experiments.run.margin import Split, build_head
 from experiments.run.pictures import load
 from experiments.run.processes import is_first
 from experiments.run.session import Invocation
 from experiments.run.terminal import UserError, as_user_error
 from jaxnets import models, parallel
 from jaxnets.augment import augment
-from jaxnets.data import Dataset, Split
+from jaxnets.data import Dataset
+from jaxnets.data import Split as Pictures
 from jaxnets.distort import Distortion, distort
 from jaxnets.epochs import EpochPlan, evaluation_batch
 from jaxnets.models.embedding_norm import EmbeddingNorm
@@ -55,9 +56,10 @@ def build(config: Config, dataset: Dataset) -> Experiment:
     labels = np.asarray(dataset.test.labels)
     Roles.of(labels)  # refuses a test without two pictures of an identity before training
     num_classes = int(np.max(dataset.train.labels)) + 1  # those of training come first
-    head, margin, scale = build_head(config, num_classes, config.data)
-    plan = EpochPlan.of(len(dataset.train.labels), config.batch_size, config.steps_per_epoch)
     mesh = mesh_of(config.devices)
+    split = Split(mesh, config.sample) if config.shard_classes else None
+    head, margin, scale = build_head(config, num_classes, config.data, split)
+    plan = EpochPlan.of(len(dataset.train.labels), config.batch_size, config.steps_per_epoch)
     model = build_model(config, dataset.train.images.shape[1:])
     schedule = build_schedule(config, config.epochs, plan.steps)
     net_optimizer, head_optimizer = build_optimizers(config, schedule)
@@ -95,6 +97,7 @@ def build(config: Config, dataset: Dataset) -> Experiment:
             "margin": {"name": config.margin, **dataclasses.asdict(margin)},
             "margin_grad": config.margin_grad,
             "subcenters": config.subcenters,
+            **({"shard_classes": True, "sample": config.sample} if config.shard_classes else {}),
             "scale": scale,
             "min_norm": config.min_norm,
             "enrolled": ENROLLED,
@@ -108,7 +111,7 @@ def build(config: Config, dataset: Dataset) -> Experiment:
         state=state,
         train=placed.train,
         # To the head, an unseen identity is no class: it has no loss and no accuracy.
-        test=Split(placed.test.images, np.full(len(labels), -1, np.int32)),
+        test=Pictures(placed.test.images, np.full(len(labels), -1, np.int32)),
         learning_rate=lambda epoch: float(schedule(epoch * plan.steps)),
         measure=drawings.measure(labels, dataset.pairs),
         draw_epoch=lambda folder, line: None,

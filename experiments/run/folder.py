@@ -115,18 +115,22 @@ class Folder:
             write_json(file, {"config": config, "environment": environment(), "command": command})
             return None
 
-    def restore(self, like: Any, say: Callable[[str], None]) -> Any | None:
+    def restore(self, like: Any, say: Callable[[str], None], num_classes: int | None = None) -> Any | None:
         """The last checkpoint, shaped and placed as `like`; None where there is none.
 
-        `say` is given a sentence for each checkpoint that is damaged; the one before it is taken.
+        `num_classes` is as in `save`. `say` is given a sentence for each checkpoint that is damaged; the one before it
+        is taken.
         """
         with as_user_error(checkpoint.CheckpointError):
-            found = checkpoint.restore(self.path / "checkpoints" / "last", like, on_damage=say)
+            found = checkpoint.restore(self.path / "checkpoints" / "last", like, on_damage=say, num_classes=num_classes)
         return None if found is None else found[1]
 
-    def save(self, kind: str, step: int, tree: Any, *, keep: int) -> None:
-        """Writes a checkpoint of the kind "last" or "best", and deletes all but the newest `keep`."""
-        checkpoint.save(self.path / "checkpoints" / kind, step, tree, keep=keep)
+    def save(self, kind: str, step: int, tree: Any, *, keep: int, num_classes: int | None = None) -> None:
+        """Writes a checkpoint of the kind "last" or "best", and deletes all but the newest `keep`.
+
+        Of class weights, `num_classes` rows are kept; None keeps all.
+        """
+        checkpoint.save(self.path / "checkpoints" / kind, step, tree, keep=keep, num_classes=num_classes)
 
     def keep(self, lines: list[Line], arrays: Arrays) -> None:
         """Writes the arrays of the epoch that has just ended, and the lines of all epochs so far."""

@@ -5,6 +5,8 @@ import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from jax.sharding import Mesh
+
 from experiments.run.options import BEYOND, NUMBERS, MarginOptions, check_name
 from experiments.run.terminal import UserError, as_user_error
 from jaxnets import margins
@@ -13,6 +15,7 @@ from jaxnets.binary_losses import BinaryHead, SphereFace2, UniFace
 from jaxnets.heads import Head, MarginHead
 from jaxnets.losses import adacos_scale
 from jaxnets.naming import quoted
+from jaxnets.sharded_head import ShardedMarginHead
 
 DEFAULT_M = {"arcface": 0.3}  # picked by experiment: see experiments/results/README.md
 BINARY: Mapping[str, type[Any]] = {"sphereface2": SphereFace2, "uniface": UniFace}
@@ -27,8 +30,15 @@ class Built(NamedTuple):
     scale: float
 
 
-def build_head(options: MarginOptions, num_classes: int, data: str) -> Built:
-    """The head for so many classes of the data that are called so.
+class Split(NamedTuple):
+    """How class weights are split: over the devices of a mesh, with the share of classes that a step takes, or all."""
+
+    mesh: Mesh
+    sample: float | None
+
+
+def build_head(options: MarginOptions, num_classes: int, data: str, split: Split | None = None) -> Built:
+    """The head for so many classes of the data that are called so; with a `split`, one whose class weights are split.
 
     Raises:
       UserError: for an unknown margin, a number that it does not take, or one outside its domain, and where AdaCos has
@@ -44,8 +54,11 @@ def build_head(options: MarginOptions, num_classes: int, data: str) -> Built:
             return Built(binary, margin, float(margin.scale))
         scale = _scale(options, num_classes, data)
         used = AdaCos(num_classes) if options.margin == "adacos" else scale
-        head = MarginHead(num_classes, margin, used, options.subcenters, options.margin_grad, options.min_norm)
-        return Built(head, margin, scale)
+        arguments = (num_classes, margin, used, options.subcenters, options.margin_grad, options.min_norm)
+        if split is None:
+            return Built(MarginHead(*arguments), margin, scale)
+        sharded = ShardedMarginHead(*arguments, mesh=split.mesh, axis=split.mesh.axis_names, sample=split.sample)
+        return Built(sharded, margin, scale)
 
 
 def _margin(options: MarginOptions) -> Any:

@@ -3,7 +3,7 @@
 import dataclasses
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from jax.sharding import Mesh
@@ -16,10 +16,13 @@ from experiments.run.terminal import counted
 from jaxnets import parallel
 from jaxnets.epochs import Totals
 from jaxnets.heads import CLASS_WEIGHTS
+from jaxnets.sharded_head import ShardedMarginHead
 from jaxnets.train import TrainState
 
 SAVED = ("params", "batch_stats", "opt_state", "step", "key")  # of the state
 IF_ANY = ("head_stats", "averages")  # left out where empty, so that runs begun before they existed are resumed too
+
+T = TypeVar("T")
 
 
 @dataclasses.dataclass
@@ -57,13 +60,13 @@ class Progress:
         `say` is given a sentence for each checkpoint that is damaged; the one before it is taken.
         """
         folder, mesh = Folder(experiment.directory), experiment.mesh
-        state, totals = _place(mesh, experiment.state, Totals.zero(experiment.plan.steps))
+        state, totals = _place(mesh, experiment.state), _place(mesh, Totals.zero(experiment.plan.steps))
         start = cls(folder, mesh, state, totals)
-        tree = folder.restore(start._tree(), say)
+        tree = folder.restore(start._tree(), say, num_classes=_classes(state))
         if tree is None:
             return start
         state = state.replace(**{name: tree[name] for name in _saved(state)})
-        state, totals = _place(mesh, state, Totals(*tree["totals"]))
+        state, totals = _place(mesh, state), _place(mesh, Totals(*tree["totals"]))
         at = tree["position"]
         epochs = int(at["epoch"])
         lines = folder.lines(epochs)[:epochs]
@@ -81,7 +84,7 @@ class Progress:
 
     def save(self) -> None:
         """The last checkpoint, wherever in an epoch."""
-        self.folder.save("last", int(self.state.step), self._tree(), keep=2)
+        self._save("last", keep=2)
 
     def record(self, line: Line, arrays: Arrays) -> None:
         """Ends an epoch: writes its line, its arrays and its state, and the best state if this epoch is the best."""
@@ -89,11 +92,14 @@ class Progress:
         is_best = first_says(line[score] > max((each[score] for each in self.lines), default=-1.0))
         self.lines = [*self.lines, line]
         by_first(lambda: self.folder.keep(self.lines, arrays))
-        _, self.totals = _place(self.mesh, (), Totals.zero(len(self.totals.losses)))
+        self.totals = _place(self.mesh, Totals.zero(len(self.totals.losses)))
         self.done, self.seconds = 0, 0.0
         if is_best:
-            self.folder.save("best", int(self.state.step), self._tree(), keep=1)
+            self._save("best", keep=1)
         self.save()
+
+    def _save(self, kind: str, keep: int) -> None:
+        self.folder.save(kind, int(self.state.step), self._tree(), keep=keep, num_classes=_classes(self.state))
 
     def _tree(self) -> dict[str, Any]:
         """As a checkpoint keeps it."""
@@ -110,11 +116,21 @@ def variables_of(tree: dict[str, Any]) -> dict[str, Any]:
     return {"params": params["net"], "batch_stats": chosen["batch_stats"], **head}
 
 
+def _classes(state: TrainState) -> int | None:
+    """How many rows of padded class weights are saved; None where there is no padding."""
+    return state.head.num_classes if isinstance(state.head, ShardedMarginHead) else None
+
+
 def _saved(state: TrainState) -> tuple[str, ...]:
     return (*SAVED, *(name for name in IF_ANY if getattr(state, name)))
 
 
-def _place(mesh: Mesh, state: Any, totals: Totals) -> tuple[Any, Totals]:
-    """Copies everything that training changes to each device, for fresh and restored runs alike."""
-    placed: tuple[Any, Totals] = parallel.replicate((state, totals), mesh)
+def _place(mesh: Mesh, tree: T) -> T:
+    """Copies everything that training changes to each device, for fresh and restored runs alike.
+
+    A state with split class weights lies where it should: its head has made it there, and so is it restored.
+    """
+    if isinstance(tree, TrainState) and isinstance(tree.head, ShardedMarginHead):
+        return tree
+    placed: T = parallel.replicate(tree, mesh)
     return placed
