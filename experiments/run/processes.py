@@ -4,8 +4,8 @@
 the environment which one it is in; so do the variables `JAX_COORDINATOR_ADDRESS`, `JAX_NUM_PROCESSES` and
 `JAX_PROCESS_ID`, which any other launcher can set.
 
-The first process alone writes files, other than checkpoints, and speaks. Clocks and signals are each process's own,
-so that the processes ask each other before they act on them.
+The first process alone speaks and writes files, except for checkpoints, of which each writes its part. Clocks and
+signals are each process's own: the processes agree before they act on them.
 """
 
 import contextlib
@@ -23,6 +23,7 @@ from typing import NoReturn, TypeVar
 ADDRESS, COUNT, INDEX = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
 SUPERVISED = "JAXNETS_SUPERVISED"  # set for a process whose standard input ends with the process that started it
 GRACE = 15.0  # seconds in which the others may end by themselves after one has
+LOST = 75  # the exit code of a process whose others have ended; EX_TEMPFAIL: the same command goes on
 _POLL = 0.05  # seconds
 _DRAWING = 3600  # seconds in which the first process may draw while the others wait for it to end
 _DETECTED = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")  # how many processes a launcher started
@@ -73,17 +74,19 @@ def start(count: int) -> None:
             before = signal.signal(number, lambda got, frame: _tell(running, got))
             stack.callback(signal.signal, number, before)
         failed = _wait(running)
-    if failed is None:
-        sys.exit(0)
-    code = running[failed].returncode
-    if code >= 0 and failed == 0:  # it has said why itself
-        sys.exit(code)
+        code = 0 if failed is None else running[failed].returncode
+        if failed is None or (failed == 0 and code > 0 and code != LOST):  # which has said why itself
+            sys.exit(code)
+        said = ""
+        if failed > 0:
+            complaints[failed - 1].seek(0)
+            said = complaints[failed - 1].read().decode(errors="replace").strip().rpartition("\n")[2]
     if code < 0:
         how, code = f"was killed by signal {-code}", 128 - code
+    elif code == LOST:
+        how = "lost the others"
     else:
-        complaints[failed - 1].seek(0)
-        last = complaints[failed - 1].read().decode(errors="replace").strip().rpartition("\n")[2]
-        how = f"ended with exit code {code} ({last})"
+        how = f"ended with exit code {code} ({said})"
     print(
         f"error: process {failed + 1} of {count} {how}, and the others were stopped; the same command goes on from the "
         "last checkpoint",
@@ -99,21 +102,27 @@ def _tell(running: list["subprocess.Popen[bytes]"], number: int) -> None:
 
 
 def _wait(running: list["subprocess.Popen[bytes]"]) -> int | None:
-    """Which of the processes failed, after all have ended; of several, the first if it says why itself."""
+    """Which of the processes failed, after all have ended; of several, the first one if it has said why itself."""
     failed: int | None = None
     deadline = 0.0
     while None in (codes := [process.poll() for process in running]):
         if failed is None and any(codes):
-            failed = next(index for index, code in enumerate(codes) if code)
+            failed = _culprit(codes)
             # One that was killed leaves the others waiting for it for ever.
             deadline = time.monotonic() + (GRACE if (codes[failed] or 0) > 0 else 0.0)
         if failed is not None and time.monotonic() > deadline:
             _kill(running)
         time.sleep(_POLL)
-    ended = [process.returncode for process in running]
-    if ended[0] > 0 and (failed is None or ended[failed] > 0):
-        return 0
-    return next((index for index, code in enumerate(ended) if code), None) if failed is None else failed
+    if failed is None or codes[failed] == LOST:
+        return _culprit(codes) if any(codes) else None
+    both_told = (codes[0] or 0) > 0 and (codes[failed] or 0) > 0
+    return 0 if both_told and codes[0] != LOST else failed
+
+
+def _culprit(codes: list[int | None]) -> int:
+    """The first process that failed, rather than one that only lost the others."""
+    failed = [index for index, code in enumerate(codes) if code]
+    return next((index for index in failed if codes[index] != LOST), failed[0])
 
 
 def _kill(running: list["subprocess.Popen[bytes]"]) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import tyro
 
-from experiments.run.processes import Elsewhere, are_lost, is_launched, is_supervised, leave
+from experiments.run.processes import LOST, Elsewhere, are_lost, is_launched, is_supervised, leave
 
 LONGEST = 2000  # characters of a sentence that has to be escaped
 BAD_INPUT = 2  # the exit code for errors that the user can correct
@@ -135,7 +135,7 @@ def main(command: Callable[[], None]) -> None:
             raise
         if are_lost(error):
             lost = "another process has ended: the same command goes on from the last checkpoint"
-            leave(1 if is_supervised() else _say(lost, 1, prefix=""))
+            leave(LOST if is_supervised() else _say(lost, LOST, prefix=""))
         traceback.print_exc()
         leave(1)
     finally:

@@ -89,9 +89,9 @@ def test_killed_and_told_to_stop_at_random_moments(study, devices, start, tmp_pa
 
 
 @pytest.mark.slow
-def test_the_command_counts_its_kills(monkeypatch, tmp_path):
-    words = "experiments.arcloss --variant v0 --batch-size 30 --steps-per-epoch 10"
-    monkeypatch.setattr(kill, "SCENARIOS", (kill.Scenario("digits", tuple(words.split())),))
+def test_the_command_counts_its_kills(monkeypatch, digits, tmp_path):
+    words = (*["experiments.arcloss", "--variant", "v0", "--batch-size", "4"], "--data", f"idx:{digits}")
+    monkeypatch.setattr(kill, "SCENARIOS", (kill.Scenario("digits", words),))
     with pytest.raises(SystemExit) as stop:
         kill.command(kill.Config(kills=1, out=tmp_path / "kills.json"))
     counts = json.loads((tmp_path / "kills.json").read_text())

@@ -172,3 +172,45 @@ def test_a_launcher_that_says_too_little_is_refused(monkeypatch, variables, mess
         monkeypatch.setenv(name, value)
     with pytest.raises(ValueError, match=message):
         processes.join()
+
+
+@pytest.mark.parametrize(
+    ("codes", "culprit"),
+    [([0, 2], 1), ([2, -6], 0), ([processes.LOST, -9], 1), ([processes.LOST, None, 1], 2), ([None, processes.LOST], 1)],
+)
+def test_a_process_that_lost_the_others_is_not_to_blame(codes, culprit):
+    assert processes._culprit(codes) == culprit
+
+
+def test_of_processes_that_end_in_errors_the_first_has_said_why():
+    def ending(*codes):
+        return [subprocess.Popen([sys.executable, "-c", f"import os; os._exit({code})"]) for code in codes]
+
+    assert processes._wait(ending(0, 0)) is None
+    assert processes._wait(ending(2, 2)) == 0
+    assert processes._wait(ending(0, 3)) == 1
+    assert processes._wait(ending(processes.LOST, 3)) == 1
+    waiting = [*ending(processes.LOST), subprocess.Popen([sys.executable, "-c", "import os; os.abort()"])]
+    assert processes._wait(waiting) == 1
+    stuck = [subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"]), *waiting[1:]]
+    assert processes._wait(stuck) == 1 and stuck[0].returncode == -signal.SIGKILL
+
+
+@pytest.mark.parametrize(
+    ("act", "code", "message"),
+    [
+        ("0", 0, ""),
+        ("mine == '0' and sys.exit(2)", 2, ""),
+        ("mine == '1' and sys.exit('error: no disk')", 1, "process 2 of 2 ended with exit code 1 (error: no disk)"),
+        ("mine == '1' and os.kill(os.getpid(), 9)", 137, "process 2 of 2 was killed by signal 9"),
+        ("mine == '0' and os._exit(75)", 75, "process 1 of 2 lost the others"),
+    ],
+    ids=["well", "told", "elsewhere", "killed", "lost"],
+)
+def test_how_they_end_is_said_once(monkeypatch, capfd, act, code, message):
+    script = f"import os, sys; mine = os.environ['JAX_PROCESS_ID']; {act}"
+    monkeypatch.setattr(sys, "orig_argv", ["python", "-c", script])
+    with pytest.raises(SystemExit) as stop:
+        processes.start(2)
+    told = f"error: {message}, and the others were stopped; the same command goes on from the last checkpoint\n"
+    assert stop.value.code == code and capfd.readouterr().err == (told if message else "")
