@@ -4,14 +4,20 @@ import itertools
 import json
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from rich.console import Console
 from rich.table import Table
 
 from experiments.bench.harness import said_by
+from kernels.margin_softmax.negative_sampling import room
 
 MIB = 2**20
+
+# Of an H200, for an estimate: products of large bfloat16 matrices, in operations a second; bytes a second of its
+# memory, within a node of eight, and of each device beyond the node.
+PRODUCTS, MEMORY, NODE, BEYOND = 790e12, 4.3e12, 450e9, 50e9
+ROWS, DIMENSIONS, DEVICES_OF_NODE = 512, 512, 8  # embeddings that each device brings, in bfloat16
 
 
 def measure(
@@ -63,3 +69,43 @@ def model(classes: int, batch: int, dimensions: int, devices: int) -> dict[str, 
         "model_gradient_bytes": 4 * here * dimensions,
         "model_sent_bytes": each_way * (4 * dimensions + 4 * dimensions + 4 + 2 * 8),
     }
+
+
+class Estimate(NamedTuple):
+    """Of a step on each device: bytes of its class weights, momentum and gradient; seconds of its parts."""
+
+    held: float
+    products: float
+    sampled_products: float
+    update: float
+    talk: float
+
+    @property
+    def limit(self) -> str:
+        """What takes the longest, and the way out; `ShardedMarginHead` has the options."""
+        if self.talk > self.products:
+            return "talk: classes over the devices of a node, rows over all"
+        if self.sampled_products > self.products / 2:
+            return "products: classes over the devices of a node, with a sample (over all, it has room for every class)"
+        then = ", then the update: more devices" if self.update > self.sampled_products else ""
+        return f"products: a sample{then}"
+
+
+def estimate(classes: int, devices: int, sample: float) -> Estimate:
+    """What a step of the head costs, without latencies, and as if nothing overlapped.
+
+    Products are 8·N·c·D operations for N rows of all devices and c classes of one: two for the cosines, which are
+    computed twice, and two for each gradient. With a sample, c is what `negative_sampling.room` holds. The update is
+    24·c·D bytes: the gradient is set to zero and read, momentum and weights are read and written. Talk is
+    (P − 1)/P · N · (2·D + 4·D + 4 + 2·8) bytes for P devices.
+    """
+    here, rows = classes / devices, ROWS * devices
+    sampled = room(sample, rows, round(here))
+    sent = (devices - 1) / devices * rows * (2 * DIMENSIONS + 4 * DIMENSIONS + 4 + 2 * 8)
+    return Estimate(
+        held=12 * here * DIMENSIONS,
+        products=8 * rows * here * DIMENSIONS / PRODUCTS,
+        sampled_products=8 * rows * sampled * DIMENSIONS / PRODUCTS,
+        update=24 * here * DIMENSIONS / MEMORY,
+        talk=sent / (NODE if devices <= DEVICES_OF_NODE else BEYOND),
+    )

@@ -36,6 +36,7 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "mynn_epoch_cpu": ("mynn_epoch_cpu", speed.epoch_of_pictures_table),
     "head_cpu": ("head_cpu", speed.head_table),
     "head_sharded": ("head_sharded", speed.sharded_head_table),
+    "head_estimate": ("head_sharded", speed.head_estimate_table),
 }
 
 

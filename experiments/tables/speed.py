@@ -1,5 +1,6 @@
 """Tables of speed and memory, of the results of `python -m experiments.bench`."""
 
+import itertools
 import statistics
 from typing import Any
 
@@ -99,6 +100,26 @@ def sharded_head_table(result: dict[str, Any]) -> str:
         "",
         f"Of each of {result['devices']} devices, as the compiled program has it; {batches} rows in all, D = "
         f"{result['dimensions']} in float32, SGD with momentum. {made_by(result)}",
+    ]
+    return "\n".join(rows)
+
+
+def head_estimate_table(result: dict[str, Any]) -> str:
+    """Of what no machine here can run; the model's bytes are those that the result has counted."""
+    sample = next(each["sample"] for each in result["rows"] if each["sample"])
+    columns = ("products", f"products of {sample:.0%}", "update", "talk", "the longest, and the way out")
+    rows = head(("classes", "devices", "a device holds", *columns))
+    for classes, devices in itertools.product((10**6, 10**7, 10**8), (8, 64, 512)):
+        each = sharded_head.estimate(classes, devices, sample)
+        times = (f"{1e3 * part:.3g} ms" for part in (each.products, each.sampled_products, each.update, each.talk))
+        rows.append(row([f"{classes:,}", str(devices), f"{each.held / 1e9:.2g} GB", *times, each.limit]))
+    rows += [
+        "",
+        f"An estimate, not a measurement: {sharded_head.ROWS} rows a device, D = {sharded_head.DIMENSIONS}, in "
+        "bfloat16; class weights, momentum and gradient in float32. "
+        f"{sharded_head.PRODUCTS / 1e12:.0f} TFLOP/s, {sharded_head.MEMORY / 1e12:.1f} TB/s of memory, "
+        f"{sharded_head.NODE / 1e9:.0f} GB/s between the {sharded_head.DEVICES_OF_NODE} devices of a node, "
+        f"{sharded_head.BEYOND / 1e9:.0f} GB/s a device beyond it.",
     ]
     return "\n".join(rows)
 

@@ -9,26 +9,10 @@ A step of the loss and both gradients communicates: an all-gather of embeddings 
 an all-reduce of [N]. Class weights that are shared along another axis add an all-reduce of their gradient, [c, D], or
 of the drawn rows of it.
 
-An estimate, not a measurement, in milliseconds a step: 512 embeddings a device, N = 512·P, D = 512, in bfloat16; class
-weights and SGD's momentum in float32.
-
-| C   | P  | products | talk  | products, sample=0.1 | update | W, dW, momentum, GB a device |
-|-----|----|----------|-------|----------------------|--------|------------------------------|
-| 1e6 | 8  | 2.65     | 0.025 | 0.371                | 0.357  | 0.768                        |
-| 1e6 | 64 | 2.65     | 1.99  | 2.65                 | 0.0447 | 0.096                        |
-| 1e7 | 8  | 26.5     | 0.025 | 2.80                 | 3.57   | 7.68                         |
-| 1e7 | 64 | 26.5     | 1.99  | 8.38                 | 0.447  | 0.96                         |
-| 1e8 | 8  | 265      | 0.025 | 26.8                 | 35.7   | 76.8                         |
-| 1e8 | 64 | 265      | 1.99  | 32.6                 | 4.47   | 9.6                          |
-
-Products are 8·N·c·D operations, c = C/P, at 790 TFLOP/s: two for the cosines, which are computed twice, and two for
-each gradient. With a sample, c is `negative_sampling.room`. Talk is (P − 1)/P · N · (2·D + 4·D + 4 + 2·8) bytes, at 450
-GB/s within eight devices and 50 GB/s a device beyond, without latencies. The update is 24·c·D bytes at 4.3 TB/s: dW is
-set to zero and read, momentum and W are read and written. A sample does not reduce it, as the optimiser moves all class
-weights; on 8 devices it then takes longer than the products. The table leaves out memory traffic that overlaps: the
-kernel reads W twice and writes dW. Products and talk both grow with the embeddings a device brings, so without a sample
-the products dominate, except across nodes with few classes. A sample has room for a class of each row: at C = 1e6 on 64
-devices these are all of the device's classes.
+`experiments/results/README.md` estimates the time and the memory of a step, up to 1e8 classes on 512 devices. Products
+and talk both grow with the embeddings that a device brings, so without a sample the products dominate, except across
+nodes with few classes. A sample does not make the update smaller, as the optimiser moves all class weights. It has room
+for a class of each row: at 1e6 classes on 64 devices and more these are all of a device's.
 """
 
 import functools

@@ -10,6 +10,7 @@ from jax.sharding import PartitionSpec as P
 
 from experiments.bench import sharded_head, sharded_worker
 from experiments.bench.head import Head
+from experiments.bench.sharded_head import estimate
 from experiments.run.terminal import UserError
 from experiments.tables.speed import sharded_head_table
 from kernels.margin_softmax import choice
@@ -112,3 +113,19 @@ def test_the_command_counts_in_a_process_of_its_own(capsys):
 def test_what_cannot_be_counted_is_refused(options, words):
     with pytest.raises(UserError, match=words):
         Head(sharded=True, **options).run()
+
+
+@pytest.mark.parametrize(
+    ("classes", "devices", "gigabytes", "milliseconds"),
+    [
+        (10**6, 8, 0.768, (2.65, 0.371, 0.357, 0.0246)),
+        (10**7, 64, 0.96, (26.5, 8.38, 0.447, 1.99)),
+        (10**8, 8, 76.8, (265, 26.8, 35.7, 0.0246)),
+    ],
+)
+def test_the_estimate_is_what_one_finds_by_hand(classes, devices, gigabytes, milliseconds):
+    """With 1e6 classes on 8 devices: 8·4096·125,000·512 operations; 24 · 125,000 · 512 bytes; 7/8·4096·3092 bytes."""
+    found = estimate(classes, devices, 0.1)
+    assert found.held / 1e9 == pytest.approx(gigabytes, rel=1e-3)
+    times = (found.products, found.sampled_products, found.update, found.talk)
+    assert [1e3 * seconds for seconds in times] == pytest.approx(milliseconds, rel=5e-3)
