@@ -9,6 +9,7 @@ python -m experiments.bench head --classes 10000 100000
 python -m experiments.bench head --sharded --classes 10000 100000 1000000
 python -m experiments.bench search
 python -m experiments.bench pairs
+python -m experiments.bench stream
 """
 
 import sys
@@ -24,6 +25,7 @@ from experiments.bench.products import Products
 from experiments.bench.search import Pairs, Search
 from experiments.bench.start import Start
 from experiments.bench.step import Inference, Step
+from experiments.bench.stream import StreamRate
 from experiments.run.terminal import main, parse
 
 Command = (
@@ -36,6 +38,7 @@ Command = (
     | Annotated[Head, tyro.conf.subcommand("head")]
     | Annotated[Search, tyro.conf.subcommand("search")]
     | Annotated[Pairs, tyro.conf.subcommand("pairs")]
+    | Annotated[StreamRate, tyro.conf.subcommand("stream")]
 )
 
 

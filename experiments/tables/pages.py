@@ -34,6 +34,7 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "start_cpu": ("start_cpu", speed.start_table),
     "epoch_cpu": ("epoch_cpu", speed.epoch_table),
     "mynn_epoch_cpu": ("mynn_epoch_cpu", speed.epoch_of_pictures_table),
+    "stream_cpu": ("stream_cpu", speed.stream_table),
     "head_cpu": ("head_cpu", speed.head_table),
     "head_sharded": ("head_sharded", speed.sharded_head_table),
     "head_estimate": ("head_sharded", speed.head_estimate_table),

@@ -104,6 +104,16 @@ def sharded_head_table(result: dict[str, Any]) -> str:
     return "\n".join(rows)
 
 
+def stream_table(result: dict[str, Any]) -> str:
+    """How fast a stream of records is, beside the decoding of them alone."""
+    rates = {each["name"]: each["pictures_per_second"] for each in result["rows"]}
+    rows = head(("", "pictures a second", "the stream's rate, as a multiple"))
+    rows += [row([name, f"{rate:,.0f}", f"{rates['the stream'] / rate:.2f}"]) for name, rate in rates.items()]
+    size = f"{result['pictures']:,} pictures of {result['size']}×{result['size']}"
+    rows += ["", f"{size}, {result['bytes_per_picture']:,.0f} bytes each; in turns, medians. {made_by(result)}"]
+    return "\n".join(rows)
+
+
 def head_estimate_table(result: dict[str, Any]) -> str:
     """Of what no machine here can run; the model's bytes are those that the result has counted."""
     sample = next(each["sample"] for each in result["rows"] if each["sample"])

@@ -2,11 +2,13 @@
 
 import dataclasses
 import hashlib
+import math
 import os
 import sys
+from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple, TypedDict
+from typing import Any, NamedTuple, TypeAlias, TypedDict
 
 import numpy as np
 from jaxtyping import Int, UInt8
@@ -15,6 +17,10 @@ from jaxnets.data.dataset import DataError, Split
 from jaxnets.data.decoding import decode
 from jaxnets.data.pictures import Pictures
 from jaxnets.naming import quoted
+
+MOST_TOGETHER, BYTES_TOGETHER = 32, 2**20  # pictures that a thread decodes at once, and their bytes
+
+_Outcome: TypeAlias = tuple[UInt8[np.ndarray, "H W C"], int] | str  # a picture and its label, or the fault of it
 
 
 class StreamState(TypedDict):
@@ -71,17 +77,18 @@ class _Places:
         return epoch * (whole * mine + last.stop - last.start) + place // self.batch_size * mine
 
 
-class _Ordered:
-    """The pictures' numbers in the order in which they are read, without an end, as Grain takes a source."""
+class _Blocks:
+    """The pictures' numbers in the order in which they are read, without an end: some at a time, as Grain's source."""
 
-    def __init__(self, order: Any, places: _Places | None) -> None:
-        self._order, self._places = order, places
+    def __init__(self, order: Any, places: _Places | None, length: int) -> None:
+        self._order, self._places, self._length = order, places, length
 
     def __len__(self) -> int:
-        return sys.maxsize
+        return sys.maxsize // self._length
 
-    def __getitem__(self, read: int) -> int:
-        return int(self._order[read if self._places is None else self._places.of(read)])
+    def __getitem__(self, block: int) -> list[int]:
+        reads = range(block * self._length, (block + 1) * self._length)
+        return [int(self._order[read if self._places is None else self._places.of(read)]) for read in reads]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,10 +168,15 @@ class Stream:
             indices = indices.shuffle(int(np.random.SeedSequence(seed).generate_state(1)[0]))
         self._share = share
         self._places = share and _Places(len(pictures), batch_size, share.rows)
-        source = grain.MapDataset.source(_Ordered(indices.repeat(), self._places))
+        # Grain's work for an element is about that of decoding one small picture.
+        self._block = min(MOST_TOGETHER, max(1, BYTES_TOGETHER // math.prod(self._image_shape)))
+        source = grain.MapDataset.source(_Blocks(indices.repeat(), self._places, self._block))
         threads = os.cpu_count() or 1
-        options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(4 * threads, 2 * batch_size))
-        self._iterator: Any = iter(source.map(self._decode).to_iter_dataset(options))
+        ahead = max(4 * threads, 2 * batch_size) // self._block
+        options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(2 * threads, ahead))
+        self._iterator: Any = iter(source.map(self._decode_all).to_iter_dataset(options))
+        self._decoded: deque[_Outcome] = deque()
+        self._read = 0
 
     def __len__(self) -> int:
         """The number of pictures."""
@@ -184,7 +196,7 @@ class Stream:
             images = np.empty((rows.stop - rows.start, *self._image_shape), np.uint8)
             labels = np.empty(len(images), np.int32)
             for row in range(len(images)):
-                outcome = next(self._iterator)
+                outcome = self._next()
                 if isinstance(outcome, str):
                     raise DataError(f"{outcome} Remove or replace it, or leave it out by skip_unreadable.")
                 images[row], labels[row] = outcome
@@ -211,21 +223,32 @@ class Stream:
         position = state.get("position")
         if type(position) is not int or position < 0:
             raise DataError(f"the state to be restored has the position {quoted(position, 40)}; give one of `state()`.")
-        self._iterator.set_state({"next_index": self._places.before(position) if self._places else position})
+        self._read = self._places.before(position) if self._places else position
+        self._decoded.clear()
+        self._iterator.set_state({"next_index": self._read // self._block})
 
     def close(self) -> None:
         """Ends the threads; the stream gives no more batches."""
+        self._decoded.clear()
         self._iterator.close()
 
     def _position(self) -> int:
-        read = int(self._iterator.get_state()["next_index"])
         if self._places is None:
-            return read
-        place = self._places.of(read)
+            return self._read
+        place = self._places.of(self._read)
         epoch, place = divmod(place, len(self._pictures))
         return epoch * len(self._pictures) + place // self._batch_size * self._batch_size
 
-    def _decode(self, index: int) -> tuple[UInt8[np.ndarray, "H W C"], int] | str:
+    def _next(self) -> _Outcome:
+        if not self._decoded:
+            self._decoded.extend(next(self._iterator)[self._read % self._block :])
+        self._read += 1
+        return self._decoded.popleft()
+
+    def _decode_all(self, indices: list[int]) -> list[_Outcome]:
+        return [self._decode(index) for index in indices]
+
+    def _decode(self, index: int) -> _Outcome:
         try:
             content, label = self._pictures[index]
             return decode(content, self._image_shape, where=self._pictures.where(index)), label

@@ -12,6 +12,7 @@ from experiments.bench.head import Head
 from experiments.bench.products import Products, products_of
 from experiments.bench.start import Start
 from experiments.bench.step import Inference, Step
+from experiments.bench.stream import StreamRate
 from experiments.bench.workloads import workloads
 from experiments.run.terminal import UserError
 
@@ -179,3 +180,11 @@ def test_a_head_of_pytorch_is_timed_too(capsys):
 def test_unusable_measurements_of_heads_are_refused(options):
     with pytest.raises(UserError, match="--"):
         Head(**options).run()
+
+
+def test_a_stream_of_records_is_timed_beside_the_decoding_of_them(capsys):
+    result = StreamRate(pictures=40, size=16, rounds=1).run()
+    assert result["pictures"] == 36  # a tenth of each identity is held out
+    assert [row["name"] for row in result["rows"]][:3] == ["the stream", "Pillow, all processors", "Pillow, one thread"]
+    assert all(row["pictures_per_second"] > 0 for row in result["rows"])
+    assert "36 pictures of 16×16" in capsys.readouterr().out
