@@ -81,7 +81,7 @@ class Config(
     data: Annotated[str, tyro.conf.arg(metavar=OPEN_SETS)] = "glyphs"
     """printed characters, in matplotlib's fonts or a folder's; those of the test are unseen, and so are their fonts.
     identities: takes pictures in a folder for each class, of which a quarter are for the test, or PATH/train and
-    PATH/test; PATH/pairs.txt, in LFW's format, has pairs to verify"""
+    PATH/test; PATH/pairs.txt, in LFW's format, has pairs to verify; PATH/train.rec is RecordIO"""
     size: OptionalInt = None
     """height and width of the pictures; by default 32, and 112 for identities:"""
     epochs: int = 20

@@ -42,7 +42,7 @@ def load(
           the test are not in training (`Dataset.open_set`);
         "identities:PATH": pictures in class folders, of which a quarter of the classes are in the test and not in
           training; or PATH/train and PATH/test without a class in common; PATH/pairs.txt, if there is one, has pairs to
-          verify in LFW's format (`Dataset.pairs`);
+          verify in LFW's format (`Dataset.pairs`); or PATH/train.rec, whose classes are split so;
         "tfds:NAME", "tfds:NAME/CONFIG", "tfds:NAME:VERSION": a prepared set of TensorFlow Datasets;
         "recordio:DIRECTORY": a folder of train.rec and train.idx, MXNet's format, as insightface's sets of faces have;
         "tar:PATH": a tar, or a folder of tars, of pictures KEY.jpg beside their classes KEY.cls, as WebDataset's.

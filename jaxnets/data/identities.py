@@ -10,10 +10,10 @@ from jaxnets.data.folder import about_others, by_class, files_of, in_order, is_s
 from jaxnets.data.lfw_pairs import Pair, read_pairs
 from jaxnets.data.pictures import Splits
 from jaxnets.data.place import existing_folder
+from jaxnets.data.records import UNSEEN, find_record_identities
 from jaxnets.naming import quoted
 
 PAIRS = "pairs.txt"
-_UNSEEN = 0.25  # the share of the identities that is for the test
 
 
 def find_identities(directory: str, *, seed: int = 0) -> Splits:
@@ -24,6 +24,8 @@ def find_identities(directory: str, *, seed: int = 0) -> Splits:
     file, a quarter, drawn by the seed among those of two pictures or more. What is a class, a picture and passed over
     is as in `jaxnets.data.folder.find_class_folders`.
 
+    Where PATH has records, PATH/train.rec, these are split (`jaxnets.data.records.find_record_identities`).
+
     PATH/pairs.txt has pairs of the test's pictures in LFW's format (`jaxnets.data.lfw_pairs`): number n of a class is
     its picture CLASS_n, with n of four digits or as it is, of any format.
 
@@ -32,6 +34,8 @@ def find_identities(directory: str, *, seed: int = 0) -> Splits:
         either has fewer than two; if the pairs cannot be read, or name a picture that the test does not have.
     """
     root = existing_folder(directory, "give one that holds class folders, as in 'identities:PATH'")
+    if next(root.glob("*.rec"), None):
+        return find_record_identities(directory, seed=seed)
     try:
         return _find(root, f"identities:{quoted(directory)}", seed)
     except OSError as error:
@@ -85,7 +89,7 @@ def _find(root: Path, name: str, seed: int) -> Splits:
 def _draw(classes: dict[str, list[tuple[str, int, int]]], seed: int) -> list[str]:
     repeated = sorted(name for name, files in classes.items() if len(files) > 1)
     rng = np.random.RandomState(seed)  # the one generator whose numbers NumPy promises never to change
-    return [repeated[index] for index in rng.permutation(len(repeated))[: round(_UNSEEN * len(classes))].tolist()]
+    return [repeated[index] for index in rng.permutation(len(repeated))[: round(UNSEEN * len(classes))].tolist()]
 
 
 def _placed(pairs: list[Pair], files: list[str], where: Path) -> GivenPairs:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
-from jaxtyping import Int32, Int64
+from jaxtyping import Bool, Int32, Int64
 
 from jaxnets.data.classes import count_classes, hold_out
 from jaxnets.data.dataset import DataError
@@ -15,6 +15,8 @@ from jaxnets.data.pictures import Encoded, Splits
 from jaxnets.data.place import existing_folder
 from jaxnets.data.recordio import Label, Reader
 from jaxnets.naming import quoted
+
+UNSEEN, MOST_UNSEEN = 0.25, 1000  # of the identities, those for the test
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -44,6 +46,9 @@ class RecordPictures:
     def __len__(self) -> int:
         return len(self.keys)
 
+    def chosen(self, which: Bool[np.ndarray, " N"]) -> "RecordPictures":
+        return dataclasses.replace(self, keys=self.keys[which], labels=self.labels[which])
+
     def name(self, index: int) -> str:
         return f"record {self.keys[index]}"
 
@@ -65,6 +70,44 @@ def find_records(directory: str) -> Splits:
     Raises:
       DataError: if there is no such folder or file, if it is damaged, or if a label is no whole number of 0 or more.
     """
+    every, classes = _all_records(directory)
+    is_test = np.zeros(len(every), bool)
+    is_test[hold_out([str(key) for key in every.keys.tolist()], every.labels)] = True
+    if not is_test.any():
+        raise DataError(
+            f"{every.where(0)} and all others are of classes of one picture, and none is left to test with."
+        )
+    train, test = every.chosen(~is_test), every.chosen(is_test)
+    counted = count_classes(train.labels, test.labels, classes, name=f"recordio:{quoted(directory)}")
+    return Splits(train, test, classes, counted.notes)
+
+
+def find_record_identities(directory: str, *, seed: int = 0) -> Splits:
+    """The same records split by class: identities to train on, and others, which training never sees, to judge on.
+
+    The test has a quarter of the classes, or `MOST_UNSEEN` if that is less, drawn by the seed among those of two
+    pictures or more.
+
+    Raises:
+      DataError: as `find_records`, and if training or the test has fewer than two classes.
+    """
+    every, classes = _all_records(directory)
+    repeated = np.flatnonzero(np.bincount(every.labels) > 1)
+    rng = np.random.RandomState(seed)  # the one generator whose numbers NumPy promises never to change
+    unseen = repeated[rng.permutation(len(repeated))[: min(round(UNSEEN * len(classes)), MOST_UNSEEN)]]
+    seen = len(classes) - len(unseen)
+    if len(unseen) < 2 or seen < 2:
+        raise DataError(
+            f"identities:{quoted(directory)}: of {len(classes)} classes, {len(repeated)} with two pictures or more, "
+            f"the test would have {len(unseen)} and training {seen}; both need two or more."
+        )
+    is_test = np.isin(every.labels, unseen)
+    note = f"The test has {len(unseen):,} of {len(classes):,} classes (drawn, seed {seed}), and no other has."
+    return Splits(every.chosen(~is_test), every.chosen(is_test), classes, (note,), open_set=True)
+
+
+def _all_records(directory: str) -> tuple[RecordPictures, tuple[str, ...]]:
+    """All pictures of a set, and the names of their classes."""
     root = existing_folder(directory, "give one that holds train.rec and train.idx, as in 'recordio:DIRECTORY'")
     candidates = sorted(root.glob("*.rec"))
     file = root / "train.rec"
@@ -77,21 +120,7 @@ def find_records(directory: str) -> Splits:
     keys = _of_pictures(reader)
     values = np.array([_number(reader.label(key), reader, key) for key in keys.tolist()], np.int64)
     numbers, labels = np.unique(values, return_inverse=True)
-    labels = labels.astype(np.int32)
-    is_test = np.zeros(len(keys), bool)
-    is_test[hold_out([str(key) for key in keys.tolist()], labels)] = True
-    if not is_test.any():
-        raise DataError(
-            f"{reader.where(int(keys[0]))} and all others are of classes of one picture, and none is left to test with."
-        )
-    classes = tuple(map(str, numbers.tolist()))
-    counted = count_classes(labels[~is_test], labels[is_test], classes, name=f"recordio:{quoted(directory)}")
-    return Splits(
-        RecordPictures(reader, keys[~is_test], labels[~is_test], root),
-        RecordPictures(reader, keys[is_test], labels[is_test], root),
-        classes,
-        counted.notes,
-    )
+    return RecordPictures(reader, keys, labels.astype(np.int32), root), tuple(map(str, numbers.tolist()))
 
 
 def _of_pictures(reader: Reader) -> Int64[np.ndarray, " N"]:

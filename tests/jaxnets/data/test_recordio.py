@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxnets.data import DataError, load
+from jaxnets.data import DataError, load, records
 from jaxnets.data.decoded import look_through
 from jaxnets.data.recordio import Reader
-from jaxnets.data.records import find_records
+from jaxnets.data.records import find_record_identities, find_records
 from jaxnets.data.streaming import Stream
 
 FIXTURES = Path(__file__).parents[2] / "fixtures" / "recordio"
@@ -213,3 +213,41 @@ def test_several_files_and_none_of_them_train(tmp_path):
         write(tmp_path, {1: (0.0, b"x")}, name)
     with pytest.raises(DataError, match=r"has a.rec, b.rec but no train.rec; name the one to train on"):
         load(f"recordio:{tmp_path}")
+
+
+def test_identities_of_records_are_split_by_class(tmp_path):
+    """Twelve identities of three pictures and one of a single picture, which is no test."""
+    write(tmp_path, {key: (float(min(key // 3, 12)), picture(key)) for key in range(37)})
+    dataset = load(f"identities:{tmp_path}", size=3)
+    assert dataset.open_set and len(dataset.classes) == 13
+    values = [split.images[:, 0, 0, 0].tolist() for split in (dataset.train, dataset.test)]
+    assert sorted(values[0] + values[1]) == list(range(37)) and len(values[1]) == 3 * 3
+    of_train, of_test = ({value // 3 for value in each} for each in values)
+    assert not of_train & of_test and 12 in of_train
+    names = [str(min(value // 3, 12)) for value in values[0] + values[1]]
+    labels = [*dataset.train.labels.tolist(), *dataset.test.labels.tolist()]
+    assert [dataset.classes[label] for label in labels] == names
+    assert "The test has 3 of 13 classes (drawn, seed 0), and no other has." in dataset.notes
+    assert {*find_record_identities(str(tmp_path), seed=1).test.labels} != {
+        *find_record_identities(str(tmp_path)).test.labels
+    }
+
+
+def test_no_more_identities_are_unseen_than_can_be_judged(tmp_path, monkeypatch):
+    monkeypatch.setattr(records, "MOST_UNSEEN", 2)
+    write(tmp_path, {key: (float(key // 2), b"x") for key in range(40)})
+    found = find_record_identities(str(tmp_path))
+    assert len({*found.test.labels.tolist()}) == 2 and len({*found.train.labels.tolist()}) == 18
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ([0, 0, 1, 1, 2, 2], "of 3 classes, 3 with two pictures or more, the test would have 1 and training 2"),
+        ([0, 1, 2, 3, 4, 5, 6, 7], "of 8 classes, 0 with two pictures or more, the test would have 0"),
+    ],
+)
+def test_too_few_identities_of_records_are_refused(tmp_path, labels, message):
+    write(tmp_path, {key: (float(label), b"x") for key, label in enumerate(labels)})
+    with pytest.raises(DataError, match=message):
+        load(f"identities:{tmp_path}")
