@@ -137,20 +137,34 @@ def restore(
 def _restore_one(directory: Path, number: int, like: Any, num_classes: int | None) -> Any:
     folder, what = directory.absolute() / str(number), f"checkpoint {number} in {quoted(directory)}"
     digests = _checked_digests(folder, what)
+    wanted = {} if like is None else {name: _as_data(leaf) for name, leaf in _by_name(like).items()}
+
+    def target(path: Any, leaf: Any) -> Any:
+        """Of an array that lies with several processes, each one's part; of others, all on the host."""
+        data = wanted.get(_name(path))
+        if data is not None and process_arrays.is_elsewhere(data):
+            return jax.ShapeDtypeStruct(data.shape, leaf.dtype, sharding=data.sharding)
+        return np.empty(leaf.shape, leaf.dtype)
+
     try:
         with contextlib.closing(ocp.StandardCheckpointHandler()) as reader:
             metadata = reader.metadata(folder / _ITEM).tree
             if like is not None:
                 _check_fit(_by_name(metadata), _by_name(like), num_classes, what)
-            target = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), metadata)
-            tree = reader.restore(folder / _ITEM, args=ocp.args.StandardRestore(target))
+            targets = jax.tree_util.tree_map_with_path(target, metadata)
+            # Not strict: rows of zeros pad class weights.
+            tree = reader.restore(folder / _ITEM, args=ocp.args.StandardRestore(targets, strict=False))
     except (CheckpointError, MemoryError):
         raise
     except Exception as error:  # a damaged file of an earlier version, whose digests are not known, can raise anything
         how = quoted(str(error).partition("\n")[0] or type(error).__name__, longest=150)
         raise DamagedError(f"{what} is damaged: {how}") from error
     arrays = _by_name(tree)
-    if digests is not None and digests != {name: _digest_of_array(array) for name, array in arrays.items()}:
+    here = {name: array for name, array in arrays.items() if not process_arrays.is_elsewhere(array)}
+    # Of the others no process has all; their files are those that were written.
+    if digests is not None and not (
+        digests.keys() == arrays.keys() and all(digests[name] == _digest_of_array(here[name]) for name in here)
+    ):
         raise DamagedError(f"{what} is damaged: its arrays are not those that were saved")
     if like is None:
         return tree
@@ -224,6 +238,8 @@ def _is_per_class(name: str, num_classes: int | None) -> bool:
 
 def _placed(array: np.ndarray, like: Any) -> Any:
     """The array with rows of zeros up to the shape of `like`, where `like` lies."""
+    if process_arrays.is_elsewhere(array):
+        return array
     data = _as_data(like)
     if array.shape != data.shape:
         array = np.pad(array, [(0, data.shape[0] - array.shape[0]), *[(0, 0)] * (array.ndim - 1)])
