@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
@@ -164,12 +165,17 @@ def test_what_counts_as_launched():
     [
         ({"JAX_NUM_PROCESSES": "2"}, "JAX_NUM_PROCESSES and JAX_PROCESS_ID must be numbers, not 2"),
         ({"JAX_NUM_PROCESSES": "two", "JAX_PROCESS_ID": "0"}, "must be numbers, not two and 0"),
-        ({}, "this process cannot join the others: Number of processes must be defined; JAX_COORDINATOR_ADDRESS,"),
+        ({}, "this process cannot join the others: No launcher; JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and"),
     ],
 )
 def test_a_launcher_that_says_too_little_is_refused(monkeypatch, variables, message):
     for name, value in {"JAX_COORDINATOR_ADDRESS": "localhost:1", **variables}.items():
         monkeypatch.setenv(name, value)
+
+    def initialize(**numbers):
+        raise ValueError("No launcher.\nMore of JAX's words.")
+
+    monkeypatch.setattr(jax.distributed, "initialize", initialize)
     with pytest.raises(ValueError, match=message):
         processes.join()
 

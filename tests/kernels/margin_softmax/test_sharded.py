@@ -12,8 +12,8 @@ import pytest
 from jax import P
 from jax.sharding import Mesh
 
-from kernels.margin_softmax import HardNegatives, gather_rows, margin_softmax, sharded, sharded_margin_softmax
-from kernels.margin_softmax.negative_sampling import room, sampled
+from kernels.margin_softmax import HardNegatives, gather_rows, margin_softmax, sharded_margin_softmax
+from kernels.margin_softmax.negative_sampling import sampled
 
 COLLECTIVES = re.compile(r" (all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute)(?:-start)?\(")
 
@@ -180,20 +180,6 @@ def test_a_sample_depends_on_the_key_and_the_classes_alone():
 
     first, other = (jax.random.key(seed) for seed in (0, 1))
     assert drawn(first, 1) == drawn(first, 2) == drawn(first, 3) != drawn(other, 1)
-
-
-def test_the_model_on_paper():
-    """The table in the module's docstring, from the counts below it."""
-    rows = [[float(cell) for cell in line.split("|")[1:-1]] for line in sharded.__doc__.splitlines() if "| 1e" in line]
-    assert [row[:2] for row in rows] == [[c, p] for c in (1e6, 1e7, 1e8) for p in (8, 64)]
-    for num_classes, devices, *cells in rows:
-        n, d, c = int(512 * devices), 512, math.ceil(num_classes / devices)
-        products = 8 * n * c * d / 790e12
-        talk = (devices - 1) / devices * n * (2 * d + 4 * d + 4 + 16) / (450e9 if devices <= 8 else 50e9)
-        of_sample = products * room(0.1, n, c) / c
-        update = 24 * c * d / 4.3e12
-        milliseconds = [1e3 * seconds for seconds in (products, talk, of_sample, update)]
-        assert cells == pytest.approx([*milliseconds, 12 * c * d / 1e9], rel=0.02)
 
 
 def test_embeddings_travel_in_bfloat16_and_their_gradient_in_float32():
