@@ -64,11 +64,11 @@ def test_two_processes_train_as_two_devices_and_go_on_as_three(digits, tmp_path)
     two, one = tmp_path / "two", tmp_path / "one"
     by_two = begun(digits, two, "--epochs", 2, "--processes", 2)
     of_two = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
-    by_one = begun(digits, one, "--epochs", 2, "--devices", 2, environment=of_two)
+    by_one = begun(digits, one, "--epochs", 3, "--devices", 2, environment=of_two)
     code, said, error = ended(by_two)
     assert (code, error) == (0, "") and said.count("epoch 1/2") == 1, (said, error)
     assert ended(by_one)[0] == 0
-    assert lines_of(two) == lines_of(one)
+    assert lines_of(two) == lines_of(one)[:2]
     for number in (1, 2):
         arrays = [Folder(out / "arcloss" / "v0" / "seed0").arrays(number) for out in (two, one)]
         assert arrays[0].keys() == arrays[1].keys()
@@ -76,8 +76,6 @@ def test_two_processes_train_as_two_devices_and_go_on_as_three(digits, tmp_path)
             np.testing.assert_array_equal(arrays[0][name], arrays[1][name], err_msg=name)
     code, said, error = ended(begun(digits, two, "--epochs", 3, "--processes", 3))
     assert code == 0 and "going on after 2 epochs" in said, (said, error)
-    code, said, error = ended(begun(digits, one, "--epochs", 3))
-    assert code == 0, error
     third, alone = (lines_of(out)[2] for out in (two, one))
     assert third["train_loss"] == pytest.approx(alone["train_loss"], rel=1e-4)
 
