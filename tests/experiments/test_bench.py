@@ -182,6 +182,7 @@ def test_unusable_measurements_of_heads_are_refused(options):
         Head(**options).run()
 
 
+@pytest.mark.filterwarnings("ignore:The image decoding and encoding capabilities of TorchVision:DeprecationWarning")
 def test_a_stream_of_records_is_timed_beside_the_decoding_of_them(capsys):
     result = StreamRate(pictures=40, size=16, rounds=1).run()
     assert result["pictures"] == 36  # a tenth of each identity is held out
