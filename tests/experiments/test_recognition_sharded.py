@@ -52,7 +52,7 @@ def last_losses(out):
     return folder_of(out).arrays(2)["step_losses"]
 
 
-@pytest.mark.parametrize("sample", [None, 0.5])
+@pytest.mark.parametrize("sample", [pytest.param(None, marks=pytest.mark.slow), 0.5])
 def test_a_run_goes_on_with_classes_split_over_another_number_of_devices(
     identities, tmp_path, monkeypatch, capsys, sample
 ):
