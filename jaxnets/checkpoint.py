@@ -20,7 +20,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
-from jax.experimental import multihost_utils
 
 from jaxnets import process_arrays
 from jaxnets.domains import check_count
@@ -71,7 +70,9 @@ def save(directory: Path, number: int, tree: Any, *, keep: int, num_classes: int
     digests = {name: _digest_of_array(leaf, rows[name]) for name, leaf in data.items()}
     unfinished = directory.absolute() / _UNFINISHED
     folder = unfinished / str(number)
-    _in_one_process(lambda: shutil.rmtree(unfinished, ignore_errors=True))  # left by a process that was killed
+    process_arrays.in_one_process(
+        lambda: shutil.rmtree(unfinished, ignore_errors=True)
+    )  # left by a process that was killed
     try:
         with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as writer:
             item = ocp.args.StandardSave(jax.tree.unflatten(structure, arrays.values()))
@@ -88,7 +89,7 @@ def save(directory: Path, number: int, tree: Any, *, keep: int, num_classes: int
         _delete(directory, numbers(directory)[keep:])
         shutil.rmtree(unfinished, ignore_errors=True)
 
-    _in_one_process(finish)
+    process_arrays.in_one_process(finish)
 
 
 def numbers(directory: Path) -> list[int]:
@@ -293,10 +294,3 @@ def _delete(directory: Path, doomed: list[int]) -> None:
     for number in doomed:
         if (directory / str(number)).is_dir():
             (directory / str(number)).rename(directory / _UNFINISHED / f"{number}.deleted")
-
-
-def _in_one_process(act: Callable[[], None]) -> None:
-    if jax.process_index() == 0:
-        act()
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices("jaxnets.checkpoint")

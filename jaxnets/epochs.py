@@ -169,17 +169,20 @@ def train_epoch_by_call(
 
 def _batches_from_host(
     split: Split, order: Int[np.ndarray, "N"] | KeyedPermutation, plan: EpochPlan, done: int, share: Share | None
-) -> Iterator[tuple[Split, Int[Array, "B"]]]:
-    """Batches on the device, each as a split with its own order; a thread gathers the next one in the meantime."""
+) -> Iterator[tuple[Split, Int[Array, "B"] | None]]:
+    """Batches on the device, each as a split with its own order; a thread gathers the next one in the meantime.
 
-    def batch(step: int) -> tuple[Split, Int[Array, "B"]]:
+    With a `share` they are the batches of all processes, and have no order.
+    """
+
+    def batch(step: int) -> tuple[Split, Int[Array, "B"] | None]:
         first = step * plan.batch_size
         size = min(plan.batch_size, plan.examples - first)
         mine = share.rows(size) if share else slice(0, size)
         indices = order[first + mine.start : first + mine.stop]
         gathered = Split(rows(split.images, indices), rows(split.labels, indices))
         if share:
-            return share.whole(gathered, size), jnp.zeros(0, jnp.int32)
+            return share.whole(gathered, size), None
         return jax.device_put((gathered, np.arange(len(indices), dtype=np.int32)))
 
     with ThreadPoolExecutor(max_workers=1) as reader:

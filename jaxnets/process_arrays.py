@@ -3,7 +3,7 @@
 Every process calls these functions with the same array.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -13,6 +13,14 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 BLOCK = 2**26  # bytes of rows that each process holds at once
+
+
+def in_one_process(act: Callable[[], None]) -> None:
+    """`act()` in the first process, while the others wait."""
+    if jax.process_index() == 0:
+        act()
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices("jaxnets")
 
 
 def is_elsewhere(array: object) -> bool:

@@ -1,7 +1,6 @@
 """Commands that several processes of this machine run together."""
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -89,7 +88,6 @@ def test_a_signal_to_any_process_saves_and_ends_all_of_them(digits, tmp_path):
     code, said, error = ended(process)
     assert code == 128 + signal.SIGTERM and "the same command goes on from there" in error, (said, error)
     kept = lines_of(tmp_path)
-    shutil.copytree(tmp_path, tmp_path / "copy", ignore=shutil.ignore_patterns("copy"))
 
     process = begun(digits, tmp_path, "--epochs", 500, "--processes", 2)
     assert process.stdout.readline().startswith(f"going on after {len(kept)} epoch")
@@ -114,6 +112,17 @@ def test_a_signal_to_any_process_saves_and_ends_all_of_them(digits, tmp_path):
     while any(Path(f"/proc/{number}").exists() for number in mine):
         assert time.monotonic() < deadline, "the processes outlive the one that watched them"
         time.sleep(0.1)
+
+
+@pytest.mark.slow
+def test_of_a_set_on_the_host_each_process_gathers_its_rows(digits, tmp_path):
+    how = ("-c", ON_THE_HOST)
+    two = begun(digits, tmp_path / "two", "--epochs", 1, "--processes", 2, how=how)
+    of_two = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    one = begun(digits, tmp_path / "one", "--epochs", 1, "--devices", 2, how=how, environment=of_two)
+    for code, said, error in map(ended, (two, one)):
+        assert (code, error) == (0, ""), said
+    assert lines_of(tmp_path / "two") == lines_of(tmp_path / "one")
 
 
 @pytest.mark.slow
