@@ -18,15 +18,18 @@ ROOT = Path(__file__).parents[2]
 CLOCKS = ("seconds", "images_per_second")  # of a line of metrics
 
 
-def begun(digits, out, *arguments, environment=None):
+ON_THE_HOST = """
+import jaxnets.parallel
+from experiments.arcloss.__main__ import Config, command
+from experiments.run.terminal import main, parse
+jaxnets.parallel._ROOM_ON_CPU = 0
+main(lambda: command(parse(Config, "it")))
+"""
+
+
+def begun(digits, out, *arguments, environment=None, how=("-m", "experiments.arcloss")):
     """Six batches of 24 pictures and one of 16 an epoch; one device in each process."""
-    command = [
-        *["-m", "experiments.arcloss", "--variant", "v0", "--batch-size", "24"],
-        "--data",
-        f"idx:{digits}",
-        "--out",
-        out,
-    ]
+    command = [*how, "--variant", "v0", "--batch-size", "24", "--data", f"idx:{digits}", "--out", out]
     return subprocess.Popen(
         [sys.executable, *map(str, command), *map(str, arguments)],
         env=os.environ | {"XLA_FLAGS": "", "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)} | (environment or {}),
