@@ -18,6 +18,7 @@ from jaxnets.binary_losses import BinaryHead, SphereFace2, UniFace, binary_margi
 from jaxnets.data import Dataset, Split, load
 from jaxnets.epochs import Evaluation, evaluate, train_epoch
 from jaxnets.heads import MarginHead, ScoresHead
+from jaxnets.inference import eval_step
 from jaxnets.losses import adacos_scale, margin_softmax_loss, sharded_margin_softmax_loss
 from jaxnets.margins import (
     AdaFace,
@@ -35,7 +36,7 @@ from jaxnets.margins import (
 from jaxnets.models import create
 from jaxnets.optim import adam, sgd, step_lr
 from jaxnets.sharded_head import ShardedMarginHead
-from jaxnets.train import TrainState, create_train_state, eval_step, train_step
+from jaxnets.train import TrainState, create_train_state, train_step
 from kernels.platform import quick_compilation
 
 __all__ = [

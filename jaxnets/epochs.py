@@ -19,10 +19,11 @@ from jaxnets.domains import check_count
 from jaxnets.epoch_plan import EpochPlan as EpochPlan
 from jaxnets.epoch_plan import epoch_calls as epoch_calls
 from jaxnets.epoch_plan import steps_per_call as steps_per_call
+from jaxnets.inference import Outputs, eval_step
 from jaxnets.labels import as_labels
 from jaxnets.labels import check as check_labels
 from jaxnets.permutation import KeyedPermutation
-from jaxnets.train import Outputs, TrainState, eval_step, train_step
+from jaxnets.train import TrainState, train_step
 from kernels.platform import jit_with, quick_compilation
 from kernels.varying import Axes
 

@@ -127,7 +127,7 @@ class MarginHead:
             embeddings,
             params[CLASS_WEIGHTS],
             labels,
-            margin=drawn(margin, key, len(embeddings), axis_name) if isinstance(margin, DrawnMargin) else margin,
+            margin=drawn_margin(margin, key, len(embeddings), axis_name) if isinstance(margin, DrawnMargin) else margin,
             scale=stats["scale"] if isinstance(self.scale, AdaCos) else self.scale,
             margin_grad=self.margin_grad,
             min_norm=self.min_norm,
@@ -152,7 +152,7 @@ def init_class_weights(
     return jax.random.normal(key, (num_classes, *subcenters, num_outputs))
 
 
-def drawn(margin: DrawnMargin, key: Array | None, num_rows: int, axis_name: Axes | None) -> Margin:
+def drawn_margin(margin: DrawnMargin, key: Array | None, num_rows: int, axis_name: Axes | None) -> Margin:
     """The margin of a step's rows, or, without a key, their mean."""
     # Another key than that of a sample of the classes.
     return margin.mean if key is None else margin.drawn(jax.random.fold_in(key, 1), num_rows, axis_name)

@@ -146,6 +146,7 @@ def sharded_margin_softmax_loss(
     num_classes: int | None = None,
     sample: float | None = None,
     key: Array | None = None,
+    drawn: kernel.Drawn | None = None,
     implementation: kernel.Implementation | None = None,
 ) -> Float[Array, "N"]:
     """`margin_softmax_loss` in a `jax.shard_map` over P devices with a share of the classes each.
@@ -189,6 +190,8 @@ def sharded_margin_softmax_loss(
         are always among them. Which others, depends on the key and on their numbers alone, not on the devices; see
         `kernels.margin_softmax.negative_sampling`.
       key: draws the sample; the same on all devices, and another one in each step.
+      drawn: in place of sample and key, a sample that `kernels.margin_softmax.draw_classes` drew before. The class
+        weights are then `drawn.of` this device's, so that their gradient has rows of the drawn classes alone.
       implementation: "chunked", the choice of None, "pallas_gpu" or "pallas_tpu"; the latter two take no padding and no
         sample.
 
@@ -203,6 +206,9 @@ def sharded_margin_softmax_loss(
         if statistics is None:
             raise ValueError(f"{margin} has statistics: give them, see jaxnets.margins.sharded_update")
         margin = margin.at(statistics, embeddings)
+    if sample is not None or key is not None:
+        drawn = kernel.draw_classes(key, sample, labels, class_weights, axis_name, num_classes)
+        class_weights = drawn.of(class_weights)
     made = kernel.sharded_margin_softmax(
         embeddings,
         class_weights,
@@ -210,12 +216,11 @@ def sharded_margin_softmax_loss(
         axis_name=axis_name,
         margin_grad=margin_grad,
         num_classes=num_classes,
-        sample=sample,
-        key=key,
+        drawn=drawn,
         implementation=implementation,
         **_of_margin(margin, scale),
     )
-    total = num_classes or class_weights.shape[0] * jax.lax.axis_size(axis_name)
+    total = num_classes or kernel.num_classes_here(class_weights, drawn) * jax.lax.axis_size(axis_name)
     return _with_penalty(made, margin, labels, total, axis_name)
 
 

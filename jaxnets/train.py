@@ -1,4 +1,4 @@
-"""The state and the steps.
+"""The state and the step of training.
 
 A step is `(state, batch) -> (state, metrics)`: pure, so that it can be jitted, mapped over seeds, and, with
 `axis_name`, run by every device of `jax.pmap` or `jax.shard_map` on its share of the batch.
@@ -17,11 +17,12 @@ from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from jaxnets.data import Split
 from jaxnets.domains import check
-from jaxnets.explicit_axes import between_auto_axes, of_rows, specs_of
+from jaxnets.explicit_axes import between_auto_axes, specs_of
 from jaxnets.heads import Head, MarginHead
 from jaxnets.labels import as_labels, count_of
 from jaxnets.optim import by_group
 from jaxnets.sharded_head import ShardedMarginHead
+from kernels.margin_softmax import Drawn
 from kernels.platform import jit_with
 from kernels.varying import Axes
 
@@ -81,7 +82,7 @@ def create_train_state(
     weights, but not BatchNorm's statistics: `freeze_batch_stats=True` does, also by `state.replace`.
 
     Raises:
-      ValueError: for an `averaging` outside of [0, 1).
+      ValueError: for an `averaging` outside of [0, 1), and for an optimiser that a sample of the classes does not suit.
     """
     if averaging is not None:
         check("averaging, the share of an average that a step keeps,", averaging, "[0, 1)")
@@ -99,6 +100,8 @@ def create_train_state(
     quick = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
     placed = {"out_shardings": head.shardings(jax.eval_shape(init, key))} if isinstance(head, ShardedMarginHead) else {}
     params, batch_stats, head_stats, opt_state, state_key, step = jit_with(quick, init, **placed)(key)
+    if isinstance(head, ShardedMarginHead):
+        head.check_optimizer(opt_state)
     # Copies: a step may be given the state's buffers to reuse, and no buffer twice.
     averages = {} if averaging is None else jax.tree.map(jnp.copy, {"params": params, "batch_stats": batch_stats})
     return TrainState(
@@ -152,25 +155,39 @@ def _train_step(state: TrainState, batch: Split, axis_name: Axes | None = None) 
     if isinstance(state.head, ShardedMarginHead):
         if axis_name is not None:
             raise ValueError("a ShardedMarginHead splits the batch itself: jit train_step without an axis_name")
-        # The optimiser's part stays outside, where arrays are whole to it: any optimiser gives its usual result.
-        fixed, specs = state.replace(opt_state=(), averages={}), state.head.specs(state.params)
-        found = state.head.over_devices(_gradients, fixed, batch, lambda _: Gradients(specs, P(), P(), P()))
-    else:
-        found = _gradients(state, batch, axis_name)
-    grads, batch_stats, head_stats, metrics = found
-    updates, opt_state = state.optimizer.update(grads, state.opt_state, state.params)
-    new_params = optax.apply_updates(state.params, updates)
-    new = state.replace(
-        params=new_params,
-        averages=averaged(state, {"params": new_params, "batch_stats": batch_stats}),
-        batch_stats=batch_stats,
-        head_stats=head_stats,
+        return _train_step_over_classes(state, state.head, batch)
+    found = _gradients(state, batch, axis_name=axis_name)
+    updates, opt_state = state.optimizer.update(found.params, state.opt_state, state.params)
+    return _after(state, optax.apply_updates(state.params, updates), opt_state, found), found.metrics
+
+
+def _train_step_over_classes(
+    state: TrainState, head: ShardedMarginHead, batch: Split
+) -> tuple[TrainState, dict[str, Array]]:
+    """The step of classes that are split over devices; of a sample of these, if the head draws one."""
+    held = state.params, state.opt_state
+    drawn = head.draw(_step_keys(state).head, state.params["head"], batch.labels)
+    params, opt_state = head.drawn_of(held, drawn)
+    fixed, specs = state.replace(params=params, opt_state=(), averages={}), head.specs(params, drawn)
+    found = head.over_devices(_gradients, fixed, batch, lambda _: Gradients(specs, P(), P(), P()), drawn)
+    # The optimiser's part stays outside, where arrays are whole to it: any optimiser gives its usual result.
+    updates, opt_state = state.optimizer.update(found.params, opt_state, params)
+    params, opt_state = head.with_drawn(held, (optax.apply_updates(params, updates), opt_state), drawn)
+    new = _after(state, params, opt_state, found)
+    placed: TrainState = jax.lax.with_sharding_constraint(new, head.shardings(new))
+    return placed, found.metrics
+
+
+def _after(state: TrainState, params: Params, opt_state: optax.OptState, found: "Gradients") -> TrainState:
+    new: TrainState = state.replace(
+        params=params,
+        averages=averaged(state, {"params": params, "batch_stats": found.batch_stats}),
+        batch_stats=found.batch_stats,
+        head_stats=found.head_stats,
         opt_state=opt_state,
         step=state.step + 1,
     )
-    if isinstance(state.head, ShardedMarginHead):
-        new = jax.lax.with_sharding_constraint(new, state.head.shardings(new))
-    return new, metrics
+    return new
 
 
 class Gradients(NamedTuple):
@@ -182,13 +199,27 @@ class Gradients(NamedTuple):
     metrics: Any
 
 
-def _gradients(state: TrainState, batch: Split, axis_name: Axes | None) -> Gradients:
+class StepKeys(NamedTuple):
+    """A step's keys: of dropout, of the augmentation, and of what the head draws."""
+
+    dropout: Array
+    augment: Array
+    head: Array
+
+
+def _step_keys(state: TrainState) -> StepKeys:
     _, step_key = jax.random.split(state.key)
     step_key = jax.random.fold_in(step_key, state.step)
     dropout_key, augment_key = jax.random.split(step_key)
+    return StepKeys(dropout_key, augment_key, jax.random.fold_in(step_key, 2))
+
+
+def _gradients(state: TrainState, batch: Split, drawn: Drawn | None = None, axis_name: Axes | None = None) -> Gradients:
+    dropout_key, augment_key, head_key = _step_keys(state)
     is_split = isinstance(state.head, ShardedMarginHead)
     draws = isinstance(state.head, MarginHead) and state.head.draws
-    drawing = {"key": jax.random.fold_in(step_key, 2), "axis_name": axis_name} if draws else {}
+    drawing = {"key": head_key, "axis_name": axis_name} if draws else {}
+    among: dict[str, Any] = {} if drawn is None else {"drawn": drawn}
     params, images, labels = state.params, jnp.asarray(batch.images), as_labels(batch.labels)
     if state.augment is not None:
         images = state.augment(_keys_of_share(augment_key, images.shape[0], axis_name), images)
@@ -214,12 +245,12 @@ def _gradients(state: TrainState, batch: Split, axis_name: Axes | None) -> Gradi
             mutable=[] if state.freeze_batch_stats else ["batch_stats"],
             rngs={"dropout": dropout_key},
         )
-        head_stats = state.head.update_stats(state.head_stats, params["head"], outputs, labels, axis_name)
-        losses = state.head.loss(head_stats, params["head"], outputs, labels, **drawing)
+        head_stats = state.head.update_stats(state.head_stats, params["head"], outputs, labels, axis_name, **among)
+        losses = state.head.loss(head_stats, params["head"], outputs, labels, **drawing, **among)
         return mean_of_share(losses), (outputs, updated.get("batch_stats", state.batch_stats), head_stats)
 
     (loss, (outputs, batch_stats, head_stats)), grads = jax.value_and_grad(mean_loss, has_aux=True)(params)
-    is_correct = (state.head.predict(params["head"], outputs) == labels).astype(loss.dtype)
+    is_correct = (state.head.predict(params["head"], outputs, **among) == labels).astype(loss.dtype)
     metrics = {"loss": loss, "accuracy": mean_of_share(is_correct)}
     if axis_name is not None:
         averaged_ones = {"net": grads["net"]} if is_split else grads
@@ -248,34 +279,6 @@ def _keys_of_share(key: Array, share: int, axis_name: Axes | None) -> Array:
         return jax.random.split(key, share)
     keys = jax.random.split(key, share * jax.lax.axis_size(axis_name))
     return jax.lax.dynamic_slice_in_dim(keys, share * jax.lax.axis_index(axis_name), share)
-
-
-class Outputs(NamedTuple):
-    """The results of a batch in inference: embeddings (or scores), losses and predicted classes."""
-
-    embeddings: Float[Array, "N D"]
-    losses: Float[Array, "N"]
-    predictions: Int[Array, "N"]
-
-
-def eval_step(state: TrainState, batch: Split) -> Outputs:
-    """Applies the network and the head in inference. The loss includes the margin; predictions do not."""
-    if isinstance(state.head, ShardedMarginHead):
-        split: Outputs = state.head.over_devices(_eval_step, state.replace(opt_state=()), batch, lambda rows: rows)
-        return split
-    outputs: Outputs = between_auto_axes(_eval_step, state, batch, out=lambda: of_rows(batch.images))
-    return outputs
-
-
-def _eval_step(state: TrainState, batch: Split, axis_name: Axes | None = None) -> Outputs:
-    images, labels = jnp.asarray(batch.images), as_labels(batch.labels)
-    params, batch_stats = state.for_inference()
-    outputs = state.model.apply(
-        {"params": params["net"], "batch_stats": batch_stats}, as_floats(images, params), train=False
-    )
-    head = params["head"]
-    losses = state.head.loss(state.head_stats, head, outputs, labels)
-    return Outputs(outputs, losses, state.head.predict(head, outputs))
 
 
 @jax.jit

@@ -26,8 +26,8 @@ def measure(
     """Each number of classes, of rows over all devices, and all classes or a sample of them: compiled, and counted.
 
     The model is `kernels.margin_softmax.sharded`'s. The state is a device's class weights and their momentum. What is
-    temporary has their gradient, as large as either. Sent are embeddings to all devices and their gradients back,
-    labels and sums.
+    temporary has their gradient, or that of the drawn ones. Sent are embeddings to all devices and their gradients
+    back, labels and sums.
     """
     table = Table(title=f"a step of {devices} devices, for each of them", show_edge=False)
     for name in ("classes", "rows", "of them", "state", "model", "temporary", "gradient", "sent", "model"):
@@ -39,7 +39,7 @@ def measure(
         environment = {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
         job = json.dumps(sizes | {"sample": share})
         counted = said_by("experiments.bench.sharded_worker", job, limit=limit, environment=environment)
-        row = sizes | {"sample": share} | model(**sizes) | counted
+        row = sizes | {"sample": share} | model(**sizes, sample=share) | counted
         rows.append(row)
         of = (f"{number:,}", f"{batch:,}", "all" if share is None else f"{share:g}")
         told = [row["refused"]] if "refused" in row else [f"{size / MIB:,.1f} MiB" for size in figures(row)]
@@ -60,13 +60,14 @@ def figures(row: Mapping[str, Any]) -> tuple[int, ...]:
     )
 
 
-def model(classes: int, batch: int, dimensions: int, devices: int) -> dict[str, int]:
-    """In float32, the bytes of a device's class weights and momentum, of their gradient, and those that it sends."""
+def model(classes: int, batch: int, dimensions: int, devices: int, sample: float | None = None) -> dict[str, int]:
+    """In float32, the bytes of a device's class weights and momentum, of the gradient, and those that it sends."""
     here = -(-classes // devices)
+    of_gradient = here if sample is None else room(sample, batch, here)
     each_way = (devices - 1) * batch // devices
     return {
         "model_state_bytes": 8 * here * dimensions,
-        "model_gradient_bytes": 4 * here * dimensions,
+        "model_gradient_bytes": 4 * of_gradient * dimensions,
         "model_sent_bytes": each_way * (4 * dimensions + 4 * dimensions + 4 + 2 * 8),
     }
 
@@ -78,6 +79,7 @@ class Estimate(NamedTuple):
     products: float
     sampled_products: float
     update: float
+    sampled_update: float
     talk: float
 
     @property
@@ -87,8 +89,7 @@ class Estimate(NamedTuple):
             return "talk: classes over the devices of a node, rows over all"
         if self.sampled_products > self.products / 2:
             return "products: classes over the devices of a node, with a sample (over all, it has room for every class)"
-        then = ", then the update: more devices" if self.update > self.sampled_products else ""
-        return f"products: a sample{then}"
+        return "products: a sample"
 
 
 def estimate(classes: int, devices: int, sample: float) -> Estimate:
@@ -96,8 +97,9 @@ def estimate(classes: int, devices: int, sample: float) -> Estimate:
 
     Products are 8·N·c·D operations for N rows of all devices and c classes of one: two for the cosines, which are
     computed twice, and two for each gradient. With a sample, c is what `negative_sampling.room` holds. The update is
-    24·c·D bytes: the gradient is set to zero and read, momentum and weights are read and written. Talk is
-    (P − 1)/P · N · (2·D + 4·D + 4 + 2·8) bytes for P devices.
+    24·c·D bytes: the gradient is set to zero and read, momentum and weights are read and written. Of a sample it is
+    40·c·D bytes: momentum and weights are also copied out of all and back. Talk is (P − 1)/P · N · (2·D + 4·D + 4 +
+    2·8) bytes for P devices.
     """
     here, rows = classes / devices, ROWS * devices
     sampled = room(sample, rows, round(here))
@@ -107,5 +109,6 @@ def estimate(classes: int, devices: int, sample: float) -> Estimate:
         products=8 * rows * here * DIMENSIONS / PRODUCTS,
         sampled_products=8 * rows * sampled * DIMENSIONS / PRODUCTS,
         update=24 * here * DIMENSIONS / MEMORY,
+        sampled_update=40 * sampled * DIMENSIONS / MEMORY,
         talk=sent / (NODE if devices <= DEVICES_OF_NODE else BEYOND),
     )

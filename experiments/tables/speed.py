@@ -117,11 +117,13 @@ def stream_table(result: dict[str, Any]) -> str:
 def head_estimate_table(result: dict[str, Any]) -> str:
     """Of what no machine here can run; the model's bytes are those that the result has counted."""
     sample = next(each["sample"] for each in result["rows"] if each["sample"])
-    columns = ("products", f"products of {sample:.0%}", "update", "talk", "the longest, and the way out")
+    of_sample = (f"{part} of {sample:.0%}" for part in ("products", "update"))
+    columns = ("products", "update", *of_sample, "talk", "the longest, and the way out")
     rows = head(("classes", "devices", "a device holds", *columns))
     for classes, devices in itertools.product((10**6, 10**7, 10**8), (8, 64, 512)):
         each = sharded_head.estimate(classes, devices, sample)
-        times = (f"{1e3 * part:.3g} ms" for part in (each.products, each.sampled_products, each.update, each.talk))
+        parts = (each.products, each.update, each.sampled_products, each.sampled_update, each.talk)
+        times = (f"{1e3 * part:.3g} ms" for part in parts)
         rows.append(row([f"{classes:,}", str(devices), f"{each.held / 1e9:.2g} GB", *times, each.limit]))
     rows += [
         "",

@@ -26,7 +26,7 @@ from jaxnets.inputs import ClassWeights, Labels, Vectors
 from jaxnets.labels import as_labels, count_of, is_class, marked
 from jaxnets.margins.fixed import ArcFace, Margin
 from jaxnets.margins.value import Numbers, like, value
-from kernels.margin_softmax import Axes, HardNegatives, gather_rows, own_labels
+from kernels.margin_softmax import Axes, Drawn, HardNegatives, gather_rows, num_classes_here, own_labels
 from kernels.margin_softmax.geometry import directions, target_cos_sin
 from kernels.varying import varying_axes
 
@@ -67,6 +67,7 @@ def sharded_update(
     labels: Int[Array, "n"],
     axis_name: Axes,
     num_classes: int | None = None,
+    drawn: Drawn | None = None,
 ) -> Statistics:
     """`margin.update` for devices with a share of the classes each, as in `jaxnets.sharded_margin_softmax_loss`.
 
@@ -77,10 +78,10 @@ def sharded_update(
       ValueError: as `sharded_margin_softmax_loss`.
     """
     embeddings, labels = gather_rows(jax.lax.stop_gradient(embeddings), as_labels(labels), axis_name)
-    own = own_labels(labels, class_weights, axis_name, num_classes)
-    names, num_here = (axis_name,) if isinstance(axis_name, str) else tuple(axis_name), class_weights.shape[0]
-    is_none = ~is_class(labels, num_classes or num_here * jax.lax.axis_size(names)) & (labels != -1)
-    own = jnp.where(is_none, num_here, own)  # no class of this device's either
+    own = own_labels(labels, class_weights, axis_name, num_classes, drawn)
+    most = num_classes_here(class_weights, drawn) * jax.lax.axis_size(axis_name)
+    is_none = ~is_class(labels, num_classes or most) & (labels != -1)
+    own = jnp.where(is_none, class_weights.shape[0], own)  # no class of this device's either
     everywhere = tuple(varying_axes(embeddings) | varying_axes(own))
     return margin.update(statistics, embeddings, class_weights, own, everywhere)
 

@@ -14,13 +14,37 @@ number of each device's classes instead.
 """
 
 import math
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
-from jaxtyping import Array, Int
+from jaxtyping import Array, Int, Shaped
 
 from kernels.varying import vary_alike
+
+
+class Drawn(NamedTuple):
+    """The classes that a device compares rows with, out of its c.
+
+    Attributes:
+      rows: their indices, in increasing order; c in the places that are left.
+      place: of each class its place in `rows`; of a class that was not drawn any number.
+    """
+
+    rows: Int[Array, "m"]
+    place: Int[Array, "c"]
+
+    def of(self, whole: Shaped[Array, "c ..."]) -> Shaped[Array, "m ..."]:
+        """The rows of an array that has one for each class; the places that are left hold any row."""
+        return whole.at[self.rows].get(mode="clip")
+
+    def put(self, whole: Shaped[Array, "c ..."], part: Shaped[Array, "m ..."]) -> Shaped[Array, "c ..."]:
+        """`whole` with these rows replaced."""
+        return whole.at[self.rows].set(part, mode="drop")
+
+    @property
+    def num_drawn(self) -> Int[Array, ""]:
+        return (self.rows < len(self.place)).sum(dtype=jnp.int32)
 
 
 def room(sample: float, num_rows: int, num_here: int) -> int:
@@ -36,11 +60,11 @@ def sampled(
     num_here: int,
     counted: Int[Array, ""],
     first: Int[Array, ""],
-) -> tuple[Int[Array, "m"], Int[Array, ""], Int[Array, "c"]]:
-    """Draws from c = `num_here` classes: m classes, the number of these that count, and each class's index among them.
+) -> Drawn:
+    """Draws from c = `num_here` classes.
 
     Args:
-      own: the classes of the rows, in [0, c), which are drawn first; −1 for none.
+      own: the classes of the rows, in [0, c), all of which are drawn; −1 for none.
       counted: classes from here on are padding.
       first: the number of this device's first class.
 
@@ -51,12 +75,14 @@ def sampled(
         raise ValueError("negative sampling takes a share and a key: give both sample and key, or neither")
     if not 0 < sample <= 1:
         raise ValueError(f"sample is the share of classes to keep, in (0, 1], not {sample}")
-    classes = jnp.arange(num_here, dtype=jnp.int32)
-    drawn = jax.vmap(lambda number: jax.random.uniform(jax.random.fold_in(key, number), (), jnp.float32))
-    number = drawn(first + classes)
-    rank = jnp.where((classes < counted) & (number < sample), 1 - number, -1)
-    rank, own = vary_alike(rank, own)
-    rank = rank.at[jnp.where(own < 0, num_here, own)].set(2, mode="drop")
-    largest, chosen = lax.top_k(rank, room(sample, len(own), num_here))
-    place, chosen, order = vary_alike(classes, chosen, jnp.arange(len(chosen), dtype=jnp.int32))
-    return chosen, (largest > 0).sum(dtype=jnp.int32), place.at[chosen].set(order)
+    size, classes = room(sample, len(own), num_here), jnp.arange(num_here, dtype=jnp.int32)
+    number = jax.vmap(lambda number: jax.random.uniform(jax.random.fold_in(key, number), (), jnp.float32))
+    is_other = (classes < counted) & (number(first + classes) < sample)
+    classes, is_other, own = vary_alike(classes, is_other, own)
+    is_own = jnp.zeros_like(is_other).at[jnp.where(own < 0, num_here, own)].set(True, mode="drop")
+    is_other &= ~is_own
+    has_room = jnp.cumsum(is_other, dtype=jnp.int32) <= size - is_own.sum(dtype=jnp.int32)
+    is_drawn = is_own | (is_other & has_room)
+    place = jnp.cumsum(is_drawn, dtype=jnp.int32) - 1
+    (rows,) = vary_alike(jnp.full(size, num_here, jnp.int32), own)[:1]
+    return Drawn(rows.at[jnp.where(is_drawn, place, size)].set(classes, mode="drop"), place)

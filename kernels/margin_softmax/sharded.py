@@ -11,8 +11,9 @@ of the drawn rows of it.
 
 `experiments/results/README.md` estimates the time and the memory of a step, up to 1e8 classes on 512 devices. Products
 and talk both grow with the embeddings that a device brings, so without a sample the products dominate, except across
-nodes with few classes. A sample does not make the update smaller, as the optimiser moves all class weights. It has room
-for a class of each row: at 1e6 classes on 64 devices and more these are all of a device's.
+nodes with few classes. With a sample, only the drawn class weights take part in a step, and
+`jaxnets.train_step` gives the optimiser these alone. There is room for a class of each row: at 1e6 classes on 64
+devices and more this is room for all of a device's classes.
 """
 
 import functools
@@ -35,11 +36,11 @@ from kernels.margin_softmax.checks import (
     with_constant_t,
 )
 from kernels.margin_softmax.chunked import Chunked
-from kernels.margin_softmax.negative_sampling import sampled
+from kernels.margin_softmax.negative_sampling import Drawn
 from kernels.margin_softmax.reference import HardNegatives, OfTarget
-from kernels.margin_softmax.shares import own_labels
+from kernels.margin_softmax.shares import counted_here, num_classes_here, own_labels
 from kernels.margin_softmax.streamed import Hard, Rows, Streams, known_scale, others_and_psi, thresholds
-from kernels.varying import Axes, names_of, vary_alike, varying_axes, varying_like
+from kernels.varying import Axes, names_of, vary_alike, varying_like
 
 # A sum of numbers from e^−80 to e^80 does not vanish in float32, nor overflow over up to 6000 devices.
 WIDTH = 160.0
@@ -56,8 +57,7 @@ def sharded_margin_softmax(
     margin_grad: MarginGrad | str = "exact",
     hard_negatives: HardNegatives | None = None,
     num_classes: int | None = None,
-    sample: float | None = None,
-    key: Array | None = None,
+    drawn: Drawn | None = None,
     implementation: Implementation | str | None = None,
 ) -> Float[Array, "N"]:
     """`margin_softmax` with all rows on every device of the axis, and c of the C class weights on each.
@@ -74,34 +74,27 @@ def sharded_margin_softmax(
       axis_name: of the mesh axis that class weights are split over; or several, the first one changing slowest.
       num_classes: C, where the last devices have class weights beyond it, that do not count and get no gradient,
         whatever they hold.
-      sample, key: see `negative_sampling`; the key is one for all devices.
+      drawn: by `draw_classes`, the classes that count; `class_weights` are then `drawn.of` this device's.
       (others): as those of `margin_softmax`; implementation "reference" is of one device.
 
     Raises:
       NotImplementedError: from a named implementation that cannot serve these arguments.
       ValueError: as `margin_softmax`; where class weights are not split over the axis; for a `num_classes` that leaves
-        no class or is more than there are, a `sample` outside of (0, 1], or one without a key.
+        no class or is more than there are.
     """
     x, w, labels, scale = checked(embeddings, class_weights, labels, scale, margin_grad, implementation)
-    own = own_labels(labels, w, axis_name, num_classes)
-    names, num_here, num_devices = names_of(axis_name), w.shape[0], lax.axis_size(names_of(axis_name))
+    own = own_labels(labels, w, axis_name, num_classes, drawn)
+    names, num_here = names_of(axis_name), num_classes_here(w, drawn)
+    num_devices = lax.axis_size(names)
     num_classes = num_classes or num_here * num_devices
     counts = (labels >= 0) & (labels < num_classes)
-    here = lax.axis_index(names).astype(jnp.int32)
-    counted = jnp.clip(num_classes - here * num_here, 0, num_here)
-    has_padding = num_classes < num_devices * num_here
-    if sample is not None or key is not None:
-        # Of all rows, those split over other axes too: devices along these share the sample and sum its gradient.
-        shared = tuple(varying_axes(labels) - set(names))
-        of_all = lax.all_gather(labels, shared, tiled=True, to="invarying") if shared else labels
-        kept = own_labels(of_all, w, axis_name, num_classes)
-        chosen, counted, place = sampled(key, sample, kept, num_here, counted, here * num_here)
-        w, own, has_padding = jnp.take(w, chosen, axis=0, mode="clip"), jnp.where(own < 0, -1, place[own]), True
+    counted = counted_here(num_here, names, num_classes) if drawn is None else drawn.num_drawn
+    has_padding = num_classes < num_devices * num_here or drawn is not None
     x, w, own = vary_alike(jnp.where(counts[:, None], x, 0), w, own)
     if has_padding and implementation not in (None, "chunked"):
         raise NotImplementedError(
             f"{implementation} takes no padding, and {num_classes} classes leave some on {num_devices} devices"
-            if sample is None
+            if drawn is None
             else f"{implementation} takes no sample: the number of its classes varies, and the rest is padding"
         )
 

@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, Int, Shaped
 from kernels.margin_softmax.checks import as_int32
 from kernels.margin_softmax.geometry import wide
 from kernels.margin_softmax.nearest import nearest_cosines
+from kernels.margin_softmax.negative_sampling import Drawn, sampled
 from kernels.varying import Axes, names_of, varying_axes
 
 
@@ -59,13 +60,17 @@ def own_labels(
     class_weights: Float[Array, "c D"] | Float[Array, "c K D"],
     axis_name: Axes,
     num_classes: int | None = None,
+    drawn: Drawn | None = None,
 ) -> Int[Array, "N"]:
-    """Labels as indices of this device's classes, in [0, c); −1 for rows without a class on this device.
+    """Labels as indices of this device's class weights, in [0, c); −1 for rows without a class on this device.
+
+    Args:
+      drawn: of these classes, the class weights are those of the drawn ones alone.
 
     Raises:
       ValueError: where class weights are not split over the axis, or for an impossible `num_classes`.
     """
-    names, num_here = names_of(axis_name), class_weights.shape[0]
+    names, num_here = names_of(axis_name), num_classes_here(class_weights, drawn)
     if not set(names) <= varying_axes(class_weights):
         raise ValueError(
             f"class_weights must be split over {axis_name!r}: by in_specs of a shard_map that checks (check_vma=True)"
@@ -76,7 +81,43 @@ def own_labels(
     labels = as_int32(labels)
     first = lax.axis_index(names).astype(jnp.int32) * num_here
     is_here = (labels >= first) & (labels < jnp.minimum(first + num_here, num_classes or most))
-    return jnp.where(is_here, labels - first, -1)
+    own = jnp.where(is_here, labels - first, -1)
+    return own if drawn is None else jnp.where(is_here, drawn.place[own], -1)
+
+
+def num_classes_here(class_weights: Float[Array, "c D"] | Float[Array, "c K D"], drawn: Drawn | None) -> int:
+    """The number of this device's classes; some of them are padding."""
+    return class_weights.shape[0] if drawn is None else len(drawn.place)
+
+
+def counted_here(num_here: int, axis_name: Axes, num_classes: int) -> Int[Array, ""]:
+    """How many of this device's classes are not padding."""
+    first = lax.axis_index(names_of(axis_name)).astype(jnp.int32) * num_here
+    return jnp.clip(num_classes - first, 0, num_here)
+
+
+def draw_classes(
+    key: Array | None,
+    sample: float | None,
+    labels: Int[Array, "N"],
+    class_weights: Float[Array, "c D"] | Float[Array, "c K D"],
+    axis_name: Axes,
+    num_classes: int | None = None,
+) -> Drawn:
+    """Of this device's classes, those of all rows' labels and a share of the others: see `negative_sampling`.
+
+    Args:
+      key: one for all devices.
+      labels: this device's, or those of all devices along the axis.
+    """
+    names, num_here = names_of(axis_name), class_weights.shape[0]
+    # Of all rows, those split over other axes too: devices along these share the sample and sum its gradient.
+    split = tuple(sorted(varying_axes(labels)))
+    labels = lax.all_gather(labels, split, tiled=True, to="invarying") if split else labels
+    own = own_labels(labels, class_weights, axis_name, num_classes)
+    num_classes = num_classes or num_here * lax.axis_size(names)
+    first = lax.axis_index(names).astype(jnp.int32) * num_here
+    return sampled(key, sample, own, num_here, counted_here(num_here, axis_name, num_classes), first)
 
 
 def own_rows(values: Shaped[Array, "N"], brought: Shaped[Array, "n ..."], axis_name: Axes) -> Shaped[Array, "n"]:
@@ -92,16 +133,19 @@ def sharded_nearest_classes(
     class_weights: Float[Array, "c D"] | Float[Array, "c K D"],
     axis_name: Axes,
     num_classes: int,
+    drawn: Drawn | None = None,
 ) -> Int[Array, "n"]:
-    """`nearest_classes` of the rows that this device brings, over the classes of all.
+    """`nearest_classes` of the rows that this device brings, over the classes of all, or of them the drawn ones.
 
     The devices tell each other the largest cosine of each row, and the class.
     """
-    names, num_here = names_of(axis_name), class_weights.shape[0]
+    names, num_here = names_of(axis_name), num_classes_here(class_weights, drawn)
     split = tuple(name for name in names if name in varying_axes(embeddings))
     rows = lax.all_gather(lax.stop_gradient(embeddings), split, tiled=True, to="invarying") if split else embeddings
     first = lax.axis_index(names).astype(jnp.int32) * num_here
-    cosines, nearest = nearest_cosines(rows, class_weights, num_classes - first)
+    counted = num_classes - first if drawn is None else drawn.num_drawn
+    cosines, nearest = nearest_cosines(rows, class_weights, counted)
+    nearest = nearest if drawn is None else drawn.rows[nearest]
     cosines, nearest = lax.all_gather((cosines, first + nearest), names, to="invarying")
     winner = cosines.argmax(axis=0)  # the first of equal ones
     return own_rows(jnp.take_along_axis(nearest, winner[None], axis=0)[0], embeddings, axis_name)

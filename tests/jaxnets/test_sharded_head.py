@@ -225,6 +225,53 @@ def test_whole_epochs_equal_those_of_one_device(trained):
         assert ends[0][2:] == ends[1][2:] == (N - 1, 2)
 
 
+@pytest.mark.parametrize("margin", [ArcFace(), CurricularFace()], ids=str)
+def test_a_sample_is_a_step_of_the_drawn_classes_alone(margin):
+    """With momenta, decay and clipping, as of a head of these classes on one device. The others rest."""
+    optimizer = optax.chain(optax.clip_by_global_norm(0.5), optax.add_decayed_weights(0.1), adam(0.1))
+    how = Net(), np.zeros((1, 2, 2, 1), np.uint8), NET, optimizer
+
+    def state_with(head):
+        return create_train_state(jax.random.key(0), how[0], head, *how[1:], averaging=0.9)
+
+    def of_classes(state):
+        leaves = jax.tree.leaves((state.params, state.opt_state))
+        return [np.asarray(leaf) for leaf in leaves if leaf.shape[:1] == (200,)]
+
+    with jax.enable_x64(True):
+        state = in_float64(state_with(ShardedMarginHead(200, margin, 16.0, 2, mesh=mesh_of(2, 4), sample=0.1)))
+        for seed in range(2):
+            batch = batch_of(seed=seed)
+            after, told = jax.jit(train_step)(state, batch)
+            pairs = list(zip(of_classes(state), of_classes(after), strict=True))
+            assert len(pairs) == 3
+            is_drawn = np.any([(old != new).any(axis=(1, 2)) for old, new in pairs], axis=0)
+            drawn, named = np.flatnonzero(is_drawn), batch.labels[batch.labels >= 0]
+            assert set(named) < set(drawn) and 10 < len(drawn) < 60
+            whole = state_with(MarginHead(len(drawn), margin, 16.0, 2))
+
+            def cut(leaf, like, drawn=drawn):
+                return jnp.asarray(leaf)[drawn] if leaf.shape[:1] == (200,) else jnp.asarray(np.asarray(leaf))
+
+            alone = {n: jax.tree.map(cut, getattr(state, n), getattr(whole, n)) for n in FIELDS}
+            numbers = np.where(batch.labels < 0, -1, np.searchsorted(drawn, batch.labels)).astype(np.int32)
+            want, of_these = jax.jit(train_step)(
+                whole.replace(**alone, step=jnp.int32(seed)), Split(batch.images, numbers)
+            )
+            got = {n: jax.tree.map(cut, getattr(after, n), getattr(want, n)) for n in FIELDS}
+            assert_equal(after.replace(**got), want)
+            for name in ("loss", "accuracy"):
+                np.testing.assert_allclose(told[name], of_these[name], rtol=1e-12)
+            state = after
+
+
+def test_a_sample_does_not_add_up_gradients():
+    head = ShardedMarginHead(200, ArcFace(), 16.0, mesh=mesh_of(1, 2), sample=0.1)
+    with pytest.raises(ValueError, match=r"no sample with optax\.MultiSteps: it adds up gradients over steps"):
+        several = optax.MultiSteps(sgd(0.1), 2).gradient_transformation()
+        create_train_state(jax.random.key(0), Net(), head, np.zeros((1, 2, 2, 1)), NET, several)
+
+
 @pytest.mark.slow
 def test_a_sample_does_not_depend_on_the_devices(tmp_path):
     """From one checkpoint the next loss is the same on two, four and eight devices; and another one after it."""
