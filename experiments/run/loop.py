@@ -15,6 +15,7 @@ from experiments.run.folder import Folder, Line
 from experiments.run.processes import agreed, by_first, is_first
 from experiments.run.progress import Progress
 from experiments.run.records import write_json
+from experiments.run.saving import Saver
 from experiments.run.session import Invocation
 from experiments.run.signals import StopSignals
 from experiments.run.stored import SCORES, score_of
@@ -26,6 +27,7 @@ from jaxnets.naming import quoted
 from jaxnets.train import is_finite
 
 SAVE_EVERY = 60.0  # seconds of training within an epoch that a kill may cost
+SAVING = 0.05  # of the time, at most, that training waits for saves within an epoch
 
 
 def run_all(
@@ -74,6 +76,7 @@ def run(experiment: Experiment, invocation: Invocation) -> Line:
     with (
         ExitStack() as held,
         StopSignals() as signals,
+        Saver() as saver,
         ThreadPoolExecutor(max_workers=1) as artist,
         ProgressBar(experiment.name, experiment.epochs * experiment.plan.examples) as bar,
     ):
@@ -89,6 +92,7 @@ def run(experiment: Experiment, invocation: Invocation) -> Line:
         if plan.steps == 1 and plan.last_batch_size < plan.batch_size:
             bar.say(f"note: --batch-size {plan.batch_size} is more than the {plan.examples} training images there are")
         progress = Progress.of(experiment, bar.say)
+        progress.saver = saver
         bar.start_at(progress.epoch * experiment.plan.examples + progress.images)
         if 0 < progress.epoch < experiment.epochs or progress.done:
             bar.say(f"going on {progress.place}")
@@ -110,6 +114,7 @@ def run(experiment: Experiment, invocation: Invocation) -> Line:
                 if is_first():
                     drawings.append(artist.submit(experiment.draw_epoch, folder, progress.lines[-1]))
                 _stop_if_told(agreed(signals.received, due=False)[0], progress)
+            progress.wait()
             bar.describe("drawing")
             _wait(drawings)
             if is_first():
@@ -124,23 +129,25 @@ def _finish_epoch(
 ) -> None:
     """Takes the rest of the epoch's steps; saves in between after SAVE_EVERY seconds, or when told to stop."""
     bar.describe(f"epoch {progress.epoch + 1}/{experiment.epochs}")
-    saved = time.perf_counter()
+    saved, waited = time.perf_counter(), 0.0
     for bad_step in progress.steps(experiment):
         now = time.perf_counter()
         clock.first_step(now)
         bar.advance_to(progress.epoch * experiment.plan.examples + progress.images)
-        told, due = agreed(signals.received, now - saved > SAVE_EVERY)
+        told, due = agreed(signals.received, now - saved > max(SAVE_EVERY, waited / SAVING))
         ends = progress.done == experiment.plan.steps
         if bad_step >= 0 or ((told is not None or due or ends) and not is_finite(progress.state)):
             raise _diverged(experiment, progress, bad_step if bad_step >= 0 else int(progress.state.step) - 1)
         if (told is not None or due) and not ends:
             progress.save()
             saved = time.perf_counter()
+            waited = saved - now
             _stop_if_told(told, progress)
 
 
 def _stop_if_told(told: int | None, progress: Progress) -> None:
     if told is not None:
+        progress.wait()
         raise Interrupted(
             f"stopped {progress.place}; all of it is saved in {quoted(progress.folder.path)}: "
             "the same command goes on from there",
@@ -149,6 +156,7 @@ def _stop_if_told(told: int | None, progress: Progress) -> None:
 
 
 def _diverged(experiment: Experiment, progress: Progress, step: int) -> Diverged:
+    progress.wait()
     folder, epoch = progress.folder, progress.epoch
     in_epoch = step - epoch * experiment.plan.steps + 1
     summary = {"verdict": "diverged", "epoch": epoch + 1, "step": in_epoch}

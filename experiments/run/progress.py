@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 from experiments.run.experiment import Experiment
 from experiments.run.folder import Arrays, Folder, Line
 from experiments.run.processes import by_first, first_says
+from experiments.run.saving import Saver
 from experiments.run.stored import score_of
 from experiments.run.terminal import counted
 from jaxnets import parallel
@@ -20,6 +21,7 @@ from jaxnets.sharded_head import ShardedMarginHead
 from jaxnets.train import TrainState
 
 SAVED = ("params", "batch_stats", "opt_state", "step", "key")  # of the state
+KEPT = {"last": 2, "best": 1}  # checkpoints of each kind
 IF_ANY = ("head_stats", "averages")  # left out where empty, so that runs begun before they existed are resumed too
 
 T = TypeVar("T")
@@ -27,7 +29,10 @@ T = TypeVar("T")
 
 @dataclasses.dataclass
 class Progress:
-    """Where a run is: `lines` has one for each ended epoch; of the next, `done` steps are taken, in `seconds`."""
+    """Where a run is: `lines` has one for each ended epoch; of the next, `done` steps are taken, in `seconds`.
+
+    Checkpoints are written by `saver` while training goes on; without one, at once.
+    """
 
     folder: Folder
     mesh: Mesh
@@ -36,6 +41,7 @@ class Progress:
     lines: list[Line] = dataclasses.field(default_factory=list)
     done: int = 0
     seconds: float = 0.0
+    saver: Saver | None = None
 
     @property
     def epoch(self) -> int:
@@ -84,7 +90,7 @@ class Progress:
 
     def save(self) -> None:
         """The last checkpoint, wherever in an epoch."""
-        self._save("last", keep=2)
+        self._save("last")
 
     def record(self, line: Line, arrays: Arrays) -> None:
         """Ends an epoch: writes its line, its arrays and its state, and the best state if this epoch is the best."""
@@ -94,12 +100,24 @@ class Progress:
         by_first(lambda: self.folder.keep(self.lines, arrays))
         self.totals = _place(self.mesh, Totals.zero(len(self.totals.losses)))
         self.done, self.seconds = 0, 0.0
-        if is_best:
-            self._save("best", keep=1)
-        self.save()
+        self._save(*(("best", "last") if is_best else ("last",)))
 
-    def _save(self, kind: str, keep: int) -> None:
-        self.folder.save(kind, int(self.state.step), self._tree(), keep=keep, num_classes=_classes(self.state))
+    def wait(self) -> None:
+        """Until all that was saved is written."""
+        if self.saver is not None:
+            self.saver.wait()
+
+    def _save(self, *kinds: str) -> None:
+        number, num_classes = int(self.state.step), _classes(self.state)
+
+        def write(tree: dict[str, Any]) -> None:
+            for kind in kinds:
+                self.folder.save(kind, number, tree, keep=KEPT[kind], num_classes=num_classes)
+
+        if self.saver is None:
+            write(self._tree())
+        else:
+            self.saver.save(write, self._tree())
 
     def _tree(self) -> dict[str, Any]:
         """As a checkpoint keeps it."""

@@ -2,6 +2,7 @@
 python -m experiments.tables study OUT [OUT …]          first adds the finished runs below --out folders to study.json
 python -m experiments.tables collect NAME RUN [RUN …]   first makes NAME.json of finished runs of one recipe
 python -m experiments.tables compare NAME RUN [RUN …]   the same of classifiers, each of a recipe of its own
+python -m experiments.tables recognised NAME RUN [RUN …]   the same of recognition, on the same identities
 """
 
 import sys
@@ -12,12 +13,16 @@ from typing import Any
 from experiments.run.records import write_json
 from experiments.run.terminal import UserError, main
 from experiments.tables.cells import RESULTS
-from experiments.tables.collect import collect, compare
+from experiments.tables.collect import collect, compare, recognised
 from experiments.tables.pages import PAGES, with_tables
 from experiments.tables.study_runs import add_to_study
 from jaxnets.files import write_atomically
 
-MADE_OF_RUNS: dict[str, Callable[[list[Path]], dict[str, Any]]] = {"collect": collect, "compare": compare}
+MADE_OF_RUNS: dict[str, Callable[[list[Path]], dict[str, Any]]] = {
+    "collect": collect,
+    "compare": compare,
+    "recognised": recognised,
+}
 
 
 def command(argv: list[str]) -> None:
@@ -27,7 +32,8 @@ def command(argv: list[str]) -> None:
     elif argv[:1] and argv[0] in MADE_OF_RUNS and len(folders) > 1:
         write_json(RESULTS / f"{argv[1]}.json", MADE_OF_RUNS[argv[0]](folders[1:]))
     elif argv:
-        raise UserError("usage: python -m experiments.tables [study OUT … | collect NAME RUN … | compare NAME RUN …]")
+        made = " | ".join(f"{name} NAME RUN …" for name in MADE_OF_RUNS)
+        raise UserError(f"usage: python -m experiments.tables [study OUT … | {made}]")
     for page in PAGES:
         write_atomically(page, with_tables(page.read_text()))
 

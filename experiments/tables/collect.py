@@ -57,11 +57,30 @@ def compare(runs: list[Path]) -> dict[str, Any]:
     return {"command": [row["command"] for row in rows], "environment": rows[0]["environment"], "rows": rows}
 
 
+def recognised(runs: list[Path]) -> dict[str, Any]:
+    """Finished runs of recognition, of any configurations and seeds, judged on the same pictures.
+
+    Raises:
+      UserError: a run is not finished, is another command's, or has other pictures.
+    """
+    rows = []
+    for run in runs:
+        record, lines = _finished(run, "recognition")
+        config = {name: value for name, value in record["config"].items() if name not in ("classes", "data_notes")}
+        seconds = round(sum(line["seconds"] for line in lines), 1)
+        last = lines[-1]["recognition"]
+        rows.append({**record, "config": config, "epochs": len(lines), "seconds": seconds, "recognition": last})
+    if len({row["config"]["data_fingerprint"] for row in rows}) > 1:
+        raise UserError("these runs are of different pictures, or of pictures of different sizes")
+    return {"command": [row["command"] for row in rows], "environment": rows[0]["environment"], "rows": rows}
+
+
 def _finished(run: Path, study: str) -> tuple[dict[str, Any], list[Line]]:
     """How a run of `python -m experiments.STUDY` was begun, and its epochs."""
     folder = Folder(run)
     begun, summary = folder.begun(), folder.summary()
-    if ("margin" in begun["config"]) != (study == "arcloss"):
+    found = "recognition" if "enrolled" in begun["config"] else "arcloss" if "margin" in begun["config"] else "mynn"
+    if found != study:
         raise UserError(f"{run} is no run of python -m experiments.{study}")
     if not summary.get("epochs"):
         raise UserError(f"{run} has not ended" if not summary else f"{run} has diverged")

@@ -47,6 +47,64 @@ def classifiers_table(result: dict[str, Any]) -> str:
     return "\n".join(rows)
 
 
+# Of recognition: a column, the kind of report, and the figure's name there.
+RECOGNISED = (
+    ("P@1", "retrieval", "precision_at_1"),
+    ("MAP@R", "retrieval", "map_at_r"),
+    ("equal errors", "verification", "eer"),
+    ("TAR at FAR 1e-3", "verification", "tar_at_far[0.001]"),
+    ("TAR at FAR 1e-4", "verification", "tar_at_far[0.0001]"),
+    ("rank-1", "identification", "rank_at[1]"),
+)
+
+
+def recognition_table(result: dict[str, Any]) -> str:
+    """One line a recipe: mean and standard deviation over its seeds; of one seed the interval over identities."""
+    recipes = defaultdict(list)
+    for each in result["rows"]:
+        config = each["config"]
+        loss = f"{config['margin']['name']}, s = {config['scale']:.4g}"
+        words = (config["variant"], loss, ", ".join(_of_recognition(config)) or "–", str(each["epochs"]))
+        recipes[words].append(each)
+    rows = head(("network", "loss", "with", "epochs", "seeds", *(name for name, *_ in RECOGNISED)))
+    for words, runs in recipes.items():
+        reports = [run["recognition"] for run in runs]
+        cells = [_over_seeds([report[kind] for report in reports], name) for _, kind, name in RECOGNISED]
+        rows.append(row([*words, str(len(runs)), *cells]))
+    first, seconds = result["rows"][0], statistics.mean(each["seconds"] for each in result["rows"])
+    retrieved = first["recognition"]["retrieval"]
+    rows += [
+        "",
+        f"In %, mean ± standard deviation over seeds, or of one run its {retrieved['confidence']:.0%} interval over "
+        f"identities. {retrieved['num_queries']:,} pictures of {retrieved['num_identities']:,} identities that "
+        f"training never saw; {seconds / 60:.0f} minutes of training a run. {made_by(result)}",
+    ]
+    return "\n".join(rows)
+
+
+def _over_seeds(reports: list[dict[str, Any]], name: str) -> str:
+    values = [report[name] for report in reports]
+    if any(value is None for value in values):  # too few impostor pairs to state it
+        return "–"
+    low, high = reports[0]["intervals"].get(name, (None, None))
+    if len(values) > 1 or low is None or high is None:
+        return mean(values, 1)
+    return f"{percent(values[0], 1)} ({percent(low, 1)}–{percent(high, 1)})"
+
+
+def _of_recognition(config: dict[str, Any]) -> Iterator[str]:
+    """What the recipe has beside the defaults."""
+    if config["augment"]:
+        is_elastic = isinstance(config["augment"], dict) and "elastic" in config["augment"]
+        yield "elastic augmentation" if is_elastic else "augmentation"
+    if config["subcenters"] > 1:
+        yield f"{config['subcenters']} sub-centres"
+    if config["embedding"] != 128:
+        yield f"{config['embedding']}-D"
+    if config["averaging"] is not None:
+        yield f"averaging {config['averaging']}"
+
+
 def kills_line(result: dict[str, Any]) -> str:
     """The count of kills that runs survived, and of faults."""
     kills = result["kills"]

@@ -1,0 +1,54 @@
+"""Checkpoints written while training goes on."""
+
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+class Saver:
+    """Writes in a thread of its own, from a copy of the arrays on the host; one copy at a time.
+
+    Over several processes, whose arrays may lie with others, it writes at once: all take part, at the same step.
+
+    An error of a write is raised by the next `save` or `wait`; at the latest when the block ends.
+    """
+
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="saver")
+        self._pending: Future[None] | None = None
+
+    def save(self, write: Callable[[Any], None], tree: Any) -> None:
+        """`write(tree)`, after the write before it has ended."""
+        self.wait()
+        if jax.process_count() > 1:
+            write(tree)
+        else:
+            self._pending = self._thread.submit(write, jax.tree.map(_on_host, tree))
+
+    def wait(self) -> None:
+        """Until all is written."""
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.result()
+
+    def __enter__(self) -> "Saver":
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        try:
+            self.wait()
+        except Exception:
+            if error is None:  # or it would hide why the block has ended
+                raise
+        finally:
+            self._thread.shutdown()
+
+
+def _on_host(leaf: Any) -> np.ndarray:
+    """A copy: training reuses the buffers of its state."""
+    is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    return np.array(jax.random.key_data(leaf) if is_key else leaf)
