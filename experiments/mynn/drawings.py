@@ -81,7 +81,7 @@ def compare(stem: Path, folders: Mapping[str, Path], data: str) -> tuple[str, Pa
     networks = [
         page.Network(
             **dataclasses.asdict(each),
-            accuracies=tuple(line["test_accuracy"] for line in Folder(folders[each.name]).lines()),
+            curve=tuple(line["test_accuracy"] for line in Folder(folders[each.name]).lines()),
             href=os.path.relpath(folders[each.name] / "index.html", stem.parent),
         )
         for each in contenders

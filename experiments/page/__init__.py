@@ -2,5 +2,19 @@
 
 from experiments.page.classifiers import Network, classifier_page, networks_page
 from experiments.page.embeddings import Frame, Run, run_page, spread, variants_page
+from experiments.page.recognition import Figure, Judged, margins_page, recognition_page
 
-__all__ = ["Frame", "Network", "Run", "classifier_page", "networks_page", "run_page", "spread", "variants_page"]
+__all__ = [
+    "Figure",
+    "Frame",
+    "Judged",
+    "Network",
+    "Run",
+    "classifier_page",
+    "margins_page",
+    "networks_page",
+    "recognition_page",
+    "run_page",
+    "spread",
+    "variants_page",
+]

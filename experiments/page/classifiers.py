@@ -65,7 +65,7 @@ class Network:
     best_accuracy: float
     seconds_per_epoch: float
     images_per_second: float
-    accuracies: tuple[float, ...]
+    curve: tuple[float, ...]
     href: str = ""
 
 
@@ -82,5 +82,12 @@ def networks_page(networks: Sequence[Network], *, title: str, note: str) -> byte
     ]
     colours = hexadecimal(class_colours(len(networks)))
     rows = [dataclasses.asdict(each) | {"colour": colour} for each, colour in zip(networks, colours, strict=True)]
-    data = {"title": title, "note": note, "columns": columns, "rows": rows, "sort": "best_accuracy"}
+    data = {
+        "title": title,
+        "note": note,
+        "columns": columns,
+        "rows": rows,
+        "sort": "best_accuracy",
+        "curve": "test accuracy",
+    }
     return document(title, data, ["networks.js"])

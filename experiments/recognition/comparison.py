@@ -1,9 +1,11 @@
 """Runs with several margins, compared."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from experiments import page
 from experiments.recognition.drawings import TOLD
 from experiments.run.folder import Folder
 from experiments.run.records import write_json
@@ -16,7 +18,10 @@ COLUMNS = ("precision@1", "MAP@R", "TAR at FAR 1e-3", "rank-1")  # of the table,
 
 
 def compare(stem: Path, folders: Mapping[str, Path], data: str) -> str:
-    """The margins that came to an end, the best first, as a table; beside it `stem`.json, and .png with their ROC."""
+    """The margins that came to an end, the best first, as a table.
+
+    Beside it are written `stem`.json, .html, and .png with their ROC.
+    """
     done = {name: folder for name, path in folders.items() if (folder := Folder(path)).summary().get("last")}
     lasts = {name: folder.summary()["last"] for name, folder in done.items()}
     names = sorted(done, key=lambda name: -lasts[name]["map_at_r"])
@@ -37,6 +42,22 @@ def compare(stem: Path, folders: Mapping[str, Path], data: str) -> str:
     sheet = figures.roc(curves, smallest_far=min(smallest, 0.1), title="margins compared", subtitle=subtitle)
     write_atomically(stem.with_suffix(".png"), figures.to_png(sheet))
     told = [each for each in TOLD if each[0] in COLUMNS]
+    content = page.margins_page(
+        [
+            {
+                "name": name,
+                "scale": configs[name]["scale"],
+                "curve": [line["map_at_r"] for line in done[name].lines()],
+                "href": os.path.relpath(done[name].path / "index.html", stem.parent),
+                **{words: lasts[name]["recognition"][kind].get(key) for words, kind, key in told},
+            }
+            for name in names
+        ],
+        [words for words, *_ in told],
+        title="margins compared",
+        note=subtitle,
+    )
+    write_atomically(stem.with_suffix(".html"), content)
     rows = [("margin", *(words for words, *_ in told))]
     for name in names:
         reports = [lasts[name]["recognition"][kind] for _, kind, _ in told]
@@ -51,6 +72,7 @@ def compare(stem: Path, folders: Mapping[str, Path], data: str) -> str:
             f"for all, each loss with its default numbers, trained once (seed {configs[names[0]]['seed']}), and "
             "nothing tuned: where intervals overlap, another seed may have another order",
             f"scales at the start: {scales}",
+            f"look into it: {stem.with_suffix('.html')}",
             f"see {stem.with_suffix('.png')} and {stem.with_suffix('.json')}",
         )
     )

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int32
+from jaxtyping import Float, Int, Int32
 
+from experiments import page
 from experiments.recognition.judging import judge
 from experiments.run.folder import Arrays, Folder, Line
 from experiments.run.terminal import counted
@@ -17,7 +18,7 @@ from jaxnets.data import Dataset
 from jaxnets.data.dataset import GivenPairs
 from jaxnets.epochs import Evaluation
 from jaxnets.files import write_atomically
-from jaxnets.recognition import Bootstrap, nearest
+from jaxnets.recognition import Bootstrap, nearest, verification
 from jaxnets.recognition.report import ERRORS, aligned
 from jaxnets.train import TrainState
 
@@ -75,7 +76,10 @@ def draw_run(name: str, dataset: Dataset) -> Callable[[Folder, list[Line]], None
             f"FAR {far:.0e}".replace("e-0", "e-"): at for far, at in verified.threshold_at_far.items() if at is not None
         }
         probes = f"{of_unseen} · {identified.num_with_mate:,} probes, {identified.num_templates:,} templates"
-        sample, mistakes = _queries(embeddings, labels, dataset)
+        cosines, found = _neighbours(embeddings, labels)
+        sample, mistakes = (
+            _sheet(queries, cosines, found, labels, dataset) for queries in _queries(cosines, found, labels)
+        )
         pictures = {
             "roc.png": figures.roc(
                 {name: (roc.far, roc.tar)}, smallest_far=min(smallest, 0.1), title=title, subtitle=pairs
@@ -104,8 +108,46 @@ def draw_run(name: str, dataset: Dataset) -> Callable[[Folder, list[Line]], None
         }
         for file, figure in pictures.items():
             write_atomically(folder.path / file, figures.to_png(figure))
+        write_atomically(folder.path / "index.html", _page(folder, lines, dataset, min(smallest, 0.1), of_unseen))
 
     return of_run
+
+
+def _page(folder: Folder, lines: list[Line], dataset: Dataset, smallest_far: float, said: str) -> bytes:
+    """The last epoch's queries, through the epochs."""
+    labels, kept, begun = np.asarray(dataset.test.labels), page.spread(lines), folder.begun()
+    drawn, surest = _queries(*_neighbours(folder.arrays(lines[-1]["epoch"])["embeddings"], labels), labels)
+    queries = np.concatenate([drawn, surest])
+
+    def judged(line: Line) -> page.Judged:
+        embeddings = folder.arrays(line["epoch"])["embeddings"]
+        cosines, found = _neighbours(embeddings, labels, queries)
+        roc = verification(embeddings, labels, bootstrap=None).roc
+        return page.Judged(line, _figures(line["recognition"]), roc, found, cosines)
+
+    return page.recognition_page(
+        [judged(line) for line in kept],
+        {"drawn at random": drawn, "surest mistakes at the end": surest},
+        labels,
+        dataset.test.images,
+        smallest_far=smallest_far,
+        names=_names(dataset),
+        said=said,
+        title=f"{begun['config']['variant']} · {begun['config']['margin']['name']} · seed {begun['config']['seed']}",
+        command=begun["command"],
+        config={name: value for name, value in begun["config"].items() if name not in ("classes", "data_notes")},
+    )
+
+
+def _figures(reports: Mapping[str, Mapping[str, Any]]) -> list[page.Figure]:
+    """Those of `TOLD` that there are."""
+    made = []
+    for words, kind, name in TOLD:
+        report = reports.get(kind, {})
+        if name in report:
+            low, high = report["intervals"].get(name, (None, None))
+            made.append(page.Figure(words, report[name], low, high, report["not_stated"].get(name, "")))
+    return made
 
 
 def _series(lines: list[Line], rows: Sequence[tuple[str, str, str]]) -> dict[str, figures.Series]:
@@ -118,40 +160,60 @@ def _series(lines: list[Line], rows: Sequence[tuple[str, str, str]]) -> dict[str
     return found
 
 
+def _neighbours(
+    embeddings: Float[np.ndarray, "N D"], labels: Int32[np.ndarray, "N"], queries: Int[np.ndarray, "Q"] | None = None
+) -> tuple[Float[np.ndarray, "Q K"], Int[np.ndarray, "Q K"]]:
+    """Cosines and numbers of the pictures nearest to each query, itself left out; None asks for those of all."""
+    asked = np.arange(len(labels)) if queries is None else queries
+    count = min(SHOWN + 1, len(labels))
+    cosines, found = nearest(embeddings[asked], embeddings, count)
+    # The query need not be the first where others have the same embedding.
+    others = np.argsort(found == asked[:, None], axis=1, kind="stable")[:, : count - 1]
+    return np.take_along_axis(cosines, others, axis=1), np.take_along_axis(found, others, axis=1)
+
+
 def _queries(
-    embeddings: Float[np.ndarray, "N D"], labels: Int32[np.ndarray, "N"], dataset: Dataset
-) -> tuple[list[figures.Found], list[figures.Found]]:
+    cosines: Float[np.ndarray, "N K"], found: Int[np.ndarray, "N K"], labels: Int32[np.ndarray, "N"]
+) -> tuple[Int[np.ndarray, "q"], Int[np.ndarray, "w"]]:
     """Queries drawn at random among those that have a match, and those whose wrong nearest one has the highest cosine.
 
     Of an identity there is one query at most.
     """
-    count = min(SHOWN + 1, len(labels))
-    cosines, found = nearest(embeddings, embeddings, count)
     has_match = np.bincount(labels)[labels] > 1
-    # The query itself is left out, which need not be the first where others have the same embedding.
-    others = np.argsort(found == np.arange(len(labels))[:, None], axis=1, kind="stable")[:, : count - 1]
-    cosines, found = (np.take_along_axis(array, others, axis=1) for array in (cosines, found))
-    is_wrong = has_match & (labels[found[:, 0]] != labels)
-    # A character's code point: the font of figures does not have all that are in others.
-    names = [codes[0] if (codes := re.findall(r"U\+[0-9A-F]{4,6}", name)) else name for name in dataset.classes]
+    surest = np.flatnonzero(has_match & (labels[found[:, 0]] != labels))
 
-    def rows(order: np.ndarray) -> list[figures.Found]:
+    def first_of_each(order: Int[np.ndarray, "n"]) -> Int[np.ndarray, "q"]:
         _, first = np.unique(labels[order], return_index=True)
-        return [
-            figures.Found(
-                query=np.asarray(dataset.test.images[query]),
-                name=names[labels[query]],
-                pictures=[np.asarray(dataset.test.images[index]) for index in found[query]],
-                names=[names[labels[index]] for index in found[query]],
-                cosines=cosines[query],
-                matches=labels[found[query]] == labels[query],
-            )
-            for query in order[np.sort(first)][:QUERIES].tolist()
-        ]
+        return order[np.sort(first)][:QUERIES]
 
     drawn = np.random.RandomState(0).permutation(np.flatnonzero(has_match))
-    surest = np.flatnonzero(is_wrong)
-    return rows(drawn), rows(surest[np.argsort(-cosines[surest, 0], kind="stable")])
+    return first_of_each(drawn), first_of_each(surest[np.argsort(-cosines[surest, 0], kind="stable")])
+
+
+def _sheet(
+    queries: Int[np.ndarray, "q"],
+    cosines: Float[np.ndarray, "N K"],
+    found: Int[np.ndarray, "N K"],
+    labels: Int32[np.ndarray, "N"],
+    dataset: Dataset,
+) -> list[figures.Found]:
+    names = _names(dataset)
+    return [
+        figures.Found(
+            query=np.asarray(dataset.test.images[query]),
+            name=names[labels[query]],
+            pictures=[np.asarray(dataset.test.images[index]) for index in found[query]],
+            names=[names[labels[index]] for index in found[query]],
+            cosines=cosines[query],
+            matches=labels[found[query]] == labels[query],
+        )
+        for query in queries.tolist()
+    ]
+
+
+def _names(dataset: Dataset) -> list[str]:
+    """Of a character its code point: the font of figures does not have all that are in others."""
+    return [codes[0] if (codes := re.findall(r"U\+[0-9A-F]{4,6}", name)) else name for name in dataset.classes]
 
 
 def closing_words(directory: Path, summary: Line) -> str:
@@ -166,6 +228,7 @@ def closing_words(directory: Path, summary: Line) -> str:
             f"(MAP@R was best, {best['map_at_r']:.4f}, after {best['epoch']})",
             *table(reports),
             f"every figure: {directory / 'metrics.jsonl'}",
+            f"look into it: {directory / 'index.html'}",
             f"see {directory / 'roc.png'}, {directory / 'nearest.png'} and beside them",
         )
     )

@@ -27,6 +27,7 @@ from jaxnets import (
 from jaxnets.data.dataset import GivenPairs
 from jaxnets.distort import Distortion, distort
 from jaxnets.recognition import Bootstrap, retrieval
+from tests.experiments.page.packed import data_of, numbers
 
 SIZE = 16
 FONTS = ("cmb10", "cmr10", "cmss10", "cmti10", "cmtt10")
@@ -123,6 +124,24 @@ def test_a_run_leaves_its_figures(trained):
             assert min(picture.size) > 300 and len(picture.convert("L").getcolors()) > 20
 
 
+def test_a_run_leaves_a_page_of_its_queries(trained):
+    """Each picture's neighbours are others; the surest mistakes have a wrong one first."""
+    folder, _ = trained
+    data = data_of((folder.path / "index.html").read_bytes())
+    assert [line["epoch"] for line in data["lines"]] == [1, 2]
+    last = folder.summary()["last"]["recognition"]
+    told = {figure["name"]: figure["value"] for figure in data["figures"][-1]}
+    assert told["MAP@R"] == last["retrieval"]["map_at_r"] and told["TAR at FAR 1e-4"] is None
+    drawn, surest = (group["size"] for group in data["groups"])
+    queries, identities = numbers(data["queries"]), numbers(data["identities"])
+    assert (
+        drawn == drawings.QUERIES and len(queries) == drawn + surest and len(set(identities[queries[:drawn]])) == drawn
+    )
+    found = numbers(data["found"][-1]).reshape(len(queries), drawings.SHOWN)
+    assert not (found == queries[:, None]).any()
+    assert (identities[found[drawn:, 0]] != identities[queries[drawn:]]).all() and surest > 0
+
+
 def test_the_network_of_a_run_makes_the_embeddings_that_were_judged(trained, glyphs):
     """With the BatchNorm after the embeddings as a part of its last layer."""
     folder, _ = trained
@@ -196,6 +215,11 @@ def test_margins_are_compared_with_the_best_first(trained, tmp_path):
     written = json.loads((tmp_path / "m.json").read_text())
     assert [each["last"]["map_at_r"] for each in written["margins"]] == [0.99, last["map_at_r"]]
     assert (tmp_path / "m.png").stat().st_size > 10_000
+    rows = data_of((tmp_path / "m.html").read_bytes())["rows"]
+    assert [(row["name"], row["MAP@R"], len(row["curve"])) for row in rows] == [
+        ("b", 0.99, 2),
+        ("a", last["map_at_r"], 2),
+    ]
 
 
 def test_an_identity_is_enrolled_by_one_picture():

@@ -2,8 +2,6 @@
 
 import base64
 import io
-import json
-import re
 
 import numpy as np
 import pytest
@@ -13,15 +11,7 @@ from experiments.page import Frame, Run, run_page
 from experiments.page.document import document, finite, flat, pack, sprite
 from experiments.page.embeddings import spread
 from jaxnets.figures.plane import scatter_radius
-
-
-def data_of(content):
-    (packed,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', content.decode(), re.DOTALL)
-    return json.loads(packed)
-
-
-def numbers(packed):
-    return np.frombuffer(base64.b64decode(packed["base64"]), packed["dtype"])
+from tests.experiments.page.packed import data_of, numbers
 
 
 def test_nothing_in_the_data_is_markup():
