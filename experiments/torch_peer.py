@@ -2,11 +2,14 @@
 
 import math
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from jaxtyping import Int
 from torch import nn
 
 from experiments.arcloss.variants import Adam, Sgd, Variant
+from jaxnets.data import Split
 from jaxnets.margins import ArcFace
 from jaxnets.models.conv_stack import BACKBONES, Backbone
 
@@ -114,6 +117,13 @@ class ScoresHead(nn.Module):
 
     def forward(self, scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         return F.cross_entropy(scores, labels)
+
+
+def as_batch(split: Split, chosen: Int[np.ndarray, "N"]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Images [N, C, H, W] of 0 … 1 in channels-last memory, and labels."""
+    images = torch.from_numpy(np.asarray(split.images)[chosen].transpose(0, 3, 1, 2)).float() / 255
+    labels = torch.from_numpy(np.asarray(split.labels)[chosen].astype(np.int64))
+    return images.contiguous(memory_format=torch.channels_last), labels
 
 
 class TorchStep:

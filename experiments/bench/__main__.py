@@ -5,6 +5,7 @@ python -m experiments.bench epoch
 python -m experiments.bench epoch --variant mynn --data folder:PHOTOGRAPHS
 python -m experiments.bench start
 python -m experiments.bench accuracy --data folder:PHOTOGRAPHS
+python -m experiments.bench recognition --seeds 1
 python -m experiments.bench head --classes 10000 100000
 python -m experiments.bench head --sharded --classes 10000 100000 1000000
 python -m experiments.bench search
@@ -22,6 +23,7 @@ from experiments.bench.epoch import EpochCost
 from experiments.bench.harness import Measurement
 from experiments.bench.head import Head
 from experiments.bench.products import Products
+from experiments.bench.recognition import Recognition
 from experiments.bench.search import Pairs, Search
 from experiments.bench.start import Start
 from experiments.bench.step import Inference, Step
@@ -35,6 +37,7 @@ Command = (
     | Annotated[EpochCost, tyro.conf.subcommand("epoch")]
     | Annotated[Start, tyro.conf.subcommand("start")]
     | Annotated[Accuracy, tyro.conf.subcommand("accuracy")]
+    | Annotated[Recognition, tyro.conf.subcommand("recognition")]
     | Annotated[Head, tyro.conf.subcommand("head")]
     | Annotated[Search, tyro.conf.subcommand("search")]
     | Annotated[Pairs, tyro.conf.subcommand("pairs")]

@@ -19,6 +19,7 @@ from experiments.run.terminal import UserError
 
 if TYPE_CHECKING:
     from experiments.run.experiment import Experiment
+    from jaxnets.epochs import Evaluation
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +67,7 @@ class Accuracy(Measurement):
     def _train(self, experiment: "Experiment", done: int, table: Table, bar: ProgressBar) -> Iterator[dict[str, Any]]:
         """A row for each epoch; `done` images came before."""
         seed = experiment.config["seed"]
-        contenders: dict[str, _Jaxnets | _PyTorch] = {"jaxnets": _Jaxnets(experiment), "torch": _PyTorch(experiment)}
+        contenders: dict[str, Jaxnets | _PyTorch] = {"jaxnets": Jaxnets(experiment), "torch": _PyTorch(experiment)}
         for epoch in range(self.epochs):
             row: dict[str, Any] = {"seed": seed, "epoch": epoch + 1}
             for name, each in contenders.items():
@@ -84,7 +85,7 @@ class Accuracy(Measurement):
             yield row
 
 
-class _Jaxnets:
+class Jaxnets:
     def __init__(self, experiment: "Experiment") -> None:
         self._experiment, self._state = experiment, experiment.state
 
@@ -100,9 +101,12 @@ class _Jaxnets:
             yield int(totals.examples), mean_metrics(totals)["loss"]
 
     def accuracy(self) -> float:
+        return self.evaluated().accuracy
+
+    def evaluated(self) -> "Evaluation":
         from jaxnets.epochs import evaluate
 
-        return evaluate(self._state, self._experiment.test, self._experiment.evaluation_batch).accuracy
+        return evaluate(self._state, self._experiment.test, self._experiment.evaluation_batch)
 
 
 class _PyTorch:
@@ -122,6 +126,7 @@ class _PyTorch:
             self._optimizers.append(build_optimizer(of_head, self._head))
 
     def train_epoch(self, epoch: int) -> Iterator[tuple[int, float]]:
+        from experiments.torch_peer import as_batch
         from jaxnets.data import Split
         from jaxnets.epochs import epoch_order
 
@@ -133,7 +138,7 @@ class _PyTorch:
         total = 0.0
         self._net.train()
         for start in range(0, plan.examples, plan.batch_size):
-            images, labels = self._batch(train, order[start : start + plan.batch_size])
+            images, labels = as_batch(train, order[start : start + plan.batch_size])
             for optimizer in self._optimizers:
                 optimizer.zero_grad()
             loss = self._head(self._net(images), labels)
@@ -146,20 +151,15 @@ class _PyTorch:
     def accuracy(self) -> float:
         import torch
 
+        from experiments.torch_peer import as_batch
+
         test, size, correct = self._experiment.test, self._experiment.evaluation_batch, 0
         self._net.eval()
         with torch.inference_mode():
             for start in range(0, len(test.labels), size):
-                images, labels = self._batch(test, np.arange(start, min(start + size, len(test.labels))))
+                images, labels = as_batch(test, np.arange(start, min(start + size, len(test.labels))))
                 correct += int((self._head.scores(self._net(images)).argmax(dim=1) == labels).sum())
         return correct / len(test.labels)
-
-    def _batch(self, split: Any, chosen: np.ndarray) -> tuple[Any, Any]:
-        import torch
-
-        images = torch.from_numpy(np.asarray(split.images)[chosen].transpose(0, 3, 1, 2)).float() / 255
-        labels = torch.from_numpy(np.asarray(split.labels)[chosen].astype(np.int64))
-        return images.contiguous(memory_format=torch.channels_last), labels
 
 
 def _modules(experiment: "Experiment") -> tuple[Any, Any, Adam | Sgd, Adam | Sgd | None]:

@@ -4,7 +4,7 @@ import itertools
 import statistics
 from typing import Any
 
-from experiments.bench import sharded_head
+from experiments.bench import recognition, sharded_head
 from experiments.tables.cells import CALLED, duration, head, made_by, mean, row
 
 
@@ -132,6 +132,23 @@ def head_estimate_table(result: dict[str, Any]) -> str:
         f"{sharded_head.PRODUCTS / 1e12:.0f} TFLOP/s, {sharded_head.MEMORY / 1e12:.1f} TB/s of memory, "
         f"{sharded_head.NODE / 1e9:.0f} GB/s between the {sharded_head.DEVICES_OF_NODE} devices of a node, "
         f"{sharded_head.BEYOND / 1e9:.0f} GB/s a device beyond it.",
+    ]
+    return "\n".join(rows)
+
+
+def recognition_beside_table(result: dict[str, Any]) -> str:
+    """What the same recipe reaches here and in PyTorch, of identities that training never saw."""
+    rows = head(("trained with", *recognition.NAMES.values(), "seconds"))
+    for name in ("jaxnets", "torch"):
+        found = [each[name] for each in result["rows"]]
+        called = CALLED[name] + (" and pytorch-metric-learning" if name == "torch" else "")
+        shares = ([each[key] for each in found] for key in recognition.NAMES)
+        cells = ("–" if None in values else mean(values) for values in shares)
+        rows.append(row([called, *cells, f"{statistics.mean(each['seconds'] for each in found):.0f}"]))
+    rows += [
+        "",
+        f"In %, of {result['name']} after {result['epochs']} epochs, from the same weights and on the same batches; "
+        f"mean ± standard deviation, n = {len(result['rows'])} seeds. {made_by(result)}",
     ]
     return "\n".join(rows)
 

@@ -1,7 +1,10 @@
 import gzip
 import io
+import shutil
 import struct
+from pathlib import Path
 
+import matplotlib
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
@@ -119,3 +122,12 @@ def pictures(tmp_path_factory):
                 pixels = rng.integers(level - 30, level + 30, (16, 16, 3), dtype=np.uint8)
                 Image.fromarray(pixels).save(folder / f"{i}.png")
     return root
+
+
+@pytest.fixture(scope="session")
+def fonts(tmp_path_factory):
+    """A folder of five small fonts."""
+    folder = tmp_path_factory.mktemp("fonts")
+    for name in ("cmb10", "cmr10", "cmss10", "cmti10", "cmtt10"):
+        shutil.copy(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / f"{name}.ttf", folder)
+    return folder

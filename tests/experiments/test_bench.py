@@ -10,11 +10,13 @@ from experiments.bench.epoch import EpochCost, ratios_to_steps
 from experiments.bench.harness import in_turns
 from experiments.bench.head import Head
 from experiments.bench.products import Products, products_of
+from experiments.bench.recognition import Recognition
 from experiments.bench.start import Start
 from experiments.bench.step import Inference, Step
 from experiments.bench.stream import StreamRate
 from experiments.bench.workloads import workloads
 from experiments.run.terminal import UserError
+from experiments.tables.speed import recognition_beside_table
 
 
 @pytest.mark.parametrize(
@@ -133,11 +135,28 @@ def test_training_a_variant_beside_pytorch_begins_alike_from_each_seed(digits):
     assert rows[0]["jaxnets"]["train_loss"] != rows[1]["jaxnets"]["train_loss"]
 
 
+@pytest.mark.slow
+def test_recognition_beside_pytorch_ends_alike(fonts, capsys):
+    """By the loss of pytorch-metric-learning, with decay, clipping, warm-up and a falling rate."""
+    pytest.importorskip("pytorch_metric_learning")
+    taken = Recognition("v0", data=f"glyphs:{fonts}", size=28, epochs=2, steps_per_epoch=4, seeds=1)
+    result = taken.run()
+    (row,) = result["rows"]
+    ours, theirs = row["jaxnets"], row["torch"]
+    assert ours["train_loss"] == pytest.approx(theirs["train_loss"], rel=1e-3) and ours["train_loss"] > 1
+    assert ours["map_at_r"] == pytest.approx(theirs["map_at_r"], abs=0.05) and 0.1 < ours["map_at_r"] < 0.98
+    assert "torch" in capsys.readouterr().out
+    made = {"command": "it", "environment": {"cpu": "", "cpu_cores": 2, "python": "", "jax": ""}}
+    table = recognition_beside_table(result | made)
+    assert f"| PyTorch and pytorch-metric-learning | {100 * theirs['precision_at_1']:.2f} |" in table
+
+
 @pytest.mark.parametrize(
     ("config", "complaint"),
     [
         *[(kind(rounds=0), "--rounds must be 1 or more, not 0") for kind in (Step, Inference, Products, Start)],
         (Step(variants=()), "no name of a network to measure is given; there is v0"),
+        (Recognition("v1_2_4x"), "there is no variant 'v1_2_4x'; did you mean 'v1_2_4'"),
         (Accuracy("v9"), "there is no network 'v9' to measure; there is v0"),
         (Start(variant="v9"), "there is no variant 'v9' to start; there is v0"),
     ],
@@ -149,9 +168,10 @@ def test_an_unusable_measurement_is_refused_in_a_sentence(config, complaint):
 
 
 def test_training_beside_pytorch_needs_pytorch(monkeypatch):
-    monkeypatch.setattr("experiments.bench.accuracy.find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"pip install -e '\.\[torch\]'"):
-        Accuracy().run()
+    for measurement in (Accuracy, Recognition):
+        monkeypatch.setattr(f"{measurement.__module__}.find_spec", lambda name: None)
+        with pytest.raises(UserError, match=r"pip install -e '\.\[torch\]'"):
+            measurement().run()
 
 
 def test_heads_are_timed_or_say_why_not(capsys):

@@ -4,10 +4,8 @@ import dataclasses
 import json
 import shutil
 import signal
-from pathlib import Path
 
 import jax
-import matplotlib
 import numpy as np
 import pytest
 from PIL import Image
@@ -30,15 +28,6 @@ from jaxnets.recognition import Bootstrap, retrieval
 from tests.experiments.page.packed import data_of, numbers
 
 SIZE = 16
-FONTS = ("cmb10", "cmr10", "cmss10", "cmti10", "cmtt10")
-
-
-@pytest.fixture(scope="module")
-def fonts(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("fonts")
-    for name in FONTS:
-        shutil.copy(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / f"{name}.ttf", folder)
-    return folder
 
 
 def config(fonts, out, **changes):

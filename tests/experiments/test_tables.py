@@ -8,9 +8,9 @@ import pytest
 from experiments.run.stored import NUMBERS
 from experiments.run.terminal import UserError
 from experiments.tables.cells import RESULTS
-from experiments.tables.collect import collect, compare
+from experiments.tables.collect import collect, compare, recognised
 from experiments.tables.pages import PAGES, README, TABLES, with_tables
-from experiments.tables.runs import default_run_table, kills_line
+from experiments.tables.runs import default_run_table, kills_line, recognition_table
 from experiments.tables.speed import accuracy_table
 
 ENVIRONMENT = {"cpu": "a CPU", "cpu_cores": 2, "python": "3.11", "jax": "0.10.2"}
@@ -69,6 +69,47 @@ def test_runs_are_collected_into_a_table(tmp_path):
     assert "n = 2; the last 96.50 ± 0.71 %" in text and "a CPU, 2 cores, Python 3.11, JAX 0.10.2" in text
     with pytest.raises(UserError, match="differ in more than their seed"):
         collect([*runs, finished_run(tmp_path / "other", 2, margin={"name": "cosface"})])
+
+
+def finished_recognition(folder, seed, rank_1, **changes):
+    """One epoch, whose equal error rate is a tenth and whose TAR at FAR 1e-4 is not stated."""
+    folder.mkdir(parents=True)
+    config = {"variant": "v0", "seed": seed, "data": "glyphs", "data_fingerprint": "f", "scale": 64.0, "enrolled": 0.75}
+    config |= {"margin": {"name": "arcface", "m": 0.5}, "augment": False, "subcenters": 1, "embedding": 128}
+    config |= {"averaging": None, "classes": ["a"], "data_notes": []} | changes
+    (folder / "config.json").write_text(json.dumps({"config": config, "environment": ENVIRONMENT, "command": "it"}))
+    retrieval = {
+        "precision_at_1": 0.5,
+        "map_at_r": 0.25,
+        "num_queries": 2824,
+        "num_identities": 515,
+        "confidence": 0.95,
+    }
+    verified = {"eer": 0.1, "tar_at_far[0.001]": 0.4, "tar_at_far[0.0001]": None, "intervals": {"eer": [0.05, 0.2]}}
+    reports = {"retrieval": retrieval | {"intervals": {}}, "verification": verified}
+    reports["identification"] = {"rank_at[1]": rank_1, "intervals": {}}
+    line = {"epoch": 1, "train_loss": 9.0, "map_at_r": 0.25, "seconds": 120.0, "recognition": reports}
+    line |= {"learning_rate": 0.1, "train_accuracy": 0.5, "images_per_second": 10.0}
+    (folder / "metrics.jsonl").write_text(json.dumps(line) + "\n")
+    (folder / "summary.json").write_text(json.dumps({"verdict": None, "epochs": 1, "last": line}))
+    return folder
+
+
+def test_recognition_is_gathered_by_recipe(tmp_path):
+    runs = [finished_recognition(tmp_path / str(seed), seed, rank_1) for seed, rank_1 in ((0, 0.4), (1, 0.5))]
+    other = finished_recognition(tmp_path / "other", 0, 0.3, augment={"blur": 1}, subcenters=3)
+    result = recognised([*runs, other])
+    assert "classes" not in result["rows"][0]["config"] and len(result["command"]) == 3
+    text = recognition_table(result).splitlines()
+    both = "| v0 | arcface, s = 64 | – | 1 | 2 | 50.0 ± 0.0 | 25.0 ± 0.0 | 10.0 ± 0.0 | 40.0 ± 0.0 | – | 45.0 ± 7.1 |"
+    assert text[2] == both
+    assert text[3].startswith("| v0 | arcface, s = 64 | augmentation, 3 sub-centres | 1 | 1 | 50.0 | 25.0 |")
+    assert text[3].endswith("| 10.0 (5.0–20.0) | 40.0 | – | 30.0 |")
+    assert "2,824 pictures of 515 identities that training never saw; 2 minutes of training a run. `it`;" in text[-1]
+    with pytest.raises(UserError, match="these runs are of different pictures"):
+        recognised([*runs, finished_recognition(tmp_path / "third", 0, 0.3, data_fingerprint="g")])
+    with pytest.raises(UserError, match=r"is no run of python -m experiments\.arcloss"):
+        collect(runs)
 
 
 def test_kills_are_counted_by_signal():
