@@ -2,7 +2,8 @@
 
 A directory holds one folder per checkpoint, named by its number. A checkpoint is written in another folder and renamed
 when it is complete, so a killed process leaves all of it or nothing. With it are written a digest of every array and of
-every file, which `restore` checks. Checkpoints of earlier versions have no digests and are read unchecked.
+every file, which `restore` checks. (An array that is split over several processes has none: no process has all of it.)
+Checkpoints of earlier versions have no digests and are read unchecked.
 """
 
 import contextlib
@@ -67,7 +68,10 @@ def save(directory: Path, number: int, tree: Any, *, keep: int, num_classes: int
     # Asked before, since a disk that fills up meanwhile makes Orbax's threads print pages of tracebacks.
     if shutil.disk_usage(directory).free < sum(array.nbytes for array in arrays.values()) + SPARE:
         raise OSError(errno.ENOSPC, "No space left on device", str(directory))
-    digests = {name: _digest_of_array(leaf, rows[name]) for name, leaf in data.items()}
+    digests = {
+        name: None if process_arrays.is_elsewhere(leaf) else _digest_of_array(leaf, rows[name])
+        for name, leaf in data.items()
+    }
     unfinished = directory.absolute() / _UNFINISHED
     folder = unfinished / str(number)
     process_arrays.in_one_process(
@@ -161,10 +165,8 @@ def _restore_one(directory: Path, number: int, like: Any, num_classes: int | Non
         how = quoted(str(error).partition("\n")[0] or type(error).__name__, longest=150)
         raise DamagedError(f"{what} is damaged: {how}") from error
     arrays = _by_name(tree)
-    here = {name: array for name, array in arrays.items() if not process_arrays.is_elsewhere(array)}
-    # Of the others no process has all; their files are those that were written.
     if digests is not None and not (
-        digests.keys() == arrays.keys() and all(digests[name] == _digest_of_array(here[name]) for name in here)
+        digests.keys() == arrays.keys() and all(_is_of(digests[name], arrays[name]) for name in arrays)
     ):
         raise DamagedError(f"{what} is damaged: its arrays are not those that were saved")
     if like is None:
@@ -172,7 +174,12 @@ def _restore_one(directory: Path, number: int, like: Any, num_classes: int | Non
     return jax.tree_util.tree_map_with_path(lambda path, leaf: _placed(arrays[_name(path)], leaf), like)
 
 
-def _checked_digests(folder: Path, what: str) -> Mapping[str, str] | None:
+def _is_of(digest: str | None, array: Any) -> bool:
+    """Whether the array has this digest; the files of split arrays are known to be those that were written."""
+    return digest is None or process_arrays.is_elsewhere(array) or digest == _digest_of_array(array)
+
+
+def _checked_digests(folder: Path, what: str) -> Mapping[str, str | None] | None:
     """The digests of the arrays, after those of the files have been checked; None of an earlier version's checkpoint.
 
     The files come first, since their readers act on damaged sizes, and print tracebacks of their own.
@@ -270,12 +277,8 @@ def _digest_of_array(array: Any, rows: int | None = None) -> str:
     """Of its first rows, or of all."""
     shape = array.shape if rows is None else (min(rows, len(array)), *array.shape[1:])
     digest = hashlib.blake2b(digest_size=16)
-    if process_arrays.is_elsewhere(array):
-        for block in process_arrays.blocks_of_rows(array, shape[0]):
-            digest.update(block.data)
-    else:
-        whole = np.asarray(array)
-        digest.update(np.ascontiguousarray(whole if rows is None else whole[:rows]).reshape(-1).view(np.uint8).data)
+    whole = np.asarray(array)
+    digest.update(np.ascontiguousarray(whole if rows is None else whole[:rows]).reshape(-1).view(np.uint8).data)
     return f"{_kind(shape, array.dtype)} {digest.hexdigest()}"
 
 
