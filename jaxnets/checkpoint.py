@@ -18,19 +18,28 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
-from jaxnets import process_arrays
 from jaxnets.domains import check_count
-from jaxnets.heads import CLASS_WEIGHTS
 from jaxnets.naming import quoted
+from jaxnets.saved_arrays import (
+    as_data,
+    by_name,
+    cropped,
+    digest_of_array,
+    is_elsewhere,
+    is_per_class,
+    kind,
+    path_name,
+)
+from jaxnets.saved_arrays import held as held
 
 SPARE = 2**20  # bytes that a checkpoint takes beyond its arrays, and more
 _ITEM = "default"  # the folder of Orbax's files within a checkpoint
 _DIGESTS = "digests.json"
 _UNFINISHED = "unfinished"  # the folder of checkpoints that are being written or deleted
+_turns = itertools.count()  # of saves: all processes number them alike
 
 
 class CheckpointError(OSError, ValueError):
@@ -44,7 +53,8 @@ class DamagedError(CheckpointError):
 def save(directory: Path, number: int, tree: Any, *, keep: int, num_classes: int | None = None) -> None:
     """Saves `tree` as checkpoint `number`, replacing one of that number, and then deletes all but the newest `keep`.
 
-    Over several processes, each of them calls this, with a directory that all of them see.
+    Over several processes, each of them calls this, with a directory that all of them see. They wait for each other by
+    JAX's coordination service, and use no device: of a tree from `held` a thread may save while training goes on.
 
     Args:
       directory: is created where it does not exist.
@@ -61,24 +71,25 @@ def save(directory: Path, number: int, tree: Any, *, keep: int, num_classes: int
     check_count("number", number, least=0)
     check_count("keep", keep)
     flat, structure = jax.tree_util.tree_flatten_with_path(tree)
-    data = {_name(path): _as_data(leaf) for path, leaf in flat}
-    rows = {name: num_classes if _is_per_class(name, num_classes) else None for name in data}
-    arrays = {name: _cropped(leaf, rows[name]) for name, leaf in data.items()}
+    data = {path_name(path): as_data(leaf) for path, leaf in flat}
+    rows = {name: num_classes if is_per_class(name, num_classes) else None for name in data}
+    arrays = {name: cropped(leaf, rows[name]) for name, leaf in data.items()}
     directory.mkdir(parents=True, exist_ok=True)
     # Asked before, since a disk that fills up meanwhile makes Orbax's threads print pages of tracebacks.
     if shutil.disk_usage(directory).free < sum(array.nbytes for array in arrays.values()) + SPARE:
         raise OSError(errno.ENOSPC, "No space left on device", str(directory))
-    digests = {
-        name: None if process_arrays.is_elsewhere(leaf) else _digest_of_array(leaf, rows[name])
-        for name, leaf in data.items()
-    }
-    unfinished = directory.absolute() / _UNFINISHED
+    digests = {name: None if is_elsewhere(leaf) else digest_of_array(leaf, rows[name]) for name, leaf in data.items()}
+    unfinished, turn = directory.absolute() / _UNFINISHED, f"jaxnets.save{next(_turns)}"
     folder = unfinished / str(number)
-    process_arrays.in_one_process(
-        lambda: shutil.rmtree(unfinished, ignore_errors=True)
-    )  # left by a process that was killed
+    # What a killed process has left.
+    _in_one_process(f"{turn}.begin", lambda: shutil.rmtree(unfinished, ignore_errors=True))
+    among = ocp.options.MultiprocessingOptions(active_processes=_everyone(), barrier_sync_key_prefix=turn)
+    handler = ocp.CompositeCheckpointHandler(
+        composite_options=ocp.CompositeOptions(multiprocessing_options=among),
+        **{_ITEM: ocp.StandardCheckpointHandler(multiprocessing_options=among)},
+    )
     try:
-        with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as writer:
+        with ocp.Checkpointer(handler, multiprocessing_options=among) as writer:
             item = ocp.args.StandardSave(jax.tree.unflatten(structure, arrays.values()))
             writer.save(folder, args=ocp.args.Composite(**{_ITEM: item}), custom_metadata={"digests": _DIGESTS})
     except ValueError as error:  # how tensorstore reports what the operating system said
@@ -93,7 +104,7 @@ def save(directory: Path, number: int, tree: Any, *, keep: int, num_classes: int
         _delete(directory, numbers(directory)[keep:])
         shutil.rmtree(unfinished, ignore_errors=True)
 
-    process_arrays.in_one_process(finish)
+    _in_one_process(f"{turn}.end", finish)
 
 
 def numbers(directory: Path) -> list[int]:
@@ -142,12 +153,12 @@ def restore(
 def _restore_one(directory: Path, number: int, like: Any, num_classes: int | None) -> Any:
     folder, what = directory.absolute() / str(number), f"checkpoint {number} in {quoted(directory)}"
     digests = _checked_digests(folder, what)
-    wanted = {} if like is None else {name: _as_data(leaf) for name, leaf in _by_name(like).items()}
+    wanted = {} if like is None else {name: as_data(leaf) for name, leaf in by_name(like).items()}
 
     def target(path: Any, leaf: Any) -> Any:
         """Of an array that lies with several processes, each one's part; of others, all on the host."""
-        data = wanted.get(_name(path))
-        if data is not None and process_arrays.is_elsewhere(data):
+        data = wanted.get(path_name(path))
+        if data is not None and is_elsewhere(data):
             return jax.ShapeDtypeStruct(data.shape, leaf.dtype, sharding=data.sharding)
         return np.empty(leaf.shape, leaf.dtype)
 
@@ -155,7 +166,7 @@ def _restore_one(directory: Path, number: int, like: Any, num_classes: int | Non
         with contextlib.closing(ocp.StandardCheckpointHandler()) as reader:
             metadata = reader.metadata(folder / _ITEM).tree
             if like is not None:
-                _check_fit(_by_name(metadata), _by_name(like), num_classes, what)
+                _check_fit(by_name(metadata), by_name(like), num_classes, what)
             targets = jax.tree_util.tree_map_with_path(target, metadata)
             # Not strict: rows of zeros pad class weights.
             tree = reader.restore(folder / _ITEM, args=ocp.args.StandardRestore(targets, strict=False))
@@ -164,19 +175,19 @@ def _restore_one(directory: Path, number: int, like: Any, num_classes: int | Non
     except Exception as error:  # a damaged file of an earlier version, whose digests are not known, can raise anything
         how = quoted(str(error).partition("\n")[0] or type(error).__name__, longest=150)
         raise DamagedError(f"{what} is damaged: {how}") from error
-    arrays = _by_name(tree)
+    arrays = by_name(tree)
     if digests is not None and not (
         digests.keys() == arrays.keys() and all(_is_of(digests[name], arrays[name]) for name in arrays)
     ):
         raise DamagedError(f"{what} is damaged: its arrays are not those that were saved")
     if like is None:
         return tree
-    return jax.tree_util.tree_map_with_path(lambda path, leaf: _placed(arrays[_name(path)], leaf), like)
+    return jax.tree_util.tree_map_with_path(lambda path, leaf: _placed(arrays[path_name(path)], leaf), like)
 
 
 def _is_of(digest: str | None, array: Any) -> bool:
     """Whether the array has this digest; the files of split arrays are known to be those that were written."""
-    return digest is None or process_arrays.is_elsewhere(array) or digest == _digest_of_array(array)
+    return digest is None or is_elsewhere(array) or digest == digest_of_array(array)
 
 
 def _checked_digests(folder: Path, what: str) -> Mapping[str, str | None] | None:
@@ -212,43 +223,18 @@ def _check_fit(saved: Mapping[str, Any], wanted: Mapping[str, Any], num_classes:
     for name, leaf in saved.items():
         if name not in wanted:
             raise CheckpointError(f"{what} does not fit: its {quoted(name)} has no place")
-        data = _as_data(wanted[name])
-        rows = data.shape[:1] if not _is_per_class(name, num_classes) else (min(num_classes or 0, data.shape[0]),)
-        there, asked = _kind(leaf.shape, leaf.dtype), _kind((*rows, *data.shape[1:]), data.dtype)
+        data = as_data(wanted[name])
+        rows = data.shape[:1] if not is_per_class(name, num_classes) else (min(num_classes or 0, data.shape[0]),)
+        there, asked = kind(leaf.shape, leaf.dtype), kind((*rows, *data.shape[1:]), data.dtype)
         if there != asked:
             raise CheckpointError(f"{what} does not fit: {quoted(name)} is {there} there, and {asked} was asked for")
 
 
-def _as_data(leaf: Any) -> Any:
-    """A leaf as it is saved: of a PRNG key, its numbers."""
-    if isinstance(leaf, (int, float)):
-        return np.asarray(leaf)
-    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-        return jax.eval_shape(jax.random.key_data, leaf) if _is_abstract(leaf) else jax.random.key_data(leaf)
-    return leaf
-
-
-def _is_abstract(leaf: Any) -> bool:
-    return isinstance(leaf, jax.ShapeDtypeStruct)
-
-
-def _cropped(data: Any, rows: int | None) -> Any:
-    """The first rows of an array; None takes it as it is."""
-    if rows is None or rows >= len(data):
-        return data
-    # On the host, where that is possible: a device that has a share of the rows would be given all of them.
-    return process_arrays.first_rows(data, rows) if process_arrays.is_elsewhere(data) else np.asarray(data)[:rows]
-
-
-def _is_per_class(name: str, num_classes: int | None) -> bool:
-    return num_classes is not None and name.rpartition("/")[2] == CLASS_WEIGHTS
-
-
 def _placed(array: np.ndarray, like: Any) -> Any:
     """The array with rows of zeros up to the shape of `like`, where `like` lies."""
-    if process_arrays.is_elsewhere(array):
+    if is_elsewhere(array):
         return array
-    data = _as_data(like)
+    data = as_data(like)
     if array.shape != data.shape:
         array = np.pad(array, [(0, data.shape[0] - array.shape[0]), *[(0, 0)] * (array.ndim - 1)])
     if isinstance(like, (np.ndarray, int, float)):
@@ -260,26 +246,17 @@ def _placed(array: np.ndarray, like: Any) -> Any:
     return jax.make_array_from_callback(array.shape, like.sharding, lambda index: array[index])
 
 
-def _by_name(tree: Any) -> dict[str, Any]:
-    return {_name(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]}
+def _everyone() -> set[int] | None:
+    """The processes, if there are several: named, they wait for each other without their devices."""
+    return set(range(jax.process_count())) if jax.process_count() > 1 else None
 
 
-def _name(path: Any) -> str:
-    """The same in a tree of NamedTuples and in the dictionaries that are restored of it."""
-    return jax.tree_util.keystr(path, simple=True, separator="/")
-
-
-def _kind(shape: tuple[int, ...], dtype: Any) -> str:
-    return f"{np.dtype(dtype).name}{list(shape)}"
-
-
-def _digest_of_array(array: Any, rows: int | None = None) -> str:
-    """Of its first rows, or of all."""
-    shape = array.shape if rows is None else (min(rows, len(array)), *array.shape[1:])
-    digest = hashlib.blake2b(digest_size=16)
-    whole = np.asarray(array)
-    digest.update(np.ascontiguousarray(whole if rows is None else whole[:rows]).reshape(-1).view(np.uint8).data)
-    return f"{_kind(shape, array.dtype)} {digest.hexdigest()}"
+def _in_one_process(name: str, act: Callable[[], None]) -> None:
+    """`act()` in the first process, while the others wait."""
+    if jax.process_index() == 0:
+        act()
+    if jax.process_count() > 1:
+        ocp.multihost.sync_global_processes(name, processes=_everyone())
 
 
 def _digests_of_files(folder: Path) -> dict[str, str]:

@@ -117,7 +117,7 @@ class Progress:
         if self.saver is None:
             write(self._tree())
         else:
-            self.saver.save(write, self._tree())
+            self.saver.save(write, self._tree(), num_classes)
 
     def _tree(self) -> dict[str, Any]:
         """As a checkpoint keeps it."""

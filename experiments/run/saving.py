@@ -4,30 +4,24 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-import numpy as np
+from jaxnets import checkpoint
 
 
 class Saver:
-    """Writes in a thread of its own, from a copy of the arrays on the host; one copy at a time.
+    """Writes in a thread of its own, from a copy of the arrays; one copy at a time.
 
-    Over several processes, whose arrays may lie with others, it writes at once: all take part, at the same step.
-
-    An error of a write is raised by the next `save` or `wait`; at the latest when the block ends.
+    Over several processes all take part, at the same step. An error of a write is raised by the next `save` or `wait`;
+    at the latest when the block ends.
     """
 
     def __init__(self) -> None:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="saver")
         self._pending: Future[None] | None = None
 
-    def save(self, write: Callable[[Any], None], tree: Any) -> None:
-        """`write(tree)`, after the write before it has ended."""
+    def save(self, write: Callable[[Any], None], tree: Any, num_classes: int | None = None) -> None:
+        """`write(tree)`, after the write before it has ended; `num_classes` is as in `checkpoint.save`."""
         self.wait()
-        if jax.process_count() > 1:
-            write(tree)
-        else:
-            self._pending = self._thread.submit(write, jax.tree.map(_on_host, tree))
+        self._pending = self._thread.submit(write, checkpoint.held(tree, num_classes))
 
     def wait(self) -> None:
         """Until all is written."""
@@ -46,9 +40,3 @@ class Saver:
                 raise
         finally:
             self._thread.shutdown()
-
-
-def _on_host(leaf: Any) -> np.ndarray:
-    """A copy: training reuses the buffers of its state."""
-    is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-    return np.array(jax.random.key_data(leaf) if is_key else leaf)

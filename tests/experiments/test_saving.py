@@ -49,11 +49,3 @@ def test_the_error_of_a_write_is_not_lost():
     with pytest.raises(ZeroDivisionError), Saver() as saver:
         saver.save(fail, {})
         raise ZeroDivisionError
-
-
-def test_over_several_processes_all_write_at_once(monkeypatch):
-    monkeypatch.setattr(jax, "process_count", lambda: 2)
-    threads, tree = [], {"w": jnp.zeros(2)}
-    with Saver() as saver:
-        saver.save(lambda given: threads.append((threading.current_thread(), given is tree)), tree)
-    assert threads == [(threading.main_thread(), True)]

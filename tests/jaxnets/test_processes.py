@@ -6,6 +6,7 @@ import shutil
 import socket
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import jax
@@ -87,7 +88,13 @@ def split(folder):
     assert [shard.index[0] for shard in weights.addressable_shards] == [slice(mine, mine + 7)] * 2
     rows = jax.NamedSharding(like.head.mesh, jax.P(like.head.mesh.axis_names))
     after, metrics = jax.jit(train_step)(state, shared_by_processes(made_up(8, 1), rows))
-    checkpoint.save(folder, 2, after, keep=2, num_classes=CLASSES)
+    held = checkpoint.held(after, CLASSES)
+    with ThreadPoolExecutor(1) as thread:
+        writing = thread.submit(checkpoint.save, folder, 2, held, keep=2, num_classes=CLASSES)
+        step = jax.jit(train_step, donate_argnums=0)
+        for _ in range(20):  # meanwhile, in the same buffers, and talking to the other process
+            after, _ = step(after, shared_by_processes(made_up(8, 1), rows))
+        writing.result()
     return float(metrics["loss"])
 
 
