@@ -39,6 +39,7 @@ SPARE = 2**20  # bytes that a checkpoint takes beyond its arrays, and more
 _ITEM = "default"  # the folder of Orbax's files within a checkpoint
 _DIGESTS = "digests.json"
 _UNFINISHED = "unfinished"  # the folder of checkpoints that are being written or deleted
+_WAIT = 600  # seconds that a process waits for the others
 _turns = itertools.count()  # of saves: all processes number them alike
 
 
@@ -66,7 +67,7 @@ def save(directory: Path, number: int, tree: Any, *, keep: int, num_classes: int
 
     Raises:
       ValueError: for a negative `number`, or a `keep` below 1.
-      OSError: where it could not be written.
+      OSError: where it could not be written, or where after ten minutes not all processes have called this.
     """
     check_count("number", number, least=0)
     check_count("keep", keep)
@@ -256,7 +257,13 @@ def _in_one_process(name: str, act: Callable[[], None]) -> None:
     if jax.process_index() == 0:
         act()
     if jax.process_count() > 1:
-        ocp.multihost.sync_global_processes(name, processes=_everyone())
+        try:
+            ocp.multihost.sync_global_processes(name, processes=_everyone(), timeout=_WAIT)
+        except jax.errors.JaxRuntimeError as error:
+            if "DEADLINE_EXCEEDED" not in str(error):
+                raise
+            asked = f"checkpoint.save is for all {jax.process_count()} processes to call, with the same arguments"
+            raise OSError(errno.ETIMEDOUT, f"{asked}: after {_WAIT} s one was still missing") from error
 
 
 def _digests_of_files(folder: Path) -> dict[str, str]:

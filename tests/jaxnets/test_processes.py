@@ -98,6 +98,18 @@ def split(folder):
     return float(metrics["loss"])
 
 
+def alone(folder):
+    """One process saves, and the other does not: it is told, and both go on."""
+    if jax.process_index() == 0:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(checkpoint, "_WAIT", 2)
+            with pytest.raises(
+                OSError, match=r"save is for all 2 processes to call, with the same arguments: after 2 s"
+            ):
+                checkpoint.save(folder, 1, {"a": np.zeros(3)}, keep=1)
+    return 1.0
+
+
 def one_of_two(address: str, process: int, name: str, folder: str) -> None:
     """What each process runs; it has half of the devices."""
     jax.distributed.initialize(address, 2, process)
@@ -121,6 +133,11 @@ def losses_of_two(name, folder):
     ended = [process.communicate() for process in running]
     assert [process.returncode for process in running] == [0, 0], ended
     return [float(out.split("loss")[1]) for out, _ in ended]
+
+
+def test_a_process_that_saves_alone_is_told(tmp_path):
+    assert losses_of_two("alone", tmp_path) == [1.0, 1.0]
+    assert checkpoint.restore(tmp_path) is None
 
 
 def test_two_processes_train_as_one(tmp_path):
