@@ -102,6 +102,7 @@ class Recognition(Measurement):
                     done += experiment.plan.examples
                 seconds = time.perf_counter() - before
                 embeddings = jaxnets.evaluated().embeddings if each is jaxnets else peer.embeddings()
+                bar.say(f"seed {config.seed}, {name}: {self.epochs} epochs in {seconds:.0f} s")
                 found[name] = {**_judged(embeddings, dataset), "train_loss": loss, "seconds": round(seconds, 1)}
         return found
 

@@ -62,10 +62,7 @@ def recognition_table(result: dict[str, Any]) -> str:
     """One line a recipe: mean and standard deviation over its seeds; of one seed the interval over identities."""
     recipes = defaultdict(list)
     for each in result["rows"]:
-        config = each["config"]
-        loss = f"{config['margin']['name']}, s = {config['scale']:.4g}"
-        words = (config["variant"], loss, ", ".join(_of_recognition(config)) or "–", str(each["epochs"]))
-        recipes[words].append(each)
+        recipes[_recipe(each)].append(each)
     rows = head(("network", "loss", "with", "epochs", "seeds", *(name for name, *_ in RECOGNISED)))
     for words, runs in recipes.items():
         reports = [run["recognition"] for run in runs]
@@ -80,6 +77,29 @@ def recognition_table(result: dict[str, Any]) -> str:
         f"training never saw; {seconds / 60:.0f} minutes of training a run. {made_by(result)}",
     ]
     return "\n".join(rows)
+
+
+def _recipe(run: dict[str, Any]) -> tuple[str, ...]:
+    """All of it but the seed, in words."""
+    config = run["config"]
+    loss = f"{config['margin']['name']}, s = {config['scale']:.4g}"
+    return config["variant"], loss, ", ".join(_of_recognition(config)) or "–", str(run["epochs"])
+
+
+def recognition_line(result: dict[str, Any]) -> str:
+    """The first recipe in a sentence: the default one."""
+    first = result["rows"][0]
+    same = [each for each in result["rows"] if _recipe(each) == _recipe(first)]
+    reports, retrieved = [each["recognition"] for each in same], first["recognition"]["retrieval"]
+    told = (
+        f"{name} {_over_seeds([report[kind] for report in reports], key)} %"
+        for name, kind, key in RECOGNISED
+        if name in ("P@1", "MAP@R", "rank-1")
+    )
+    where = f"{len(same)} seeds; [all figures](experiments/results/README.md#recognition)"
+    return (
+        f"On {retrieved['num_identities']} characters that training never saw it reaches {', '.join(told)} ({where})."
+    )
 
 
 def _over_seeds(reports: list[dict[str, Any]], name: str) -> str:

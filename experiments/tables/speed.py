@@ -138,13 +138,13 @@ def head_estimate_table(result: dict[str, Any]) -> str:
 
 def recognition_beside_table(result: dict[str, Any]) -> str:
     """What the same recipe reaches here and in PyTorch, of identities that training never saw."""
-    rows = head(("trained with", *recognition.NAMES.values(), "seconds"))
+    rows = head(("trained with", *recognition.NAMES.values()))
     for name in ("jaxnets", "torch"):
         found = [each[name] for each in result["rows"]]
         called = CALLED[name] + (" and pytorch-metric-learning" if name == "torch" else "")
         shares = ([each[key] for each in found] for key in recognition.NAMES)
         cells = ("–" if None in values else mean(values) for values in shares)
-        rows.append(row([called, *cells, f"{statistics.mean(each['seconds'] for each in found):.0f}"]))
+        rows.append(row([called, *cells]))
     rows += [
         "",
         f"In %, of {result['name']} after {result['epochs']} epochs, from the same weights and on the same batches; "

@@ -135,7 +135,6 @@ def test_training_a_variant_beside_pytorch_begins_alike_from_each_seed(digits):
     assert rows[0]["jaxnets"]["train_loss"] != rows[1]["jaxnets"]["train_loss"]
 
 
-@pytest.mark.slow
 def test_recognition_beside_pytorch_ends_alike(fonts, capsys):
     """By the loss of pytorch-metric-learning, with decay, clipping, warm-up and a falling rate."""
     pytest.importorskip("pytorch_metric_learning")

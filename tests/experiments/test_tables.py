@@ -10,7 +10,7 @@ from experiments.run.terminal import UserError
 from experiments.tables.cells import RESULTS
 from experiments.tables.collect import collect, compare, recognised
 from experiments.tables.pages import PAGES, README, TABLES, with_tables
-from experiments.tables.runs import default_run_table, kills_line, recognition_table
+from experiments.tables.runs import default_run_table, kills_line, recognition_line, recognition_table
 from experiments.tables.speed import accuracy_table
 
 ENVIRONMENT = {"cpu": "a CPU", "cpu_cores": 2, "python": "3.11", "jax": "0.10.2"}
@@ -106,6 +106,11 @@ def test_recognition_is_gathered_by_recipe(tmp_path):
     assert text[3].startswith("| v0 | arcface, s = 64 | augmentation, 3 sub-centres | 1 | 1 | 50.0 | 25.0 |")
     assert text[3].endswith("| 10.0 (5.0–20.0) | 40.0 | – | 30.0 |")
     assert "2,824 pictures of 515 identities that training never saw; 2 minutes of training a run. `it`;" in text[-1]
+    line = recognition_line(result)
+    assert (
+        "On 515 characters that training never saw it reaches P@1 50.0 ± 0.0 %, MAP@R 25.0 ± 0.0 %, rank-1 45.0" in line
+    )
+    assert "(2 seeds;" in line
     with pytest.raises(UserError, match="these runs are of different pictures"):
         recognised([*runs, finished_recognition(tmp_path / "third", 0, 0.3, data_fingerprint="g")])
     with pytest.raises(UserError, match=r"is no run of python -m experiments\.arcloss"):

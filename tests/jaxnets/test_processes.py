@@ -99,7 +99,7 @@ def split(folder):
 
 
 def alone(folder):
-    """One process saves, and the other does not: it is told, and both go on."""
+    """One process saves, and the other does not: it is told."""
     if jax.process_index() == 0:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(checkpoint, "_WAIT", 2)
