@@ -108,7 +108,7 @@ def test_every_kind_of_regular_file(tmp_path, kind):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (gzip.compress(bytes(2000)), r"a\.tar: is no tar, or a compressed one \(at byte 0\)"),
+        (gzip.compress(bytes(2000), mtime=0), r"a\.tar: is no tar, or a compressed one \(at byte 0\)"),
         (b"x" * 2000, r"is no tar, or a compressed one"),
         (b"x" * 20, r"is no tar"),
         (header() + b"abc" + bytes(509) + b"x" * 512, r"is damaged: no member begins where one should \(at byte 1,024"),
