@@ -23,6 +23,7 @@ from jaxnets.inference import Outputs, eval_step
 from jaxnets.labels import as_labels
 from jaxnets.labels import check as check_labels
 from jaxnets.permutation import KeyedPermutation
+from jaxnets.saved_arrays import on_host
 from jaxnets.train import TrainState, train_step
 from kernels.platform import jit_with, quick_compilation
 from kernels.varying import Axes
@@ -283,7 +284,7 @@ def evaluate(state: TrainState, split: Split, batch_size: int | None = None) -> 
         outputs.append(_eval_step(state, Split(rows(split.images, indices), labels[indices])))
         jax.block_until_ready(outputs[-2:-1])  # otherwise the activations of all batches are in memory at once
     embeddings, losses, predictions = (
-        np.concatenate([np.asarray(batch[field]) for batch in outputs])[: len(labels)] for field in range(3)
+        np.concatenate([on_host(batch[field]) for batch in outputs])[: len(labels)] for field in range(3)
     )
     check_labels(labels, state.head.count_classes(embeddings.shape[1]))
     counts = labels != -1

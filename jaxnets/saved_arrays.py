@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -81,6 +82,14 @@ def digest_of_array(array: Any, rows: int | None = None) -> str:
 def is_elsewhere(array: object) -> bool:
     """Whether another process has a part of the array that this one does not have."""
     return isinstance(array, jax.Array) and not (array.is_fully_addressable or array.is_fully_replicated)
+
+
+def on_host(array: jax.Array) -> np.ndarray:
+    """The whole array, in every process, wherever its parts lie."""
+    if not is_elsewhere(array):
+        return np.asarray(array)
+    whole: np.ndarray = multihost_utils.process_allgather(array, tiled=True)
+    return whole
 
 
 def first_rows(array: jax.Array, count: int) -> jax.Array:

@@ -20,6 +20,7 @@ from jaxnets import (
     Split,
     checkpoint,
     create_train_state,
+    evaluate,
     sgd,
     train_step,
 )
@@ -88,6 +89,10 @@ def split(folder):
     assert [shard.index[0] for shard in weights.addressable_shards] == [slice(mine, mine + 7)] * 2
     rows = jax.NamedSharding(like.head.mesh, jax.P(like.head.mesh.axis_names))
     after, metrics = jax.jit(train_step)(state, shared_by_processes(made_up(8, 1), rows))
+    test = made_up(8, 3)  # rows that divide by the devices are split over them in inference too
+    evaluated = evaluate(after, test)
+    assert evaluated.embeddings.shape == (8, 8) and evaluated.predictions.shape == (8,)
+    np.save(folder / f"evaluated{jax.process_index()}.npy", [evaluated.loss, evaluated.accuracy])
     held = checkpoint.held(after, CLASSES)
     with ThreadPoolExecutor(1) as thread:
         writing = thread.submit(checkpoint.save, folder, 2, held, keep=2, num_classes=CLASSES)
@@ -170,5 +175,9 @@ def test_classes_split_over_two_processes_train_as_in_one(tmp_path):
     np.testing.assert_array_equal(*(jax.random.key_data(state.key) for state in (by_two, whole)))
     for got, wanted in zip(jax.tree.leaves(by_two.replace(key=0)), jax.tree.leaves(whole.replace(key=0)), strict=True):
         np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-6)
+    evaluated = evaluate(split, made_up(8, 3))
+    for process in (0, 1):
+        told = np.load(tmp_path / f"evaluated{process}.npy")
+        np.testing.assert_allclose(told, [evaluated.loss, evaluated.accuracy], rtol=1e-5)
     (_, by_split), (_, by_whole) = (jax.jit(train_step)(state, made_up(8, 2)) for state in (split, whole))
     assert float(by_split["loss"]) == pytest.approx(float(by_whole["loss"]), rel=1e-5)
