@@ -198,7 +198,8 @@ def sharded_margin_softmax_loss(
     Raises:
       NotImplementedError: from a named implementation that cannot serve these arguments.
       ValueError: as `margin_softmax_loss`; for class weights not split over the axis, labels split otherwise than
-        embeddings, a `num_classes` or `sample` outside its domain, a sample without key, a margin without statistics.
+        embeddings, a `num_classes` or `sample` outside its domain, a sample without key or beside `drawn`, a margin
+        without statistics.
     """
     check_margin("margin", margin, "ArcFace(0.5)")
     embeddings, labels = kernel.gather_rows(limit_gradient(embeddings, min_norm), labels, axis_name)
@@ -207,6 +208,8 @@ def sharded_margin_softmax_loss(
             raise ValueError(f"{margin} has statistics: give them, see jaxnets.margins.sharded_update")
         margin = margin.at(statistics, embeddings)
     if sample is not None or key is not None:
+        if drawn is not None:
+            raise ValueError("the classes are drawn already: give drawn, or sample and key")
         drawn = kernel.draw_classes(key, sample, labels, class_weights, axis_name, num_classes)
         class_weights = drawn.of(class_weights)
     made = kernel.sharded_margin_softmax(

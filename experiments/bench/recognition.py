@@ -58,9 +58,11 @@ class Recognition(Measurement):
             if not find_spec(module):
                 raise UserError(f"a comparison with {package}, which is not installed: pip install -e '.[torch]'")
         from experiments.recognition.config import Config
+        from experiments.run.pictures import load
         from experiments.run.session import prepare
 
         prepare()
+        dataset = load(self.data, size=self.size, open_set=True)
         table = Table("seed", "contender", *NAMES.values(), "seconds", title=f"{self.variant} on {self.data}")
         rows: list[dict[str, Any]] = []
         for seed in range(self.seed, self.seed + self.seeds):
@@ -73,19 +75,17 @@ class Recognition(Measurement):
                 seed=seed,
                 warmup=min(1.0, self.epochs / 2),
             )
-            rows.append({"seed": seed, **self._train(config)})
+            rows.append({"seed": seed, **self._train(config, dataset)})
             for name in ("jaxnets", "torch"):
                 found = rows[-1][name]
                 table.add_row(str(seed), name, *(_share(found[key]) for key in NAMES), f"{found['seconds']:.0f}")
         Console().print(table)
         return {"name": self.variant, "data": self.data, "epochs": self.epochs, "rows": rows}
 
-    def _train(self, config: "Config") -> dict[str, Any]:
+    def _train(self, config: "Config", dataset: "Dataset") -> dict[str, Any]:
         """Of each contender what it reaches, and its seconds of training."""
         from experiments.recognition.study import build
-        from experiments.run.pictures import load
 
-        dataset = load(config.data, size=config.size, open_set=True)
         experiment = build(config, dataset)
         found: dict[str, Any] = {}
         jaxnets, peer = Jaxnets(experiment), _PyTorch(experiment, config, dataset)

@@ -76,10 +76,9 @@ def draw_run(name: str, dataset: Dataset) -> Callable[[Folder, list[Line]], None
             f"FAR {far:.0e}".replace("e-0", "e-"): at for far, at in verified.threshold_at_far.items() if at is not None
         }
         probes = f"{of_unseen} · {identified.num_with_mate:,} probes, {identified.num_templates:,} templates"
-        cosines, found = _neighbours(embeddings, labels)
-        sample, mistakes = (
-            _sheet(queries, cosines, found, labels, dataset) for queries in _queries(cosines, found, labels)
-        )
+        cosines, found = _neighbours(embeddings)
+        queries = _queries(cosines, found, labels)
+        sample, mistakes = (_sheet(group, cosines, found, labels, dataset) for group in queries)
         pictures = {
             "roc.png": figures.roc(
                 {name: (roc.far, roc.tar)}, smallest_far=min(smallest, 0.1), title=title, subtitle=pairs
@@ -108,20 +107,26 @@ def draw_run(name: str, dataset: Dataset) -> Callable[[Folder, list[Line]], None
         }
         for file, figure in pictures.items():
             write_atomically(folder.path / file, figures.to_png(figure))
-        write_atomically(folder.path / "index.html", _page(folder, lines, dataset, min(smallest, 0.1), of_unseen))
+        write_atomically(folder.path / "index.html", _page(folder, lines, dataset, queries, smallest, of_unseen))
 
     return of_run
 
 
-def _page(folder: Folder, lines: list[Line], dataset: Dataset, smallest_far: float, said: str) -> bytes:
+def _page(
+    folder: Folder,
+    lines: list[Line],
+    dataset: Dataset,
+    queries: tuple[Int[np.ndarray, "q"], Int[np.ndarray, "w"]],
+    smallest_far: float,
+    said: str,
+) -> bytes:
     """The last epoch's queries, through the epochs."""
     labels, kept, begun = np.asarray(dataset.test.labels), page.spread(lines), folder.begun()
-    drawn, surest = _queries(*_neighbours(folder.arrays(lines[-1]["epoch"])["embeddings"], labels), labels)
-    queries = np.concatenate([drawn, surest])
+    (drawn, surest), asked = queries, np.concatenate(queries)
 
     def judged(line: Line) -> page.Judged:
         embeddings = folder.arrays(line["epoch"])["embeddings"]
-        cosines, found = _neighbours(embeddings, labels, queries)
+        cosines, found = _neighbours(embeddings, asked)
         roc = verification(embeddings, labels, bootstrap=None).roc
         return page.Judged(line, _figures(line["recognition"]), roc, found, cosines)
 
@@ -161,11 +166,11 @@ def _series(lines: list[Line], rows: Sequence[tuple[str, str, str]]) -> dict[str
 
 
 def _neighbours(
-    embeddings: Float[np.ndarray, "N D"], labels: Int32[np.ndarray, "N"], queries: Int[np.ndarray, "Q"] | None = None
+    embeddings: Float[np.ndarray, "N D"], queries: Int[np.ndarray, "Q"] | None = None
 ) -> tuple[Float[np.ndarray, "Q K"], Int[np.ndarray, "Q K"]]:
     """Cosines and numbers of the pictures nearest to each query, itself left out; None asks for those of all."""
-    asked = np.arange(len(labels)) if queries is None else queries
-    count = min(SHOWN + 1, len(labels))
+    asked = np.arange(len(embeddings)) if queries is None else queries
+    count = min(SHOWN + 1, len(embeddings))
     cosines, found = nearest(embeddings[asked], embeddings, count)
     # The query need not be the first where others have the same embedding.
     others = np.argsort(found == asked[:, None], axis=1, kind="stable")[:, : count - 1]

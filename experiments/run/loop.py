@@ -134,7 +134,7 @@ def _finish_epoch(
         now = time.perf_counter()
         clock.first_step(now)
         bar.advance_to(progress.epoch * experiment.plan.examples + progress.images)
-        told, due = agreed(signals.received, now - saved > max(SAVE_EVERY, waited / SAVING))
+        told, due = agreed(signals.received, is_due(now - saved, waited))
         ends = progress.done == experiment.plan.steps
         if bad_step >= 0 or ((told is not None or due or ends) and not is_finite(progress.state)):
             raise _diverged(experiment, progress, bad_step if bad_step >= 0 else int(progress.state.step) - 1)
@@ -143,6 +143,15 @@ def _finish_epoch(
             saved = time.perf_counter()
             waited = saved - now
             _stop_if_told(told, progress)
+
+
+def is_due(trained: float, waited: float) -> bool:
+    """Whether to save after so many seconds of training, when the last save took `waited` of them.
+
+    >>> is_due(61.0, 0.5), is_due(61.0, 6.0), is_due(121.0, 6.0)
+    (True, False, True)
+    """
+    return trained > max(SAVE_EVERY, waited / SAVING)
 
 
 def _stop_if_told(told: int | None, progress: Progress) -> None:

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, Shaped
 
-from kernels.varying import vary_alike
+from kernels.varying import vary_alike, varying_like
 
 
 class Drawn(NamedTuple):
@@ -84,5 +84,5 @@ def sampled(
     has_room = jnp.cumsum(is_other, dtype=jnp.int32) <= size - is_own.sum(dtype=jnp.int32)
     is_drawn = is_own | (is_other & has_room)
     place = jnp.cumsum(is_drawn, dtype=jnp.int32) - 1
-    (rows,) = vary_alike(jnp.full(size, num_here, jnp.int32), own)[:1]
+    rows = varying_like(jnp.full(size, num_here, jnp.int32), own)
     return Drawn(rows.at[jnp.where(is_drawn, place, size)].set(classes, mode="drop"), place)

@@ -1,11 +1,13 @@
 """What the loss of split classes refuses, each in a sentence."""
 
 import jax
+import jax.numpy as jnp
 import pytest
 from jax import P
 
 from jaxnets import sharded_margin_softmax_loss
 from jaxnets.margins import AdaFace, CosFace
+from kernels.margin_softmax import Drawn
 from tests.jaxnets.test_sharded_losses import mesh_of, over_devices, problem
 
 
@@ -21,6 +23,8 @@ def test_misfits_are_refused(unenforced):
     refused(r"give both sample and key, or neither", sample=0.5)
     refused(r"give both sample and key, or neither", key=jax.random.key(0))
     refused(r"the share of classes to keep, in \(0, 1\], not 1.5", sample=1.5, key=jax.random.key(0))
+    drawn = Drawn(jnp.zeros(1, jnp.int32), jnp.zeros(5, jnp.int32))
+    refused(r"the classes are drawn already", sample=0.5, key=jax.random.key(0), drawn=drawn)
     refused(r"min_norm must be in \[0, ∞\), not -1.0", min_norm=-1.0)
     refused(r"implementation reference is of one device", error=NotImplementedError, implementation="reference")
     refused(r"pallas_tpu runs on TPUs alone", error=NotImplementedError, implementation="pallas_tpu")
