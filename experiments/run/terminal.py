@@ -3,6 +3,7 @@
 import contextlib
 import inspect
 import io
+import os
 import re
 import shlex
 import signal
@@ -114,7 +115,10 @@ def main(command: Callable[[], None]) -> None:
     before = signal.signal(signal.SIGTERM, lambda number, frame: leave(128 + number))
     try:
         with enough_memory("ask for less at once, or use a larger machine"):
-            command()
+            _flushed(command)
+    except BrokenPipeError:  # who read this, as head does, has ended: there is nobody to be told
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # takes what the interpreter flushes at its end
+        leave(128 + signal.SIGPIPE)
     except UserError as error:
         leave(_say(str(error), BAD_INPUT))
     except Elsewhere:
@@ -140,6 +144,13 @@ def main(command: Callable[[], None]) -> None:
         leave(1)
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _flushed(command: Callable[[], None]) -> None:
+    try:
+        command()
+    finally:
+        sys.stdout.flush()
 
 
 def _say(sentence: str, code: int, prefix: str = "error: ") -> int:

@@ -1,5 +1,7 @@
 """What a person is told, and the exit code."""
 
+import os
+import subprocess
 import sys
 
 import jax.numpy as jnp
@@ -47,3 +49,13 @@ def test_control_characters_and_line_ends_do_not_reach_the_terminal(capsys):
     with pytest.raises(SystemExit):
         main(refuse)
     assert capsys.readouterr().err == "error: there is no file a\\nb\\x1b[31m.png\n"
+
+
+@pytest.mark.parametrize("argument", ["--help", "--list"])
+def test_a_reader_that_has_ended_is_no_fault(argument):
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "experiments.arcloss", argument]
+    with open(writer, "wb") as closed:
+        ended = subprocess.run(command, stdout=closed, stderr=subprocess.PIPE, text=True, check=False)
+    assert (ended.returncode, ended.stderr) == (141, "")
