@@ -2,6 +2,7 @@ import hashlib
 import os
 import re
 import shutil
+import zlib
 from pathlib import Path
 
 # Eight virtual devices let every test of data parallelism run on any CPU; read once, when the backend starts.
@@ -34,6 +35,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--all", action="store_true", help="run the slow tests too, and compile as users do")
     parser.addoption("--interpreted", action="store_true", help="the margin softmax's contract for the Hopper kernel")
     parser.addoption("--skips", metavar="REGEX", help="fail if a test is skipped for a reason that does not match")
+    parser.addoption(
+        "--one-of-each",
+        metavar="NUMBER",
+        type=int,
+        help="of each test's parameters take those that this number draws; all of them in files that ask for a peer",
+    )
     parser.addoption("--quick", action="store_true", help="the default: without --all")
 
 
@@ -50,11 +57,30 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    number = config.getoption("--one-of-each")
+    if number is not None:
+        chosen = _one_of_each(items, number)
+        config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
+        items[:] = [item for item in items if item in chosen]
     if not config.getoption("--all"):
         skip = pytest.mark.skip(reason="slow: --all runs it")
         for item in items:
             if "slow" in item.keywords:
                 item.add_marker(skip)
+
+
+def _one_of_each(items: list[pytest.Item], number: int) -> set[pytest.Item]:
+    """A quick case of each test; every case in files that compare with another library, which only some legs have."""
+    cases: dict[str, list[pytest.Item]] = {}
+    chosen = set()
+    for item in sorted(items, key=lambda item: item.nodeid):
+        if "importorskip(" in item.path.read_text():
+            chosen.add(item)
+        elif "slow" not in item.keywords:
+            cases.setdefault(item.nodeid.split("[")[0], []).append(item)
+    for test, alike in cases.items():
+        chosen.add(alike[zlib.crc32(f"{number} {test}".encode()) % len(alike)])
+    return chosen
 
 
 class _Skips:

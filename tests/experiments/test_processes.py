@@ -15,6 +15,7 @@ from experiments.run import processes
 from experiments.run.folder import Folder
 
 ROOT = Path(__file__).parents[2]
+LEAST = "--xla_backend_optimization_level=0"  # of what runs for seconds, most would be spent on optimising it
 CLOCKS = ("seconds", "images_per_second")  # of a line of metrics
 
 
@@ -32,7 +33,7 @@ def begun(digits, out, *arguments, environment=None, how=("-m", "experiments.arc
     command = [*how, "--variant", "v0", "--batch-size", "24", "--data", f"idx:{digits}", "--out", out]
     return subprocess.Popen(
         [sys.executable, *map(str, command), *map(str, arguments)],
-        env=os.environ | {"XLA_FLAGS": "", "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)} | (environment or {}),
+        env=os.environ | {"XLA_FLAGS": LEAST, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)} | (environment or {}),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -65,7 +66,7 @@ def wait_for_epoch(process):
 def test_two_processes_train_as_two_devices_and_go_on_as_three(digits, tmp_path):
     two, one = tmp_path / "two", tmp_path / "one"
     by_two = begun(digits, two, "--epochs", 2, "--processes", 2)
-    of_two = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    of_two = {"XLA_FLAGS": f"{LEAST} --xla_force_host_platform_device_count=2"}
     by_one = begun(digits, one, "--epochs", 3, "--devices", 2, environment=of_two)
     code, said, error = ended(by_two)
     assert (code, error) == (0, "") and said.count("epoch 1/2") == 1, (said, error)
@@ -121,7 +122,7 @@ def test_a_signal_to_any_process_saves_and_ends_all_of_them(digits, tmp_path):
 def test_of_a_set_on_the_host_each_process_gathers_its_rows(digits, tmp_path):
     how = ("-c", ON_THE_HOST)
     two = begun(digits, tmp_path / "two", "--epochs", 1, "--processes", 2, how=how)
-    of_two = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    of_two = {"XLA_FLAGS": f"{LEAST} --xla_force_host_platform_device_count=2"}
     one = begun(digits, tmp_path / "one", "--epochs", 1, "--devices", 2, how=how, environment=of_two)
     for code, said, error in map(ended, (two, one)):
         assert (code, error) == (0, ""), said

@@ -126,7 +126,8 @@ def losses_of_two(name, folder):
     with socket.socket() as free:
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
-    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2", "JAX_PLATFORMS": "cpu"}
+    flags = "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0"
+    environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
     script = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import test_processes as test; "
     commands = [script + f"test.one_of_two({address!r}, {i}, {name!r}, {str(folder)!r})" for i in (0, 1)]
     running = [

@@ -219,7 +219,7 @@ def damaged(content, dice):
     return bytes(content)
 
 
-CASES = pytest.mark.parametrize("cases", [150, pytest.param(1000, marks=pytest.mark.slow)])
+CASES = pytest.mark.parametrize("cases", [150, pytest.param(500, marks=pytest.mark.slow)])
 
 
 @CASES

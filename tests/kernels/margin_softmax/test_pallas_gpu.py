@@ -96,24 +96,21 @@ def test_interpreted_against_the_definition_in_float64(case):
         assert error <= rounded * 2**-8 + of_loss
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(jax.__version_info__ < OLDEST_JAX, reason="Mosaic GPU is interpreted from JAX 0.11 on")
 @pytest.mark.parametrize(
-    ("file", "tests"),
-    [
-        pytest.param("test_contract_inputs.py", "without_direction or vmap", marks=pytest.mark.slow),
-        pytest.param("test_contract_inputs.py", "not without_direction and not vmap", marks=pytest.mark.slow),
-        pytest.param("test_contract_misfits.py", "", marks=pytest.mark.slow),
-        pytest.param("test_contract.py", "", marks=pytest.mark.slow),
-    ],
+    ("files", "more"),
+    [(("contract_inputs", "contract_misfits"), ("--one-of-each", "0")), (("contract",), ())],
+    ids=["inputs", "values"],
 )
-def test_the_contract_interpreted(file, tests):
-    """All that the contract asks of the others, in parts that may run side by side.
+def test_the_contract_interpreted(files, more):
+    """All that the contract asks of the others, of inputs with one dtype each: more pairs of dtypes are in CASES.
 
     The interpreter multiplies with NumPy, which warns of the overflows that become NaN.
     """
-    contract = str(Path(__file__).with_name(file))
+    contract = [str(Path(__file__).with_name(f"test_{file}.py")) for file in files]
     options = ["--interpreted", "-n", "0", "-p", "no:cacheprovider", "-W", "ignore:overflow encountered in matmul"]
-    _interpreted(["-m", "pytest", *options, "-k", tests, contract])
+    _interpreted(["-m", "pytest", *options, *more, *contract])
 
 
 def _interpreted(arguments):
