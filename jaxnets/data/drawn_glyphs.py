@@ -47,15 +47,21 @@ class DrawnGlyphs:
     left_out: tuple[str, ...]
 
 
-def draw_glyphs(fonts: Sequence[Font], size: int, on_progress: Callable[[int, int], None] | None = None) -> DrawnGlyphs:
+def draw_glyphs(
+    fonts: Sequence[Font],
+    size: int,
+    characters: frozenset[int] | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> DrawnGlyphs:
     """Every character that three quarters of the designs have, in each of them that has it.
 
     Args:
       fonts: one or more designs.
       size: height and width in pixels.
+      characters: code points; others are left out. None leaves out none.
       on_progress: called with (fonts drawn, fonts).
     """
-    codes = _common_characters(fonts)
+    codes = [code for code in _common_characters(fonts) if characters is None or code in characters]
     drawn: dict[int, dict[int, bytes]] = {}  # by font, by character
     families = _Sets()
     counts: collections.Counter[str] = collections.Counter()

@@ -21,12 +21,15 @@ from jaxnets.data.drawn_glyphs import DrawnGlyphs, draw_glyphs
 from jaxnets.data.fonts import Font, fonts_within, read_fonts, shipped_fonts
 from jaxnets.data.place import existing_folder
 from jaxnets.data.threads import Progress
-from jaxnets.files import replacing
+from jaxnets.files import read_regular, replacing
 from jaxnets.naming import quoted
 
 _FORMAT = 1  # of the cache; a change of what is drawn, or how, is a new number
 _UNSEEN = 0.25  # the share of the characters, and of the families, that is for the test
 _SMALLEST, _LARGEST = 8, 512
+_SIDES = ("train", "test")
+_CHARACTERS = "characters.txt"
+_LONGEST = 2**24  # bytes of that file; all of Unicode has four million
 
 
 def load_glyphs(
@@ -45,7 +48,9 @@ def load_glyphs(
     of the test has two pictures or more.
 
     Args:
-      directory: of .ttf, .otf and .ttc files, in subfolders too; None takes matplotlib's DejaVu and STIX.
+      directory: of .ttf, .otf and .ttc files, in subfolders too; None takes matplotlib's DejaVu and STIX. If it has the
+        folders train and test, these have the fonts of either side, which are not drawn by lot then. If it has
+        characters.txt, in UTF-8, there are no other characters than its; spaces and line ends do not count.
       size: 8 to 512 pixels.
       seed: of the draw of characters and families.
       skip_unreadable: leave out files that are no readable font, rather than refuse the set.
@@ -56,16 +61,17 @@ def load_glyphs(
       of either side with their SHA-256.
 
     Raises:
-      DataError: if there are no fonts, or too few families or characters.
+      DataError: if there are no fonts, or too few families or characters; for a family that is in train and in test.
     """
     name = "glyphs" if directory is None else f"glyphs:{quoted(directory)}"
     if not _SMALLEST <= size <= _LARGEST:
         raise DataError(f"{name}: size is {size}; give {_SMALLEST} to {_LARGEST} pixels.")
     if directory is None:
-        paths, where = shipped_fonts(), "matplotlib's folder of fonts"
+        paths, where, characters, sides = shipped_fonts(), "matplotlib's folder of fonts", None, None
     else:
         folder = existing_folder(directory, "name a folder of .ttf, .otf or .ttc files")
-        paths, where = fonts_within(folder), str(quoted(folder))
+        paths, where, characters = fonts_within(folder), str(quoted(folder)), _characters_in(folder / _CHARACTERS)
+        sides = _sides_of(paths, folder)
     fonts: list[Font] = []
     unreadable = []
     for path in paths:
@@ -77,36 +83,86 @@ def load_glyphs(
             unreadable.append(f"Left out: {error}")
     if not fonts:
         raise DataError(f"{name}: there is no font in {where}; put .ttf, .otf or .ttc files there.")
-    glyphs = _drawn_once(fonts, size, on_progress)
+    glyphs = _drawn_once(fonts, size, characters, on_progress)
     fonts = [fonts[number] for number in glyphs.fonts]
-    return _split(name, glyphs, fonts, seed, tuple(unreadable))
-
-
-def _split(name: str, glyphs: DrawnGlyphs, fonts: Sequence[Font], seed: int, notes: tuple[str, ...]) -> Dataset:
     families = np.unique(glyphs.family_of)
     if len(families) < 2:
         raise DataError(f"{name}: its fonts are of one family; there must be another, for the test.")
     rng = np.random.RandomState(seed)  # the one generator whose numbers NumPy promises never to change
-    number = max(round(_UNSEEN * len(families)), 2 if len(families) >= 4 else 1)
-    held_out = np.isin(glyphs.family_of, rng.permutation(families)[:number])
-    classes = rng.permutation(len(glyphs.classes))
-    unseen = np.zeros(len(classes), bool)
-    unseen[classes[: round(_UNSEEN * len(classes))]] = True
+    if sides is None:
+        number = max(round(_UNSEEN * len(families)), 2 if len(families) >= 4 else 1)
+        held_out = np.isin(glyphs.family_of, rng.permutation(families)[:number])
+    else:
+        held_out = np.array([sides[font.path] for font in fonts])
+        _check_sides(name, fonts, glyphs, held_out)
+    unseen = np.zeros(len(glyphs.classes), bool)
+    unseen[rng.permutation(len(unseen))[: round(_UNSEEN * len(unseen))]] = True
+    return _split(name, glyphs, fonts, held_out, unseen, tuple(unreadable), seed)
 
+
+def _characters_in(path: Path) -> frozenset[int] | None:
+    """The code points in a file of text; None if there is no file."""
+    if not path.exists():
+        return None
+    try:
+        text = read_regular(path, limit=_LONGEST).decode()
+    except (OSError, ValueError) as error:
+        raise DataError(f"{quoted(path)} cannot be read as text in UTF-8: {quoted(str(error), 100)}.") from error
+    characters = frozenset(map(ord, "".join(text.removeprefix("\ufeff").split())))
+    if not characters:
+        raise DataError(f"{quoted(path)} has no characters; name some, or delete it to take all that the fonts share.")
+    return characters
+
+
+def _sides_of(paths: Sequence[Path], folder: Path) -> dict[Path, bool] | None:
+    """Whether each font is for the test, by the folder that it is in; None if there are no such folders."""
+    if not all((folder / side).is_dir() for side in _SIDES):
+        return None
+    sides = {path: path.relative_to(folder).parts[0] for path in paths}
+    for path, side in sides.items():
+        if side not in _SIDES:
+            raise DataError(f"{quoted(path)} is neither in {quoted(folder)}/train nor in its test; move it there.")
+    return {path: side == "test" for path, side in sides.items()}
+
+
+def _check_sides(name: str, fonts: Sequence[Font], glyphs: DrawnGlyphs, held_out: Bool[np.ndarray, " F"]) -> None:
+    """Refuses a family on both sides, and a side without fonts."""
+    for family in np.unique(glyphs.family_of):
+        members = glyphs.family_of == family
+        if held_out[members].any() and not held_out[members].all():
+            in_train, in_test = (fonts[np.flatnonzero(members & (held_out == side))[0]].path for side in (False, True))
+            raise DataError(
+                f"{name}: {quoted(in_train)} and {quoted(in_test)} are of one family, by name or by look; put both in "
+                "train or both in test."
+            )
+    for side, has_fonts in zip(_SIDES, ((~held_out).any(), held_out.any()), strict=True):
+        if not has_fonts:
+            raise DataError(f"{name}: {side} has no fonts that are no copies of others; put some there.")
+
+
+def _split(
+    name: str,
+    glyphs: DrawnGlyphs,
+    fonts: Sequence[Font],
+    held_out: Bool[np.ndarray, " F"],
+    unseen: Bool[np.ndarray, " C"],
+    notes: tuple[str, ...],
+    seed: int,
+) -> Dataset:
     is_test = held_out[glyphs.design_of]
     first = _first_of_each(glyphs, is_test)
     train = np.flatnonzero(first & ~is_test & ~unseen[glyphs.class_of])
     test = np.flatnonzero(first & is_test & unseen[glyphs.class_of])
-    counts = np.bincount(glyphs.class_of[test], minlength=len(classes))
+    counts = np.bincount(glyphs.class_of[test], minlength=len(unseen))
     alone = int((counts == 1).sum())
     test = test[counts[glyphs.class_of[test]] > 1]
     if len(np.unique(glyphs.class_of[train])) < 2 or len(np.unique(glyphs.class_of[test])) < 2:
         raise DataError(
-            f"{name}: its {len(fonts)} designs have too few characters in common, {len(classes)}; both sides need two "
+            f"{name}: its {len(fonts)} designs have too few characters in common, {len(unseen)}; both sides need two "
             "or more, and those of the test two pictures each."
         )
     order = [*np.unique(glyphs.class_of[train]), *np.unique(glyphs.class_of[test])]
-    label_of = np.full(len(classes), -1, np.int32)
+    label_of = np.full(len(unseen), -1, np.int32)
     label_of[order] = np.arange(len(order))
     repeated = int((~first).sum())
     said = [*glyphs.left_out]
@@ -148,16 +204,19 @@ def _named(characters: str) -> str:
     return " ".join([shown, *(f"U+{ord(character):04X}" for character in characters)]).strip()
 
 
-def _drawn_once(fonts: Sequence[Font], size: int, on_progress: Progress | None) -> DrawnGlyphs:
+def _drawn_once(
+    fonts: Sequence[Font], size: int, characters: frozenset[int] | None, on_progress: Progress | None
+) -> DrawnGlyphs:
     """Their characters from the cache, or drawn into it; there is one entry for the same fonts, size and libraries."""
     known = [_FORMAT, size, PIL.__version__, features.version("freetype2"), unicodedata.unidata_version]
+    known += [] if characters is None else [sorted(characters)]
     key = hashlib.sha256(repr([*known, *((font.sha256, font.index) for font in fonts)]).encode()).hexdigest()[:16]
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     path = cache / "jaxnets" / "glyphs" / f"{key}.npz"
     kept = _read(path)
     if kept is not None:
         return kept
-    glyphs = draw_glyphs(fonts, size, on_progress)
+    glyphs = draw_glyphs(fonts, size, characters, on_progress)
     try:
         with replacing(path) as file:
             np.savez(

@@ -251,3 +251,46 @@ def test_bad_folders_are_refused_in_a_sentence(folder, tmp_path_factory):
     font("Two", [("a", bars(100))]).save(folder / "2.ttf")
     with pytest.raises(DataError, match="too few characters in common, 1"):
         load(f"glyphs:{folder}")
+
+
+@pytest.fixture
+def sides(folder):
+    """The same designs, on sides of one's own: One and Two are for training."""
+    for number in range(5):
+        side = folder / ("train" if number < 3 else "test")
+        side.mkdir(exist_ok=True)
+        (folder / f"{number}.ttf").rename(side / f"{number}.ttf")
+    return folder
+
+
+def test_a_folder_may_say_which_fonts_and_characters(sides):
+    every = load(f"glyphs:{sides}", size=24)
+    for note, families in zip(every.notes, (("One Thin", "One Bold", "Two"), ("Three", "Four")), strict=True):
+        assert [family in note for family in ("One Thin", "One Bold", "Two", "Three", "Four")] == [
+            family in families for family in ("One Thin", "One Bold", "Two", "Three", "Four")
+        ]
+    assert (len(every.train.images), len(every.test.images)) == (27 * 3, 9 * 2)
+    assert load_glyphs(str(sides), size=24, seed=1).notes[0].split(" in ")[1] == every.notes[0].split(" in ")[1]
+    (sides / "characters.txt").write_text("\ufeffabcdef\n ghijklmnopqr ☃\n")
+    some = load(f"glyphs:{sides}", size=24)
+    assert set().union(*map(characters_of, some.classes)) == set("abcdefghijklmnopqr")
+
+
+def test_sides_and_characters_that_do_not_fit_are_refused_in_a_sentence(sides):
+    (sides / "characters.txt").write_text(" \n")
+    with pytest.raises(DataError, match=r"characters\.txt has no characters; name some, or delete it"):
+        load(f"glyphs:{sides}")
+    (sides / "characters.txt").write_bytes(b"\xff\xfe")
+    with pytest.raises(DataError, match=r"characters\.txt cannot be read as text in UTF-8"):
+        load(f"glyphs:{sides}")
+    (sides / "characters.txt").unlink()
+    font("One", letters(7), "Black").save(sides / "black.ttf")
+    with pytest.raises(DataError, match=r"black\.ttf is neither in .*/train nor in its test; move it there"):
+        load(f"glyphs:{sides}")
+    (sides / "black.ttf").rename(sides / "test" / "black.ttf")
+    with pytest.raises(DataError, match=r"train/0\.ttf and .*test/black\.ttf are of one family, by name or by look"):
+        load(f"glyphs:{sides}")
+    for path in (sides / "test").iterdir():
+        path.unlink()
+    with pytest.raises(DataError, match="test has no fonts"):
+        load(f"glyphs:{sides}")
