@@ -15,7 +15,7 @@ from experiments.run.folder import Arrays, Folder, Line
 from experiments.run.terminal import counted
 from jaxnets import figures
 from jaxnets.data import Dataset
-from jaxnets.data.dataset import GivenPairs
+from jaxnets.data.dataset import GivenPairs, Sources
 from jaxnets.epochs import Evaluation
 from jaxnets.files import write_atomically
 from jaxnets.recognition import Bootstrap, nearest, verification
@@ -48,12 +48,12 @@ QUERIES, SHOWN = 16, 5  # of a sheet, and pictures beside each
 
 
 def measure(
-    labels: Int32[np.ndarray, "N"], pairs: GivenPairs | None
+    labels: Int32[np.ndarray, "N"], pairs: GivenPairs | None, sources: Sources | None
 ) -> Callable[[TrainState, Evaluation], tuple[Line, Arrays]]:
     """Every figure of an epoch, on the identities of the test, and the embeddings that they are of."""
 
     def of_epoch(state: TrainState, evaluation: Evaluation) -> tuple[Line, Arrays]:
-        judgement = judge(evaluation.embeddings, labels, Bootstrap(), pairs)
+        judgement = judge(evaluation.embeddings, labels, Bootstrap(), pairs, sources)
         line = {"map_at_r": judgement.retrieval.map_at_r, "recognition": judgement.as_dict()}
         return line, {"embeddings": evaluation.embeddings, "labels": labels}
 
@@ -67,7 +67,7 @@ def draw_run(name: str, dataset: Dataset) -> Callable[[Folder, list[Line]], None
     def of_run(folder: Folder, lines: list[Line]) -> None:
         last = lines[-1]
         embeddings = folder.arrays(last["epoch"])["embeddings"]
-        retrieved, verified, identified, _ = judge(embeddings, labels, None)
+        retrieved, verified, identified, _, by_source = judge(embeddings, labels, None, sources=dataset.sources)
         title = f"{name} · epoch {last['epoch']}"
         of_unseen = f"{dataset.name} · {retrieved.num_identities:,} identities that training never saw"
         pairs = f"{of_unseen} · {verified.num_genuine:,} genuine and {verified.num_impostor:,} impostor pairs"
@@ -105,6 +105,11 @@ def draw_run(name: str, dataset: Dataset) -> Callable[[Folder, list[Line]], None
                 subtitle=of_unseen,
             ),
         }
+        if by_source is not None:
+            groups = {name: (share, by_source.num_with_mate[name]) for name, share in by_source.rank_1.items()}
+            pictures["sources.png"] = figures.shares(
+                groups, heading="rank 1 of each design, %", title=title, subtitle=probes
+            )
         for file, figure in pictures.items():
             write_atomically(folder.path / file, figures.to_png(figure))
         write_atomically(folder.path / "index.html", _page(folder, lines, dataset, queries, smallest, of_unseen))
@@ -152,7 +157,14 @@ def _figures(reports: Mapping[str, Mapping[str, Any]]) -> list[page.Figure]:
         if name in report:
             low, high = report["intervals"].get(name, (None, None))
             made.append(page.Figure(words, report[name], low, high, report["not_stated"].get(name, "")))
-    return made
+    return made + [page.Figure(f"rank-1 of {name}", share, None, None, "") for name, share, _ in _by_source(reports)]
+
+
+def _by_source(reports: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, float, int]]:
+    """Each source's name, rank-1 and number of probes, the best first."""
+    report = reports.get("by_source", {"rank_1": {}})
+    found = [(name, share, report["num_with_mate"][name]) for name, share in report["rank_1"].items()]
+    return sorted(found, key=lambda row: -row[1])
 
 
 def _series(lines: list[Line], rows: Sequence[tuple[str, str, str]]) -> dict[str, figures.Series]:
@@ -252,4 +264,6 @@ def table(reports: Mapping[str, Mapping[str, Any]]) -> list[str]:
         if kind == "pairs":
             ends += f"; ± {100 * report['accuracy_std']:.2f} over folds"
         rows.append((words, "–" if value is None else f"{100 * value:.2f} %", report["not_stated"].get(name, ends)))
+    for source, share, number in _by_source(reports):
+        rows.append((f"rank-1 of {source}", f"{100 * share:.2f} %", f"of {number:,} probes"))
     return aligned(rows)

@@ -54,7 +54,7 @@ def build(config: Config, dataset: Dataset) -> Experiment:
       UserError: for arguments that do not fit the data or this machine.
     """
     labels = np.asarray(dataset.test.labels)
-    Roles.of(labels)  # refuses a test without two pictures of an identity before training
+    Roles.of(labels, dataset.sources)  # refuses a test without two pictures of an identity before training
     num_classes = int(np.max(dataset.train.labels)) + 1  # those of training come first
     mesh = mesh_of(config.devices)
     split = Split(mesh, config.sample) if config.shard_classes else None
@@ -113,7 +113,7 @@ def build(config: Config, dataset: Dataset) -> Experiment:
         # To the head, an unseen identity is no class: it has no loss and no accuracy.
         test=Pictures(placed.test.images, np.full(len(labels), -1, np.int32)),
         learning_rate=lambda epoch: float(schedule(epoch * plan.steps)),
-        measure=drawings.measure(labels, dataset.pairs),
+        measure=drawings.measure(labels, dataset.pairs, dataset.sources),
         draw_epoch=lambda folder, line: None,
         draw_run=drawings.draw_run(f"{config.model} · {config.margin}", dataset),
         evaluation_batch=evaluation_batch(dataset.test.images.shape[1:]),

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Bool, Int, Int32
 
 from jaxnets.data.mapped import pieces
 from jaxnets.naming import quoted
@@ -47,6 +47,20 @@ class GivenPairs(NamedTuple):
     folds: Int[np.ndarray, "P"]
 
 
+class Sources(NamedTuple):
+    """Where a test's pictures are from: of printed characters, the designs.
+
+    Attributes:
+      of_test: [N] int32, an index into `names`.
+      names: of the S sources.
+      enrols: [S], whether its pictures may enrol an identity, as those of a passport do; the others are probes alone.
+    """
+
+    of_test: Int32[np.ndarray, "N"]
+    names: tuple[str, ...]
+    enrols: Bool[np.ndarray, "S"]
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Dataset:
     """A train and a test split that one network can take: same image shape, same classes.
@@ -60,6 +74,7 @@ class Dataset:
       open_set: no class of the test is in training, and classes of training come first: a set for questions about
         classes never seen (`jaxnets.recognition`), in which an accuracy over classes means nothing.
       pairs: of the test's pictures, those to verify; None where the set gives none.
+      sources: where the test's pictures are from; None where the set does not say.
 
     Raises:
       DataError: from the constructor, if a shape, a dtype or a label does not hold to the above, if images and
@@ -74,6 +89,7 @@ class Dataset:
     notes: tuple[str, ...] = ()
     open_set: bool = False
     pairs: GivenPairs | None = None
+    sources: Sources | None = None
 
     def __post_init__(self) -> None:
         name = quoted(self.name)

@@ -10,13 +10,14 @@ import unicodedata
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import PIL
-from jaxtyping import Bool
+from jaxtyping import Bool, Int32
 from PIL import features
 
-from jaxnets.data.dataset import DataError, Dataset, Split
+from jaxnets.data.dataset import DataError, Dataset, Sources, Split
 from jaxnets.data.drawn_glyphs import DrawnGlyphs, draw_glyphs
 from jaxnets.data.fonts import Font, fonts_within, read_fonts, shipped_fonts
 from jaxnets.data.place import existing_folder
@@ -27,9 +28,16 @@ from jaxnets.naming import quoted
 _FORMAT = 1  # of the cache; a change of what is drawn, or how, is a new number
 _UNSEEN = 0.25  # the share of the characters, and of the families, that is for the test
 _SMALLEST, _LARGEST = 8, 512
-_SIDES = ("train", "test")
+_TRAIN, _TEST, _GALLERY = "train", "test", "test/gallery"
 _CHARACTERS = "characters.txt"
 _LONGEST = 2**24  # bytes of that file; all of Unicode has four million
+
+
+class _Sides(NamedTuple):
+    """Of each design, whether it is for the test, and if it is, whether it enrols characters."""
+
+    held_out: Bool[np.ndarray, " F"]
+    enrols: Bool[np.ndarray, " F"]
 
 
 def load_glyphs(
@@ -49,8 +57,9 @@ def load_glyphs(
 
     Args:
       directory: of .ttf, .otf and .ttc files, in subfolders too; None takes matplotlib's DejaVu and STIX. If it has the
-        folders train and test, these have the fonts of either side, which are not drawn by lot then. If it has
-        characters.txt, in UTF-8, there are no other characters than its; spaces and line ends do not count.
+        folders train and test, these have the fonts of either side, which are not drawn by lot then; and if there is
+        test/gallery, pictures in its fonts alone enrol a character, for identification. If it has characters.txt, in
+        UTF-8, there are no other characters than its; spaces and line ends do not count.
       size: 8 to 512 pixels.
       seed: of the draw of characters and families.
       skip_unreadable: leave out files that are no readable font, rather than refuse the set.
@@ -58,7 +67,7 @@ def load_glyphs(
 
     Returns:
       A set whose question is open: no class is in both splits. Classes of training come first. Its notes name the fonts
-      of either side with their SHA-256.
+      of either side with their SHA-256. Its sources are the designs of the test.
 
     Raises:
       DataError: if there are no fonts, or too few families or characters; for a family that is in train and in test.
@@ -93,11 +102,17 @@ def load_glyphs(
         number = max(round(_UNSEEN * len(families)), 2 if len(families) >= 4 else 1)
         held_out = np.isin(glyphs.family_of, rng.permutation(families)[:number])
     else:
-        held_out = np.array([sides[font.path] for font in fonts])
+        held_out = np.array([sides[font.path] != _TRAIN for font in fonts])
         _check_sides(name, fonts, glyphs, held_out)
     unseen = np.zeros(len(glyphs.classes), bool)
     unseen[rng.permutation(len(unseen))[: round(_UNSEEN * len(unseen))]] = True
-    return _split(name, glyphs, fonts, held_out, unseen, tuple(unreadable), seed)
+    if sides is not None and _GALLERY in sides.values():
+        enrols = np.array([sides[font.path] == _GALLERY for font in fonts])
+        if not enrols.any():
+            raise DataError(f"{name}: the fonts in {_GALLERY} are copies of others; put another one there.")
+    else:
+        enrols = np.ones(len(fonts), bool)
+    return _split(name, glyphs, fonts, _Sides(held_out, enrols), unseen, tuple(unreadable), seed)
 
 
 def _characters_in(path: Path) -> frozenset[int] | None:
@@ -114,15 +129,17 @@ def _characters_in(path: Path) -> frozenset[int] | None:
     return characters
 
 
-def _sides_of(paths: Sequence[Path], folder: Path) -> dict[Path, bool] | None:
-    """Whether each font is for the test, by the folder that it is in; None if there are no such folders."""
-    if not all((folder / side).is_dir() for side in _SIDES):
+def _sides_of(paths: Sequence[Path], folder: Path) -> dict[Path, str] | None:
+    """The folder of those three that each font is in; None if there are no such folders."""
+    if not all((folder / side).is_dir() for side in (_TRAIN, _TEST)):
         return None
-    sides = {path: path.relative_to(folder).parts[0] for path in paths}
-    for path, side in sides.items():
-        if side not in _SIDES:
+    sides = {}
+    for path in paths:
+        inside = [side for side in (_TRAIN, _GALLERY, _TEST) if path.is_relative_to(folder / side)]
+        if not inside:
             raise DataError(f"{quoted(path)} is neither in {quoted(folder)}/train nor in its test; move it there.")
-    return {path: side == "test" for path, side in sides.items()}
+        sides[path] = inside[0]
+    return sides
 
 
 def _check_sides(name: str, fonts: Sequence[Font], glyphs: DrawnGlyphs, held_out: Bool[np.ndarray, " F"]) -> None:
@@ -135,7 +152,7 @@ def _check_sides(name: str, fonts: Sequence[Font], glyphs: DrawnGlyphs, held_out
                 f"{name}: {quoted(in_train)} and {quoted(in_test)} are of one family, by name or by look; put both in "
                 "train or both in test."
             )
-    for side, has_fonts in zip(_SIDES, ((~held_out).any(), held_out.any()), strict=True):
+    for side, has_fonts in zip((_TRAIN, _TEST), ((~held_out).any(), held_out.any()), strict=True):
         if not has_fonts:
             raise DataError(f"{name}: {side} has no fonts that are no copies of others; put some there.")
 
@@ -144,11 +161,12 @@ def _split(
     name: str,
     glyphs: DrawnGlyphs,
     fonts: Sequence[Font],
-    held_out: Bool[np.ndarray, " F"],
+    sides: _Sides,
     unseen: Bool[np.ndarray, " C"],
     notes: tuple[str, ...],
     seed: int,
 ) -> Dataset:
+    held_out = sides.held_out
     is_test = held_out[glyphs.design_of]
     first = _first_of_each(glyphs, is_test)
     train = np.flatnonzero(first & ~is_test & ~unseen[glyphs.class_of])
@@ -184,7 +202,17 @@ def _split(
             f"The test has {len(np.unique(glyphs.class_of[test])):,} others (seed {seed}) in {of_test}.",
         ),
         open_set=True,
+        sources=_sources(fonts, sides, glyphs.design_of[test]),
     )
+
+
+def _sources(fonts: Sequence[Font], sides: _Sides, design_of: Int32[np.ndarray, " N"]) -> Sources:
+    """The designs of the test; those with one name have their file's as well."""
+    designs = np.flatnonzero(sides.held_out).tolist()
+    names = [f"{quoted(fonts[number].family)} {quoted(fonts[number].style)}" for number in designs]
+    where = [f"{name} ({quoted(fonts[n].path.name)})" for name, n in zip(names, designs, strict=True)]
+    told = [full if names.count(name) > 1 else name for name, full in zip(names, where, strict=True)]
+    return Sources(np.searchsorted(designs, design_of).astype(np.int32), tuple(told), sides.enrols[designs])
 
 
 def _first_of_each(glyphs: DrawnGlyphs, is_test: Bool[np.ndarray, " P"]) -> Bool[np.ndarray, " P"]:

@@ -24,6 +24,7 @@ from jaxnets.figures.recognition_curves import cmc as cmc
 from jaxnets.figures.recognition_curves import cosine_distributions as cosine_distributions
 from jaxnets.figures.recognition_curves import figures_over_epochs as figures_over_epochs
 from jaxnets.figures.recognition_curves import roc as roc
+from jaxnets.figures.shares import shares as shares
 from jaxnets.figures.step_losses import step_losses as step_losses
 from jaxnets.figures.training_curves import curves as curves
 from jaxnets.figures.unit_circle import circle as circle

@@ -19,10 +19,8 @@ from experiments.run import terminal
 from experiments.run.experiment import Experiment
 from experiments.run.folder import Folder
 from experiments.trained import network
-from jaxnets import (
-    load,
-)
-from jaxnets.data.dataset import GivenPairs
+from jaxnets import load
+from jaxnets.data.dataset import GivenPairs, Sources
 from jaxnets.distort import Distortion, distort
 from jaxnets.recognition import Bootstrap, retrieval
 from tests.experiments.page.packed import data_of, numbers
@@ -108,9 +106,11 @@ def test_the_last_epoch_is_told_in_a_table(trained):
 
 def test_a_run_leaves_its_figures(trained):
     folder, _ = trained
-    for name in ("roc", "cosines", "cmc", "nearest", "mistakes", "curves"):
+    for name in ("roc", "cosines", "cmc", "nearest", "mistakes", "curves", "sources"):
         with Image.open(folder.path / f"{name}.png") as picture:
-            assert min(picture.size) > 300 and len(picture.convert("L").getcolors()) > 20
+            assert (
+                min(picture.size) > (300 if name != "sources" else 150) and len(picture.convert("L").getcolors()) > 20
+            )
 
 
 def test_a_run_leaves_a_page_of_its_queries(trained):
@@ -121,6 +121,7 @@ def test_a_run_leaves_a_page_of_its_queries(trained):
     last = folder.summary()["last"]["recognition"]
     told = {figure["name"]: figure["value"] for figure in data["figures"][-1]}
     assert told["MAP@R"] == last["retrieval"]["map_at_r"] and told["TAR at FAR 1e-4"] is None
+    assert {f"rank-1 of {name}": share for name, share in last["by_source"]["rank_1"].items()}.items() <= told.items()
     drawn, surest = (group["size"] for group in data["groups"])
     queries, identities = numbers(data["queries"]), numbers(data["identities"])
     assert (
@@ -219,6 +220,34 @@ def test_an_identity_is_enrolled_by_one_picture():
     assert sorted([*gallery, *probes]) == [*range(31)]
     with pytest.raises(terminal.UserError, match="fewer than two identities of the test have two pictures"):
         Roles.of(np.array([0, 0, 1, 2], np.int32))
+
+
+def test_one_source_enrols_and_each_is_judged_alone():
+    """Four identities on a circle: the gallery has them at 0°, 90°, 180° and 270°. A careful hand is 10° off, another
+    one 50°, and so nearer to the next one."""
+    offsets = np.array([0, 10, -10, 50])
+    at = np.deg2rad((90 * np.arange(4)[:, None] + offsets).reshape(-1))
+    embeddings = np.stack([np.cos(at), np.sin(at)], axis=1).astype(np.float32)
+    labels, of_test = np.repeat(np.arange(4), 4).astype(np.int32), np.tile(np.array([0, 1, 1, 2], np.int32), 4)
+    sources = Sources(of_test, ("passport", "careful", "careless"), np.array([True, False, False]))
+    gallery, _ = Roles.of(labels, sources)
+    assert len(gallery) == 3 and set(of_test[gallery]) == {0}
+    reports = judge(embeddings, labels, Bootstrap(), sources=sources).as_dict()
+    # Of one identity the next one is not enrolled: there the careless hand is nearest to its own.
+    assert reports["by_source"] == {
+        "rank_1": {"careful": 1.0, "careless": pytest.approx(1 / 3)},
+        "num_with_mate": {"careful": 6, "careless": 3},
+    }
+    assert reports["identification"]["rank_at[1]"] == pytest.approx(7 / 9)
+    assert [row.split() for row in drawings.table(reports)[-2:]] == [
+        ["rank-1", "of", "careful", "100.00", "%", "of", "6", "probes"],
+        ["rank-1", "of", "careless", "33.33", "%", "of", "3", "probes"],
+    ]
+    alone = sources._replace(of_test=np.where(np.arange(16) > 3, 1, of_test).astype(np.int32))
+    with pytest.raises(
+        terminal.UserError, match="two identities of the test have a picture in the gallery, and another"
+    ):
+        Roles.of(labels, alone)
 
 
 def test_given_pairs_are_verified_in_their_folds():

@@ -82,3 +82,14 @@ def test_frames_tell_right_from_wrong():
     assert frames[1:3] == [RIGHT, ALARM] and frames[4:] == [FAINT, FAINT]
     assert len(axes.images) == 4
     assert [text.get_text() for text in axes.texts[:5]] == ["q", "0.900", "a", "0.800", "b"]
+
+
+def test_shares_are_sorted_and_said():
+    figure = figures.shares(
+        {"a": (0.25, 1200), "b": (1.0, 3), "a very long name of a family of fonts": (0.5, 7)}, heading="h"
+    )
+    (axes,) = figure.axes
+    assert [patch.get_width() for patch in axes.patches[3:]] == [100, 50, 25]
+    assert [text.get_text() for text in axes.texts[:3]] == ["100.0 % of 3", "50.0 % of 7", "25.0 % of 1,200"]
+    assert [tick.get_text() for tick in axes.get_yticklabels()] == ["b", "a very long name of a family…", "a"]
+    assert len(figures.to_png(figure)) > 1000

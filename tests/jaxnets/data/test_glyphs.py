@@ -265,15 +265,18 @@ def sides(folder):
 
 def test_a_folder_may_say_which_fonts_and_characters(sides):
     every = load(f"glyphs:{sides}", size=24)
-    for note, families in zip(every.notes, (("One Thin", "One Bold", "Two"), ("Three", "Four")), strict=True):
-        assert [family in note for family in ("One Thin", "One Bold", "Two", "Three", "Four")] == [
-            family in families for family in ("One Thin", "One Bold", "Two", "Three", "Four")
-        ]
+    training, test = every.notes
+    assert all(name in training and name not in test for name in ("One Thin", "One Bold", "Two Regular"))
     assert (len(every.train.images), len(every.test.images)) == (27 * 3, 9 * 2)
-    assert load_glyphs(str(sides), size=24, seed=1).notes[0].split(" in ")[1] == every.notes[0].split(" in ")[1]
+    assert every.sources.names == ("Three Regular", "Four Regular") and every.sources.enrols.all()
+    assert np.bincount(every.sources.of_test).tolist() == [9, 9]
+    (sides / "test" / "gallery").mkdir()
+    (sides / "test" / "4.ttf").rename(sides / "test" / "gallery" / "4.ttf")
     (sides / "characters.txt").write_text("\ufeffabcdef\n ghijklmnopqr ☃\n")
     some = load(f"glyphs:{sides}", size=24)
     assert set().union(*map(characters_of, some.classes)) == set("abcdefghijklmnopqr")
+    _, names, enrols = some.sources
+    assert [name for name, does in zip(names, enrols, strict=True) if does] == ["Four Regular"]
 
 
 def test_sides_and_characters_that_do_not_fit_are_refused_in_a_sentence(sides):
