@@ -117,8 +117,11 @@ def _common_characters(fonts: Sequence[Font]) -> list[int]:
 def _of_characters(font: Font, codes: list[int], size: int, counts: collections.Counter[str]) -> dict[int, bytes]:
     """The pictures of these that are of a character; what is left out is counted."""
     pen = Pen(font, size)
-    pictures = {code: pen.draw(chr(code)).tobytes() for code in codes}
-    box = pen.draw(chr(next(code for code in range(0x10FFFF, 0, -1) if code not in font.characters))).tobytes()
+    unknown = next(code for code in range(0x10FFFF, 0, -1) if code not in font.characters)
+    drawn = {code: _drawn(pen, code) for code in (unknown, *codes)}
+    box = drawn.pop(unknown)
+    pictures = {code: picture for code, picture in drawn.items() if picture is not None}
+    counts["characters that FreeType cannot draw"] += len(drawn) - len(pictures)
     kept: dict[int, bytes] = {}
     for picture, group in _by_picture(pictures).items():
         if not any(picture):
@@ -128,6 +131,13 @@ def _of_characters(font: Font, codes: list[int], size: int, counts: collections.
         else:
             kept |= dict.fromkeys(group, picture)
     return dict(sorted(kept.items()))
+
+
+def _drawn(pen: Pen, code: int) -> bytes | None:
+    try:
+        return pen.draw(chr(code)).tobytes()
+    except OSError:  # outlines or instructions that do not hold to the format
+        return None
 
 
 def _by_picture(pictures: dict[int, bytes]) -> dict[bytes, list[int]]:

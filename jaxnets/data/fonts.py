@@ -86,7 +86,8 @@ def _read(path: Path, content: bytes) -> Iterator[Font]:
         family = names.getDebugName(16) or names.getDebugName(1) or path.stem
         style = names.getDebugName(17) or names.getDebugName(2) or "Regular"
         characters = frozenset(face.getBestCmap() or {})
-        ImageFont.truetype(path, 16, index)  # one that Pillow cannot draw is refused here
+        # One that Pillow cannot draw is refused here: its program runs once something is drawn, if only the box.
+        ImageFont.truetype(path, 16, index, layout_engine=ImageFont.Layout.BASIC).getmask("\U0010ffff")
         yield Font(path, index, family, style, sha256, characters)
 
 

@@ -4,9 +4,9 @@ import unicodedata
 
 import numpy as np
 import pytest
-from fontTools.fontBuilder import FontBuilder
 from fontTools.pens.ttGlyphPen import TTGlyphPen
-from fontTools.ttLib import TTCollection, TTFont
+from fontTools.ttLib import TTCollection, TTFont, newTable
+from fontTools.ttLib.tables.ttProgram import Program
 from PIL import Image, ImageFont
 
 from experiments.run.pictures import load as load_for_study
@@ -14,6 +14,7 @@ from experiments.run.terminal import UserError
 from jaxnets.data import DataError, load
 from jaxnets.data.fonts import Pen, read_fonts, shipped_fonts
 from jaxnets.data.glyphs import load_glyphs
+from tests.jaxnets.data.built_fonts import BOX, bars, font, letters
 
 
 @pytest.fixture(scope="module")
@@ -88,46 +89,6 @@ def test_a_study_of_classes_seen_takes_no_open_set(shipped):
 def test_an_open_set_shares_no_class(shipped):
     with pytest.raises(DataError, match="is in both splits of an open set"):
         dataclasses.replace(shipped, test=shipped.train)
-
-
-def bars(*heights):
-    """A glyph of upright bars side by side, of these heights in thousandths of an em."""
-    pen = TTGlyphPen(None)
-    for i, height in enumerate(heights):
-        left = 80 * i
-        for point, draw in zip(
-            ((left, 0), (left, height), (left + 60, height), (left + 60, 0)),
-            (pen.moveTo, pen.lineTo, pen.lineTo, pen.lineTo),
-            strict=True,
-        ):
-            draw(point)
-        pen.closePath()
-    return pen.glyph()
-
-
-BOX = bars(900, 900, 900, 900, 900)  # for unknown characters
-LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789"
-
-
-def font(family, glyphs, style="Regular"):
-    """A font of (character or characters, glyph) pairs."""
-    names = {f"g{i}": glyph for i, (_, glyph) in enumerate(glyphs)}
-    builder = FontBuilder(1000)
-    builder.setupGlyphOrder([".notdef", *names])
-    builder.setupCharacterMap({ord(c): f"g{i}" for i, (characters, _) in enumerate(glyphs) for c in characters})
-    builder.setupGlyf({".notdef": BOX, **names})
-    builder.setupHorizontalMetrics(dict.fromkeys((".notdef", *names), (600, 0)))
-    builder.setupHorizontalHeader(ascent=900, descent=-100)
-    builder.setupNameTable({"familyName": family, "styleName": style})
-    builder.setupOS2(sTypoAscender=900, sTypoDescender=-100)
-    builder.setupPost()
-    return builder.font
-
-
-def letters(seed):
-    """A design: bars of other heights for each letter."""
-    rng = np.random.default_rng(seed)
-    return [(letter, bars(*rng.integers(100, 900, 5).tolist())) for letter in LETTERS]
 
 
 @pytest.fixture
@@ -235,6 +196,13 @@ def test_bad_folders_are_refused_in_a_sentence(folder, tmp_path_factory):
         load(f"glyphs:{folder}", size=4)
     with pytest.raises(DataError, match="data_dir"):
         load("glyphs", data_dir="/tmp")
+    broken = font("Broken", letters(9))
+    broken["fpgm"] = newTable("fpgm")
+    broken["fpgm"].program = Program()
+    broken["fpgm"].program.fromBytecode(b"\x28")  # no instruction
+    broken.save(folder / "5.ttf")
+    with pytest.raises(DataError, match=r"5\.ttf cannot be read as a font \(invalid opcode\); take it out"):
+        load(f"glyphs:{folder}")
     (folder / "5.ttf").write_bytes(b"\0\1\0\0 no font")
     with pytest.raises(DataError, match=r"5\.ttf cannot be read as a font .*; take it out"):
         load(f"glyphs:{folder}")
@@ -270,8 +238,8 @@ def test_a_folder_may_say_which_fonts_and_characters(sides):
     assert (len(every.train.images), len(every.test.images)) == (27 * 3, 9 * 2)
     assert every.sources.names == ("Three Regular", "Four Regular") and every.sources.enrols.all()
     assert np.bincount(every.sources.of_test).tolist() == [9, 9]
-    (sides / "test" / "gallery").mkdir()
-    (sides / "test" / "4.ttf").rename(sides / "test" / "gallery" / "4.ttf")
+    (gallery := sides / "test" / "gallery").mkdir()
+    (sides / "test" / "4.ttf").rename(gallery / "4.ttf")
     (sides / "characters.txt").write_text("\ufeffabcdef\n ghijklmnopqr ☃\n")
     some = load(f"glyphs:{sides}", size=24)
     assert set().union(*map(characters_of, some.classes)) == set("abcdefghijklmnopqr")
@@ -280,20 +248,19 @@ def test_a_folder_may_say_which_fonts_and_characters(sides):
 
 
 def test_sides_and_characters_that_do_not_fit_are_refused_in_a_sentence(sides):
+    def refused(sentence):
+        with pytest.raises(DataError, match=sentence):
+            load(f"glyphs:{sides}")
+
     (sides / "characters.txt").write_text(" \n")
-    with pytest.raises(DataError, match=r"characters\.txt has no characters; name some, or delete it"):
-        load(f"glyphs:{sides}")
+    refused(r"characters\.txt has no characters; name some, or delete it")
     (sides / "characters.txt").write_bytes(b"\xff\xfe")
-    with pytest.raises(DataError, match=r"characters\.txt cannot be read as text in UTF-8"):
-        load(f"glyphs:{sides}")
+    refused(r"characters\.txt cannot be read as text in UTF-8")
     (sides / "characters.txt").unlink()
     font("One", letters(7), "Black").save(sides / "black.ttf")
-    with pytest.raises(DataError, match=r"black\.ttf is neither in .*/train nor in its test; move it there"):
-        load(f"glyphs:{sides}")
+    refused(r"black\.ttf is neither in .*/train nor in its test; move it there")
     (sides / "black.ttf").rename(sides / "test" / "black.ttf")
-    with pytest.raises(DataError, match=r"train/0\.ttf and .*test/black\.ttf are of one family, by name or by look"):
-        load(f"glyphs:{sides}")
+    refused(r"train/0\.ttf and .*test/black\.ttf are of one family, by name or by look")
     for path in (sides / "test").iterdir():
         path.unlink()
-    with pytest.raises(DataError, match="test has no fonts"):
-        load(f"glyphs:{sides}")
+    refused("test has no fonts")
