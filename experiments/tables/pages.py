@@ -25,6 +25,8 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "recognition_beside_torch": ("recognition_beside_torch", speed.recognition_beside_table),
     "recognition_line": ("recognition", runs.recognition_line),
     "recognition": ("recognition", runs.recognition_table),
+    "recognition_kanji": ("recognition_kanji", runs.recognition_table),
+    "recognition_kanji_designs": ("recognition_kanji", runs.sources_table),
     "accuracy_cpu": ("accuracy_cpu", speed.accuracy_table),
     "mynn_accuracy_cpu": ("mynn_accuracy_cpu", speed.accuracy_table),
     "step_cpu": ("step_cpu", speed.step_table),

@@ -79,6 +79,21 @@ def recognition_table(result: dict[str, Any]) -> str:
     return "\n".join(rows)
 
 
+def sources_table(result: dict[str, Any]) -> str:
+    """Rank-1 of each source, the easiest first, in a line a recipe: a mean over all hides the hard ones."""
+    recipes = defaultdict(list)
+    for each in result["rows"]:
+        recipes[_recipe(each)].append(each["recognition"]["by_source"])
+    first = next(iter(recipes.values()))
+    easiest = sorted(first[0]["rank_1"], key=lambda name: -statistics.mean(of["rank_1"][name] for of in first))
+    rows = head(("network", "loss", "with", "epochs", *(name.removesuffix(" Regular") for name in easiest)))
+    for words, reports in recipes.items():
+        rows.append(row([*words, *(mean([report["rank_1"][name] for report in reports], 1) for name in easiest)]))
+    fewest, most = min(first[0]["num_with_mate"].values()), max(first[0]["num_with_mate"].values())
+    rows += ["", f"Rank-1 in % of {fewest:,} to {most:,} probes of each design, mean ± standard deviation over seeds."]
+    return "\n".join(rows)
+
+
 def _recipe(run: dict[str, Any]) -> tuple[str, ...]:
     """All of it but the seed, in words."""
     config = run["config"]

@@ -23,7 +23,7 @@ def shares(groups: Mapping[str, tuple[float, int]], *, heading: str, title: str 
     """
     rows = sorted(groups.items(), key=lambda row: -row[1][0])
     height = _BAR * max(len(rows), 1)
-    figure = page(8.6, height + 0.95 + TITLE_BAND, title, subtitle)
+    figure = page(8.6, height + 0.75 + TITLE_BAND, title, subtitle)
     axes = quiet(panel(figure, 2.9, 0.35, 4.2, height), grid=False)
     places = np.arange(len(rows))[::-1]
     axes.barh(places, 100.0, height=0.6, color=FAINT, alpha=0.35)
