@@ -16,7 +16,7 @@ from jaxnets.files import write_atomically
 from jaxnets.naming import quoted
 
 # By folder, Debian's packages and the files of each.
-FONTS = {
+FONTS: dict[str, dict[str, tuple[str, ...]]] = {
     "train": {
         "fonts-dejima-mincho": ("dejima-mincho-r227.ttf",),
         "fonts-hanazono": ("HanaMinA.ttf",),
