@@ -80,6 +80,7 @@ class Config(
 
     data: Annotated[str, tyro.conf.arg(metavar=OPEN_SETS)] = "glyphs"
     """printed characters, in matplotlib's fonts or a folder's; those of the test are unseen, and so are their fonts.
+    A folder may have the fonts of either side in train and test, those that enrol in test/gallery, and characters.txt.
     identities: takes pictures in a folder for each class, of which a quarter are for the test, or PATH/train and
     PATH/test; PATH/pairs.txt, in LFW's format, has pairs to verify; PATH/train.rec is RecordIO"""
     size: OptionalInt = None

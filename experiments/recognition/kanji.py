@@ -69,7 +69,7 @@ class Config:
 
 
 def command(config: Config) -> None:
-    """Links every font, or none if one is missing."""
+    """Links every font, or none if one is missing or if a file that is no link is in its place."""
     found = {path.name: path for path in sorted(config.fonts.rglob("*")) if path.is_file()}
     packages = [package for of_side in FONTS.values() for package, files in of_side.items() if set(files) - {*found}]
     if packages:
@@ -77,12 +77,19 @@ def command(config: Config) -> None:
             f"below {quoted(config.fonts)} the fonts of {counted(len(packages), 'package')} are missing; install "
             f"{'it' if len(packages) == 1 else 'them'}: apt-get install {' '.join(sorted(packages))}"
         )
-    for side, of_side in FONTS.items():
-        (config.folder / side).mkdir(parents=True, exist_ok=True)
-        for name in (name for files in of_side.values() for name in files):
-            link = config.folder / side / name
-            link.unlink(missing_ok=True)
-            link.symlink_to(found[name].resolve())
+    links = {
+        config.folder / side / name: found[name].resolve()
+        for side, of_side in FONTS.items()
+        for files in of_side.values()
+        for name in files
+    }
+    for link in links:
+        if link.exists() and not link.is_symlink():
+            raise UserError(f"{quoted(link)} is a file of its own and no link; name another folder")
+    for link, font in links.items():
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.unlink(missing_ok=True)
+        link.symlink_to(font)
     write_atomically(config.folder / "characters.txt", "\n".join(kanji()) + "\n")
     print(
         f"{len(kanji()):,} kanji; train with: python -m experiments.recognition --data glyphs:{config.folder} --augment"

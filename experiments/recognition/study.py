@@ -101,6 +101,7 @@ def build(config: Config, dataset: Dataset) -> Experiment:
             "scale": scale,
             "min_norm": config.min_norm,
             "enrolled": ENROLLED,
+            **_gallery(dataset),
             **recorded_data(config.data, dataset, plan),
             "data_notes": [*dataset.notes],
             "classes": [*dataset.classes[:num_classes]],
@@ -144,6 +145,14 @@ def _dtype(name: str) -> Any:
 
 
 @cache
+def _gallery(dataset: Dataset) -> dict[str, list[str]]:
+    """The sources that enrol, where not all do: with others, a run's epochs would not compare."""
+    sources = dataset.sources
+    if sources is None or sources.enrols.all():
+        return {}
+    return {"gallery": [name for name, enrols in zip(sources.names, sources.enrols, strict=True) if enrols]}
+
+
 def _distorting(distortion: Distortion) -> Augment:
     """One function for equal distortions, so that the states of several margins share what is compiled of it."""
     return partial(distort, distortion=distortion)

@@ -43,16 +43,17 @@ def runs_of(result: dict[str, Any], setup: Setup, variant: str) -> list[Run]:
 
 def variants_table(result: dict[str, Any]) -> str:
     columns = ("variant", "last", "best", "smallest gap", "overlap", "runs end", "the study says", "answer")
-    rows = head(columns)
+    rows, published = head(columns), []
     for name, variant in VARIANTS.items():
         runs = runs_of(result, PUBLISHED, name)
+        published += runs
         answer = answer_ending(ENDINGS[name], [run["verdict"] for run in runs])
         rows.append(row([name, *_measures(runs), _verdicts(runs), variant.verdict, _said(answer)]))
     rows += [
         "",
         f"Test accuracy in %, mean ± standard deviation over seeds, after {PUBLISHED.epochs} epochs and in the best; "
         f"{PUBLISHED.name}. Smallest gap: mean angle between the two nearest class directions, ideally 36°. Overlap: "
-        f"test images nearer to another class's mean direction than to their own, in %. {_made(result)}",
+        f"test images nearer to another class's mean direction than to their own, in %. {_made(published)}".rstrip(),
     ]
     if (RESULTS / "study.png").exists():
         rows += ["", "![the variants after their last epoch](experiments/results/study.png)"]
@@ -119,9 +120,12 @@ def _said(answer: Answer) -> str:
     return f"**{answer.verdict}**: {answer.reason}"
 
 
-def _made(result: dict[str, Any]) -> str:
-    commits = sorted({run["commit"][:9] for run in result["runs"] if run["commit"]})
+def _made(runs: list[Run]) -> str:
+    """The first one's command; the processors and commits of all."""
+    if not runs:
+        return ""
+    commits = sorted({run["commit"][:9] for run in runs if run["commit"]})
     by = f" Commit {', '.join(commits)}." if commits else ""
-    processors = sorted({run["environment"]["cpu"] for run in result["runs"]})
+    processors = sorted({run["environment"]["cpu"] for run in runs})
     others = f" Runs on {' and '.join(processors)}." if len(processors) > 1 else ""
-    return f"{made_by(result['runs'][0])}{others}{by}"
+    return f"{made_by(runs[0])}{others}{by}"

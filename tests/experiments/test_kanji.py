@@ -42,3 +42,12 @@ def test_missing_packages_are_named(installed, tmp_path):
     with pytest.raises(UserError, match=r"the fonts of 1 package are missing; install it: apt-get install fonts-klee$"):
         command(Config(tmp_path / "set", installed))
     assert not (tmp_path / "set").exists()
+
+
+def test_files_that_are_no_links_are_left_alone(installed, tmp_path):
+    own = tmp_path / "set" / "test" / "setofont.ttf"
+    own.parent.mkdir(parents=True)
+    own.write_text("mine")
+    with pytest.raises(UserError, match=r"setofont\.ttf is a file of its own and no link; name another folder"):
+        command(Config(tmp_path / "set", installed))
+    assert own.read_text() == "mine" and not (tmp_path / "set" / "train").exists()

@@ -277,3 +277,8 @@ def test_a_study_records_its_recipe(fonts, tmp_path):
     assert recorded["schedule"] == "1 epochs of warm-up, cosine to zero after 3"
     assert experiment.directory == tmp_path / "recognition" / "mynn_relu" / "cosface" / "seed0"
     assert set(np.asarray(experiment.test.labels)) == {-1}
+    assert "gallery" not in recorded
+    glyphs = load(f"glyphs:{fonts}", size=SIZE)
+    first = np.arange(len(glyphs.sources.names)) == 0
+    of_one = dataclasses.replace(glyphs, sources=glyphs.sources._replace(enrols=first))
+    assert study.build(asked, of_one).config["gallery"] == [glyphs.sources.names[0]]

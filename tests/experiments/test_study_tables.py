@@ -145,4 +145,10 @@ def test_fashion_is_told_by_its_folder():
     run["config"] = {"data": "idx:/data/fashion-mnist", "margin": {"name": "arcface", "m": 0.3}}
     assert "open, 0 runs of 3" in study.fashion_table({"runs": []})
     assert "n = 1: test accuracy 80.00 %" in study.fashion_table({"runs": [run]})
-    assert "| v1_2_3 | – |" in study.variants_table({"runs": [run | {"commit": None}]})
+    of_fashion = run | {"commit": "f" * 40}
+    assert "| v1_2_3 | – |" in study.variants_table({"runs": [of_fashion]})
+    # The table of MNIST's runs says how these were made, whichever run is the first of the file.
+    of_mnist = run | {"commit": "e" * 40, "command": "mnist", "config": run["config"] | {"data": "mnist"}}
+    table = study.variants_table({"runs": [of_fashion, of_mnist]})
+    assert "`mnist`; a, 2 cores" in table and table.count("`mnist`") == 1 and "`c`" not in table
+    assert "Commit eeeeeeeee." in table
