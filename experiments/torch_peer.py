@@ -36,13 +36,17 @@ class Net(nn.Module):
                 layers.append(ConvLayer(channels, features, kernel_size, 1, padding))
                 channels, size = features, size + 2 * padding - kernel_size + 1
         self.hidden_layer = nn.Sequential(*layers)
-        linear = backbone.head == "linear"
+        self.averages = backbone.head == "mean"
         self.fc = nn.Sequential(
-            nn.Linear(channels * size * size, outputs) if linear else nn.Conv2d(channels, outputs, 5, 1, 2)
+            nn.Conv2d(channels, outputs, 5, 1, 2)
+            if backbone.head == "conv"
+            else nn.Linear(channels if self.averages else channels * size * size, outputs)
         )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.hidden_layer(x)
+        if self.averages:
+            x = x.mean((2, 3))
         return self.fc(x.flatten(1)) if isinstance(self.fc[0], nn.Linear) else self.fc(x).flatten(1)
 
 

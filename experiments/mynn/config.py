@@ -19,12 +19,13 @@ from experiments.run.options import (
 from experiments.run.terminal import UserError
 
 NETWORKS = ("mynn", "resnet18", "resnet50", "regnet_x_400mf", "mobilenet_v2", "vgg16")  # that the study compares
+MODELS = (*NETWORKS, "mynn_relu", "mynn_deep", "all")
 DEFAULT_SIZE = 224  # of pictures
 
 
 @dataclasses.dataclass(frozen=True)
 class ClassifierOptions:
-    model: Annotated[str, tyro.conf.arg(metavar=choice((*NETWORKS, "mynn_relu", "all")))] = "mynn"
+    model: Annotated[str, tyro.conf.arg(metavar=choice(MODELS))] = "mynn"
     """the network; all compares the study's six"""
     optimizer: Literal["sgd", "adam"] = "sgd"
     """sgd has momentum 0.9"""
@@ -76,7 +77,7 @@ class Config(RunOptions, ClassifierOptions):  # the options of the last come fir
         Raises:
           UserError: naming the option.
         """
-        check_name("model", self.model, (*NETWORKS, "mynn_relu", "all"))
+        check_name("model", self.model, MODELS)
         RunOptions.check(self)
         check_rates(self)
         is_stored = self.data.startswith(("folder:", "tfds:", "recordio:", "tar:"))

@@ -32,8 +32,8 @@ UNSHARDED = ("adacos", "sphereface2", "uniface")  # without a head whose classes
 @dataclasses.dataclass(frozen=True)
 class NetworkOptions:
     model: Annotated[str, tyro.conf.arg(metavar="NAME")] = "v1_2_3"
-    """a network of jaxnets.models: a variant of the ArcLoss study (v0 … v2_1), mynn, mynn_relu, resnet18, resnet50,
-    regnet_x_400mf, mobilenet_v2, vgg16, iresnet18, iresnet34, iresnet50, iresnet100"""
+    """a network of jaxnets.models: a variant of the ArcLoss study (v0 … v2_1), mynn, mynn_relu, mynn_deep, resnet18,
+    resnet50, regnet_x_400mf, mobilenet_v2, vgg16, iresnet18, iresnet34, iresnet50, iresnet100"""
     embedding: int = 128
     """dimensions of an embedding"""
     embedding_norm: bool = False

@@ -197,6 +197,8 @@ def pytorch_class(name: str, variables: Mapping[str, Any]) -> str:
         return f"torchvision.models.{name}(num_classes={outputs})"
     if name in BACKBONES:
         return f"Net(BACKBONES[{name!r}], outputs={outputs}) of experiments/torch_peer.py"
+    if name == "mynn_deep":
+        return f"Net(MYNN_DEEP, outputs={outputs}) of experiments/torch_peer.py"
     if name in models.IRESNETS:
         return f"{name}(num_features={outputs}) of insightface's arcface_torch"
     with_relu = " with nn.ReLU for nn.PReLU" if name == "mynn_relu" else ""

@@ -9,7 +9,7 @@ from jax.typing import DTypeLike
 
 from jaxnets.domains import check_count
 from jaxnets.models import iresnet
-from jaxnets.models.conv_stack import BACKBONES, ConvStack
+from jaxnets.models.conv_stack import BACKBONES, MYNN_DEEP, ConvStack
 from jaxnets.models.mobilenet_v2 import MobileNetV2
 from jaxnets.models.mynn import Mynn
 from jaxnets.models.regnet import RegNetX
@@ -20,6 +20,7 @@ from jaxnets.naming import nearest
 _CLASSIFIERS: dict[str, Callable[..., nn.Module]] = {
     "mynn": Mynn,
     "mynn_relu": partial(Mynn, relu=True),
+    "mynn_deep": partial(ConvStack, MYNN_DEEP),
     "resnet18": partial(ResNet, (2, 2, 2, 2), False),
     "resnet50": partial(ResNet, (3, 4, 6, 3), True),
     "regnet_x_400mf": partial(RegNetX, (1, 2, 7, 12), (32, 64, 160, 400), 16),
@@ -39,9 +40,10 @@ def create(name: str, num_outputs: int = 2, dtype: DTypeLike | None = None) -> n
     `mutable=["batch_stats"]` and, for those that drop features, an rng "dropout".
 
     Args:
-      name: of an ArcLoss variant; `mynn` or `mynn_relu`; `resnet18`, `resnet50`, `regnet_x_400mf`, `mobilenet_v2` or
-        `vgg16`, which are torchvision's to the letter; `iresnet18`, `iresnet34`, `iresnet50` or `iresnet100`, which are
-        insightface's.
+      name: of an ArcLoss variant; `mynn`, `mynn_relu` or `mynn_deep`, which has pairs of 3×3 convolutions with
+        BatchNorm and PReLU, and the mean over positions in place of the hidden Linear layer; `resnet18`, `resnet50`,
+        `regnet_x_400mf`, `mobilenet_v2` or `vgg16`, which are torchvision's to the letter; `iresnet18`, `iresnet34`,
+        `iresnet50` or `iresnet100`, which are insightface's.
       num_outputs: embedding dimensions, or classes.
       dtype: the dtype to compute in, float32 or bfloat16; None is that of the images. Weights, BatchNorm's statistics
         and the result are float32 all the same.

@@ -1,7 +1,8 @@
-"""The seven backbones of the ArcLoss study, under the names of its twelve variants.
+"""The seven backbones of the ArcLoss study, under the names of its twelve variants; and Mynn made deeper.
 
-Each is a stack of ConvLayers with max-pools between, and a head that ends in the plane. A layer is written
-(features, kernel size, padding), a pool "M", as in the study's own listing.
+Each is a stack of ConvLayers with max-pools between, and a head: a Linear layer on the flattened map or on its mean
+over positions, or a convolution. A layer is written (features, kernel size, padding), a pool "M", as in the study's own
+listing.
 """
 
 import dataclasses
@@ -9,10 +10,10 @@ from typing import Literal, TypeAlias
 
 import jax.numpy as jnp
 from flax import linen as nn
-from jax.typing import ArrayLike
+from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float
 
-from jaxnets.models.layers import Conv, ConvLayer, Linear, flatten, from_nhwc, native_layout
+from jaxnets.models.layers import Conv, ConvLayer, Linear, flatten, from_nhwc, native_layout, widened
 from kernels.conv2d import Layout
 from kernels.varying import Axes
 
@@ -22,11 +23,15 @@ Stack: TypeAlias = tuple[tuple[int, int, int] | Literal["M"], ...]
 @dataclasses.dataclass(frozen=True)
 class Backbone:
     layers: Stack
-    head: Literal["linear", "conv"] = "linear"
+    head: Literal["linear", "conv", "mean"] = "linear"
 
 
 def _k5(*widths: int | Literal["M"]) -> Stack:
     return tuple("M" if width == "M" else (width, 5, 2) for width in widths)
+
+
+def _k3(*widths: int | Literal["M"]) -> Stack:
+    return tuple("M" if width == "M" else (width, 3, 1) for width in widths)
 
 
 _V0 = Backbone(((16, 3, 0), "M", (32, 3, 0), (64, 3, 0), (128, 3, 0), (256, 3, 0)))
@@ -51,18 +56,21 @@ BACKBONES = {
     "v2": _V2,
     "v2_1": _V2,
 }
+MYNN_DEEP = Backbone(_k3(32, 32, "M", 64, 64, "M", 128, 128, "M", 256, 256), head="mean")
 
 
 class ConvStack(nn.Module):
     """Images [N, H, W, C] in [0, 1] -> embeddings [N, num_outputs].
 
     Submodules have the numbers of the study's PyTorch modules (`hidden_layer_3` is `hidden_layer.3`; the pools count
-    too), so that weights cross by name. `axis_name` synchronises BatchNorm over a mapped axis; `layout` is for
-    tests and measurements, None takes the platform's.
+    too), so that weights cross by name. `axis_name` synchronises BatchNorm over a mapped axis. `dtype` is the dtype to
+    compute in, None the images' own; weights stay float32. `layout` is for tests and measurements, None takes the
+    platform's.
     """
 
     backbone: Backbone
     num_outputs: int = 2
+    dtype: DTypeLike | None = None
     layout: Layout | None = None
 
     @nn.compact
@@ -71,7 +79,7 @@ class ConvStack(nn.Module):
     ) -> Float[Array, "N D"]:
         layout = self.layout or native_layout()
         layers = self.backbone.layers
-        x = from_nhwc(jnp.asarray(images), layout)
+        x = from_nhwc(jnp.asarray(images, self.dtype), layout)
         for i, layer in enumerate(layers):
             if layer == "M":
                 continue  # done by the ConvLayer before it
@@ -81,5 +89,10 @@ class ConvStack(nn.Module):
                 x, train=train
             )
         if self.backbone.head == "conv":
-            return flatten(Conv(self.num_outputs, 5, 2, layout, name="fc_0")(x), layout)
-        return Linear(self.num_outputs, name="fc_0")(flatten(x, layout))
+            return flatten(Conv(self.num_outputs, 5, 2, layout, name="fc_0")(widened(x)), layout)
+        if self.backbone.head == "mean":
+            mean = widened(x).mean([axis for axis, letter in enumerate(layout) if letter in "HW"])
+            flat = mean.T if layout == "HWCN" else mean
+        else:
+            flat = flatten(widened(x), layout)
+        return Linear(self.num_outputs, name="fc_0")(flat)

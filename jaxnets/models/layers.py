@@ -198,7 +198,7 @@ class ConvLayer(nn.Module):
     def __call__(self, x: Float[Array, "..."], *, train: bool) -> Float[Array, "..."]:
         channels = x.shape[self.layout.index("C")]
         shape = (self.kernel_size, self.kernel_size, channels, self.features)
-        kernel = self.param("kernel", uniform_fan_in(math.prod(shape[:3])), shape)
+        kernel = self.param("kernel", uniform_fan_in(math.prod(shape[:3])), shape).astype(x.dtype)
         slope = self.param("slope", nn.initializers.constant(0.25), ())
         y = conv2d(x, kernel, padding=self.padding, layout=self.layout)
         return _normalised(self, y, slope, train=train, pool=self.pool, layout=self.layout, axis_name=self.axis_name)

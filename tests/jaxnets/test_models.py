@@ -114,7 +114,7 @@ def test_conv_layer_equals_pytorchs(layout):
     np.testing.assert_allclose(y, TORCH["eval/y"].transpose(order), **close)
 
 
-@pytest.mark.parametrize("head", ["linear", "conv"])
+@pytest.mark.parametrize("head", ["linear", "conv", "mean"])
 @pytest.mark.parametrize("train", [True, False])
 def test_either_layout_gives_the_same_network(head, train):
     thin = Backbone(((4, 5, 2), "M", (6, 3, 1), (5, 3, 0), "M"), head)

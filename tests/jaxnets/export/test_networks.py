@@ -13,14 +13,19 @@ from jaxnets.models.resnet import ResNet
 from jaxnets.models.vgg import VGG
 
 FORMATS = pytest.mark.parametrize("kind", ["stablehlo", "onnx"])
-SIZES = {"mynn": 16, "mynn_relu": 16, "vgg16": 64}  # pixels a side of the classifiers' images, 32 for the others
+SIZES = {
+    "mynn": 16,
+    "mynn_relu": 16,
+    "mynn_deep": 16,
+    "vgg16": 64,
+}  # pixels a side of the classifiers' images, 32 for the others
 # Variants of one architecture are one network.
 STUDY = {backbone: name for name, backbone in reversed(BACKBONES.items())}
 QUICK = ("v0", "v1_1_3", "mynn", "mynn_relu")
 
 
 @FORMATS
-@pytest.mark.parametrize("head", ["linear", "conv"])
+@pytest.mark.parametrize("head", ["linear", "conv", "mean"])
 def test_embeddings_and_scores_for_any_number_of_images(kind, head, exporting):
     by, shape, images = exporting.by[kind], exporting.shape, exporting.images
     model = ConvStack(Backbone(exporting.thin.backbone.layers, head), 2)

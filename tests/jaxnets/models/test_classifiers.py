@@ -10,6 +10,7 @@ import pytest
 
 from jaxnets import ScoresHead, Split, create_train_state, sgd, train_step
 from jaxnets.models import create
+from jaxnets.models.conv_stack import Backbone, ConvStack
 from jaxnets.models.layers import Conv, normal_fan_out
 from jaxnets.models.mobilenet_v2 import MobileNetV2
 from jaxnets.models.mynn import Mynn
@@ -20,6 +21,7 @@ from jaxnets.models.vgg import VGG, _averaged
 PARAMETERS = {
     "mynn": 3_290_786,
     "mynn_relu": 3_290_786,
+    "mynn_deep": 1_173_738,
     "resnet18": 11_177_538,
     "resnet50": 23_512_130,
     "regnet_x_400mf": 5_095_778,
@@ -30,6 +32,7 @@ PARAMETERS = {
 THIN = {
     "mynn": Mynn(),
     "mynn_relu": Mynn(relu=True),
+    "mynn_deep": ConvStack(Backbone(((8, 3, 1), "M", (16, 3, 1)), "mean")),
     "resnet": ResNet((1, 1, 0, 0), False),
     "resnet_bottleneck": ResNet((1, 1, 0, 0), True),
     "regnet": RegNetX((1, 1), (32, 48), 16),

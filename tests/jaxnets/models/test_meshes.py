@@ -23,6 +23,7 @@ from jaxnets.models.vgg import VGG
 THIN = {
     "conv_stack": ConvStack(Backbone(((4, 5, 2), "M", (3, 3, 1)))),
     "conv_head": ConvStack(Backbone(((4, 5, 2), "M"), "conv")),
+    "mean_head": ConvStack(Backbone(((4, 3, 1), "M"), "mean")),
     "mynn": Mynn(),
     "resnet": ResNet((1, 0, 0, 0), True),
     "regnet": Normalized(RegNetX((1,), (32,), 16)),

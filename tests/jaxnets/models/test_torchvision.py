@@ -1,7 +1,7 @@
 """The gender study's networks give PyTorch's numbers with PyTorch's weights: scores, gradients, running statistics.
 
-torchvision's own code made the fixture, and is run where it is installed. Mynn, which it does not have, is made of
-PyTorch's layers.
+torchvision's own code made the fixture, and is run where it is installed. Mynn in its forms, which it does not have, is
+made of PyTorch's layers.
 """
 
 import json
@@ -18,7 +18,7 @@ from tests.fixtures import make_torchvision_networks as script
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
 RECORDED = np.load(FIXTURES / "torchvision_networks.npz")
-NETWORKS = ["mynn", "mynn_relu", "resnet18", "resnet50", "regnet_x_400mf", "mobilenet_v2", "vgg16"]
+NETWORKS = ["mynn", "mynn_relu", "mynn_deep", "resnet18", "resnet50", "regnet_x_400mf", "mobilenet_v2", "vgg16"]
 LIVE_SIZES = {"mynn": (2, 24, 40), "mynn_relu": (17, 8, 16)}  # others are run at 3 images of 40×64
 
 

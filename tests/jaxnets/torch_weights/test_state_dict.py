@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxnets import models
-from jaxnets.models.conv_stack import BACKBONES
+from jaxnets.models.conv_stack import BACKBONES, MYNN_DEEP
 from jaxnets.torch_weights import from_torch, read, save, to_torch
 from jaxnets.torch_weights.names import Free, entries
 
@@ -133,13 +133,14 @@ def test_networks_of_torchvision_have_its_names_and_shapes():
         assert ours == {key: tuple(value.shape) for key, value in theirs.items()}, name
 
 
-@pytest.mark.parametrize("name", ["v1_2_3", "v1_1_3", "v0"])
+@pytest.mark.parametrize("name", ["v1_2_3", "v1_1_3", "v0", "mynn_deep"])
 def test_a_live_network_computes_the_same_and_takes_our_weights_back(name, tmp_path):
     torch = pytest.importorskip("torch")
     from experiments.torch_peer import Net
 
     torch.manual_seed(0)
-    net = Net(BACKBONES[name]).eval()
+    backbone = (BACKBONES | {"mynn_deep": MYNN_DEEP})[name]
+    net = Net(backbone).eval()
     with torch.no_grad():
         for key, value in net.state_dict().items():
             if ".1." in key and value.dtype == torch.float32:  # BatchNorm's, which would be zeros and ones
@@ -152,7 +153,7 @@ def test_a_live_network_computes_the_same_and_takes_our_weights_back(name, tmp_p
 
     save(tmp_path / "net.pth", name, variables)
     loaded = torch.load(tmp_path / "net.pth", weights_only=True)
-    fresh = Net(BACKBONES[name]).eval()
+    fresh = Net(backbone).eval()
     fresh.load_state_dict(loaded, strict=True)
     assert all(torch.equal(value, loaded[key]) for key, value in net.state_dict().items())
     np.testing.assert_array_equal(fresh(images).detach().numpy(), theirs)
