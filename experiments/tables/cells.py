@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from experiments.run.terminal import counted
+
 RESULTS = Path(__file__).parents[1] / "results"
 CALLED = {"jaxnets": "jaxnets", "torch": "PyTorch", "torch.compile": "torch.compile"}
 
@@ -41,4 +43,5 @@ def made_by(result: dict[str, Any]) -> str:
     commands = result["command"] if isinstance(result["command"], list) else [result["command"]]
     env = result["environment"]
     peer = f", PyTorch {env['torch']}" if env.get("torch") else ""
-    return f"`{commands[0]}`; {env['cpu']}, {env['cpu_cores']} cores, Python {env['python']}, JAX {env['jax']}{peer}."
+    machine = f"{env['cpu']}, {counted(env['cpu_cores'], 'core')}"
+    return f"`{commands[0]}`; {machine}, Python {env['python']}, JAX {env['jax']}{peer}."
