@@ -4,6 +4,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -92,6 +93,7 @@ def environment() -> dict[str, Any]:
     return {
         "python": platform.python_version(),
         **{package: _version(package) for package in packages},
+        "commit": commit_of(Path(__file__)),
         "platform": devices[0].platform,
         "device": devices[0].device_kind,
         "devices": len(devices),
@@ -99,6 +101,16 @@ def environment() -> dict[str, Any]:
         "glibc_tunables": os.environ.get("GLIBC_TUNABLES"),
         "cpu_cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
     }
+
+
+def commit_of(file: Path) -> str | None:
+    """The commit checked out around a file that it holds; None for an installed file, or where there is no git."""
+    command = ["git", "-C", str(file.parent), "rev-parse", "HEAD", f"HEAD:./{file.name}"]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True)
+    except OSError:
+        return None
+    return found.stdout.split()[0] if found.returncode == 0 else None
 
 
 def _version(package: str) -> str | None:

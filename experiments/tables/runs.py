@@ -68,7 +68,10 @@ def recognition_table(result: dict[str, Any]) -> str:
         reports = [run["recognition"] for run in runs]
         cells = [_over_seeds([report[kind] for report in reports], name) for _, kind, name in RECOGNISED]
         rows.append(row([*words, str(len(runs)), *cells]))
-    first, seconds = result["rows"][0], statistics.mean(each["seconds"] for each in result["rows"])
+    first = result["rows"][0]
+    # The time is that on the hardware of which the line tells.
+    alike = [each for each in result["rows"] if _hardware(each) == _hardware(first)]
+    seconds = statistics.mean(each["seconds"] for each in alike)
     retrieved = first["recognition"]["retrieval"]
     rows += [
         "",
@@ -92,6 +95,10 @@ def sources_table(result: dict[str, Any]) -> str:
     fewest, most = min(first[0]["num_with_mate"].values()), max(first[0]["num_with_mate"].values())
     rows += ["", f"Rank-1 in % of {fewest:,} to {most:,} probes of each design, mean ± standard deviation over seeds."]
     return "\n".join(rows)
+
+
+def _hardware(run: dict[str, Any]) -> list[Any]:
+    return [run["environment"].get(name) for name in ("device", "devices", "cpu", "cpu_cores")]
 
 
 def _recipe(run: dict[str, Any]) -> tuple[str, ...]:
@@ -130,8 +137,9 @@ def _over_seeds(reports: list[dict[str, Any]], name: str) -> str:
 def _of_recognition(config: dict[str, Any]) -> Iterator[str]:
     """What the recipe has beside the defaults."""
     if config["augment"]:
-        is_elastic = isinstance(config["augment"], dict) and "elastic" in config["augment"]
-        yield "elastic augmentation" if is_elastic else "augmentation"
+        yield "augmentation"
+        if isinstance(config["augment"], dict) and "elastic" in config["augment"]:
+            yield f"elastic {config['augment']['elastic']}"
     if config["subcenters"] > 1:
         yield f"{config['subcenters']} sub-centres"
     if config["embedding"] != 128:

@@ -1,7 +1,6 @@
 """Finished runs of the ArcLoss study gathered into one result, to which later ones are added, and their sheet."""
 
 import io
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,8 @@ def add_to_study(results: Path, outs: list[Path]) -> str:
       UserError: there are no runs below a folder, or no finished ones.
     """
     file = results / "study.json"
-    runs = {_identity(run): run for run in (read_json(file)["runs"] if file.exists() else [])}
+    before = read_json(file) if file.exists() else {"command": [], "runs": []}
+    runs = {_identity(run): run for run in before["runs"]}
     added = unfinished = 0
     shown = _kept(results / "study.npz")
     for out in outs:
@@ -48,7 +48,8 @@ def add_to_study(results: Path, outs: list[Path]) -> str:
         raise UserError(f"none of {counted(unfinished, 'run')} is finished yet")
     ordered = sorted(runs.values(), key=lambda run: (run["config"]["data"], *map(str, _identity(run))))
     command = f"python -m experiments.tables {' '.join(sys.argv[1:])}"
-    write_json(file, {"command": command, "environment": ordered[0]["environment"], "runs": ordered})
+    commands = list(dict.fromkeys([*before["command"], command]))
+    write_json(file, {"command": commands, "environment": ordered[0]["environment"], "runs": ordered})
     if shown:
         buffer = io.BytesIO()
         np.savez_compressed(buffer, **shown)  # type: ignore[arg-type]  # its stub takes the names for allow_pickle
@@ -74,7 +75,7 @@ def _record(place: Path) -> dict[str, Any]:
         "largest_gap_degrees": last.get("largest_gap_degrees"),
         "overlap": last.get("overlap"),
         "command": begun["command"],
-        "commit": _commit(place),
+        "commit": begun["environment"].get("commit"),
         "environment": begun["environment"],
         "config": begun["config"],
     }
@@ -83,12 +84,6 @@ def _record(place: Path) -> dict[str, Any]:
 def _identity(run: dict[str, Any]) -> tuple[Any, ...]:
     config = run["config"]
     return run["variant"], run["seed"], config["data"], config["margin"]["name"], config["margin"]["m"], config["scale"]
-
-
-def _commit(place: Path) -> str | None:
-    """The commit that is checked out where the run lies; None where it lies in no checkout."""
-    found = subprocess.run(["git", "-C", str(place), "rev-parse", "HEAD"], capture_output=True, text=True)
-    return found.stdout.strip() if found.returncode == 0 else None
 
 
 def _kept(file: Path) -> dict[str, np.ndarray]:

@@ -192,17 +192,19 @@ def sizes(name: str, variables: Mapping[str, Any]) -> dict[str, int]:
 
 def pytorch_class(name: str, variables: Mapping[str, Any]) -> str:
     """The module of PyTorch into which `load_state_dict` takes a network's weights, in words."""
-    outputs = sizes(name, variables)["outputs"]
+    found = sizes(name, variables)
+    outputs = found["outputs"]
+    ours = f"outputs={outputs}) of experiments/torch_peer.py"
     if name in TORCHVISIONS:
         return f"torchvision.models.{name}(num_classes={outputs})"
     if name in BACKBONES:
-        return f"Net(BACKBONES[{name!r}], outputs={outputs}) of experiments/torch_peer.py"
+        return f"Net(BACKBONES[{name!r}], channels={found['channels']}, {ours}"
     if name == "mynn_deep":
-        return f"Net(MYNN_DEEP, outputs={outputs}) of experiments/torch_peer.py"
+        return f"Net(MYNN_DEEP, channels={found['channels']}, {ours}"
     if name in models.IRESNETS:
         return f"{name}(num_features={outputs}) of insightface's arcface_torch"
     with_relu = " with nn.ReLU for nn.PReLU" if name == "mynn_relu" else ""
-    return f"Mynn(outputs={outputs}) of experiments/torch_peer.py{with_relu}"
+    return f"Mynn({ours}{with_relu}"
 
 
 def _trained(name: str, origin: str, variables: Mapping[str, Any], class_weights: Any) -> Trained:

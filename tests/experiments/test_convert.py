@@ -18,9 +18,10 @@ from experiments.convert import Config
 from experiments.run import terminal
 from experiments.run.folder import Folder
 from experiments.run.progress import Progress
+from experiments.trained import network
 from jaxnets import ArcFace, MarginHead, create, create_train_state, parallel, sgd
 from jaxnets.epochs import Totals
-from jaxnets.torch_weights import from_torch, read, save
+from jaxnets.torch_weights import from_torch, read, save, to_torch
 
 HAS_TORCH = importlib.util.find_spec("torch") is not None
 
@@ -78,7 +79,8 @@ def test_a_runs_states_with_their_heads(which, index, steps, run, tmp_path, caps
         f"{out}: v0 from the {which} state of {folder}, after {steps} steps; 33 arrays, 405,623 parameters, "
         f"{out.stat().st_size:,} bytes"
     )
-    assert fits == "they fit Net(BACKBONES['v0'], outputs=2) of experiments/torch_peer.py" and "head.weight" in second
+    wanted = "they fit Net(BACKBONES['v0'], channels=1, outputs=2) of experiments/torch_peer.py"
+    assert fits == wanted and "head.weight" in second
 
 
 def test_a_run_of_two_devices_on_a_machine_with_one(tmp_path):
@@ -103,6 +105,27 @@ def test_between_the_kinds_of_file(weights, run, tmp_path, capsys):
     if HAS_TORCH:
         convert.command(Config(weights, tmp_path / "v0.pth", model="v0"))
         same(from_torch("v0", tmp_path / "v0.pth"), states[0])
+
+
+def test_the_module_that_is_named_takes_the_weights():
+    pytest.importorskip("torch")
+    import torch
+
+    from experiments import torch_peer
+    from jaxnets.models.conv_stack import BACKBONES, MYNN_DEEP
+
+    for name, shape in (
+        ("v0", (28, 28, 1)),
+        ("v1_1_3", (28, 28, 3)),
+        ("mynn_deep", (8, 8, 3)),
+        ("mynn", (224, 224, 3)),
+    ):
+        variables = jax.eval_shape(create(name, 3).init, jax.random.key(0), np.zeros((1, *shape), np.float32))
+        variables = jax.tree.map(lambda leaf: np.ones(leaf.shape, leaf.dtype), variables)
+        module, _ = network.pytorch_class(name, variables).split(" of ")
+        names = {"Net": torch_peer.Net, "Mynn": torch_peer.Mynn, "BACKBONES": BACKBONES, "MYNN_DEEP": MYNN_DEEP}
+        tensors = {key: torch.from_numpy(array) for key, array in to_torch(name, variables).items()}
+        eval(module, names).load_state_dict(tensors, strict=True)
 
 
 def test_what_a_run_wrote_loads_into_the_studys_network(weights):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from experiments.run.folder import Folder
-from experiments.run.records import Damaged
+from experiments.run.records import Damaged, commit_of, environment
 from experiments.run.stored import NUMBERS, check_network
 from experiments.run.terminal import UserError
 
@@ -20,6 +20,26 @@ ARRAYS = {"embeddings": np.arange(12, dtype=np.float32).reshape(6, 2), "step_los
 def line(epoch):
     gaps = {"smallest_gap_degrees": 12.5, "largest_gap_degrees": None}
     return {"epoch": epoch, **dict.fromkeys(NUMBERS, 0.5), "verdict": "separated", "separability": gaps}
+
+
+def test_the_commit_is_that_of_the_program(tmp_path, folder):
+    """Of a file that a commit holds: an installed copy may lie in somebody else's checkout."""
+
+    def git(*words):
+        who = ("-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false")
+        done = subprocess.run(["git", *who, *words], cwd=tmp_path, check=True, capture_output=True, text=True)
+        return done.stdout.strip()
+
+    held, installed = tmp_path / "held.py", tmp_path / "installed.py"
+    held.touch()
+    installed.touch()
+    git("init", "--quiet")
+    assert commit_of(held) is None
+    git("add", "held.py")
+    git("commit", "--quiet", "--message", "Hold it")
+    assert commit_of(held) == git("rev-parse", "HEAD") and len(commit_of(held)) == 40
+    assert commit_of(installed) is None
+    assert folder.begun()["environment"]["commit"] == environment()["commit"]
 
 
 @pytest.fixture

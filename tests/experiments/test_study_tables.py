@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -97,8 +98,9 @@ def out(tmp_path, monkeypatch):
     return folder
 
 
-def test_finished_runs_are_added_as_they_end(tmp_path, out):
+def test_finished_runs_are_added_as_they_end(tmp_path, out, monkeypatch):
     results = tmp_path / "results"
+    monkeypatch.setattr(sys, "argv", ["tables", "study", "here"])
     said = study_runs.add_to_study(results, [out])
     assert said.startswith("3 finished runs") and said.endswith("1 left out that still train")
     result = json.loads((results / "study.json").read_text())
@@ -113,8 +115,12 @@ def test_finished_runs_are_added_as_they_end(tmp_path, out):
 
     place = out / "arcloss" / "v1_2_3" / "seed2"
     (place / "summary.json").write_text(json.dumps({"verdict": "separated", "epochs": 2}))
-    study_runs.add_to_study(results, [out])
+    monkeypatch.setattr(sys, "argv", ["tables", "study", "there"])
+    for _ in range(2):
+        study_runs.add_to_study(results, [out])
     result = json.loads((results / "study.json").read_text())
+    assert result["command"] == [f"python -m experiments.tables study {place}" for place in ("here", "there")]
+    assert {run["commit"] for run in result["runs"]} == {"c" * 40}  # with which they began
     assert [run["seed"] for run in result["runs"] if run["variant"] == "v1_2_3"] == [0, 1, 2]
     assert "3 separated | good: clearly separated, converges fast | **confirmed**" in study.variants_table(result)
     changes = study.changes_table(result)

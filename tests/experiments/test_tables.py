@@ -13,7 +13,7 @@ from experiments.tables.pages import PAGES, README, TABLES, with_tables
 from experiments.tables.runs import default_run_table, kills_line, recognition_line, recognition_table, sources_table
 from experiments.tables.speed import accuracy_table
 
-ENVIRONMENT = {"cpu": "a CPU", "cpu_cores": 2, "python": "3.11", "jax": "0.10.2"}
+ENVIRONMENT = {"cpu": "a CPU", "cpu_cores": 2, "python": "3.11", "jax": "0.10.2", "commit": "c" * 40}
 
 
 def test_the_pages_show_what_was_measured():
@@ -74,10 +74,12 @@ def test_runs_are_collected_into_a_table(tmp_path):
 def finished_recognition(folder, seed, rank_1, **changes):
     """One epoch, whose equal error rate is a tenth and whose TAR at FAR 1e-4 is not stated."""
     folder.mkdir(parents=True)
+    environment = ENVIRONMENT | changes.pop("environment", {})
+    seconds = 240.0 / environment["cpu_cores"]
     config = {"variant": "v0", "seed": seed, "data": "glyphs", "data_fingerprint": "f", "scale": 64.0, "enrolled": 0.75}
     config |= {"margin": {"name": "arcface", "m": 0.5}, "augment": False, "subcenters": 1, "embedding": 128}
     config |= {"averaging": None, "classes": ["a"], "data_notes": []} | changes
-    (folder / "config.json").write_text(json.dumps({"config": config, "environment": ENVIRONMENT, "command": "it"}))
+    (folder / "config.json").write_text(json.dumps({"config": config, "environment": environment, "command": "it"}))
     retrieval = {
         "precision_at_1": 0.5,
         "map_at_r": 0.25,
@@ -90,7 +92,7 @@ def finished_recognition(folder, seed, rank_1, **changes):
     reports["identification"] = {"rank_at[1]": rank_1, "intervals": {}}
     of_sources = {"Brush Regular": rank_1 / 2, "Print Regular": rank_1}
     reports["by_source"] = {"rank_1": of_sources, "num_with_mate": {"Brush Regular": 1000, "Print Regular": 1500}}
-    line = {"epoch": 1, "train_loss": 9.0, "map_at_r": 0.25, "seconds": 120.0, "recognition": reports}
+    line = {"epoch": 1, "train_loss": 9.0, "map_at_r": 0.25, "seconds": seconds, "recognition": reports}
     line |= {"learning_rate": 0.1, "train_accuracy": 0.5, "images_per_second": 10.0}
     (folder / "metrics.jsonl").write_text(json.dumps(line) + "\n")
     (folder / "summary.json").write_text(json.dumps({"verdict": None, "epochs": 1, "last": line}))
@@ -99,20 +101,25 @@ def finished_recognition(folder, seed, rank_1, **changes):
 
 def test_recognition_is_gathered_by_recipe(tmp_path):
     runs = [finished_recognition(tmp_path / str(seed), seed, rank_1) for seed, rank_1 in ((0, 0.4), (1, 0.5))]
-    other = finished_recognition(tmp_path / "other", 0, 0.3, augment={"blur": 1}, subcenters=3)
+    slower = {"augment": {"elastic": 0.03}, "subcenters": 3, "environment": {"cpu_cores": 1}}
+    other = finished_recognition(tmp_path / "other", 0, 0.3, **slower)
     result = recognised([*runs, other])
     assert "classes" not in result["rows"][0]["config"] and len(result["command"]) == 3
     text = recognition_table(result).splitlines()
     both = "| v0 | arcface, s = 64 | – | 1 | 2 | 50.0 ± 0.0 | 25.0 ± 0.0 | 10.0 ± 0.0 | 40.0 ± 0.0 | – | 45.0 ± 7.1 |"
     assert text[2] == both
-    assert text[3].startswith("| v0 | arcface, s = 64 | augmentation, 3 sub-centres | 1 | 1 | 50.0 | 25.0 |")
+    assert text[3].startswith(
+        "| v0 | arcface, s = 64 | augmentation, elastic 0.03, 3 sub-centres | 1 | 1 | 50.0 | 25.0 |"
+    )
     assert text[3].endswith("| 10.0 (5.0–20.0) | 40.0 | – | 30.0 |")
+    # The run on one core took four minutes; the line tells of two cores.
     assert "2,824 pictures of 515 identities that training never saw; 2 minutes of training a run. `it`;" in text[-1]
+    assert "a CPU, 2 cores, Python 3.11" in text[-1]
     assert sources_table(result).splitlines() == [
         "| network | loss | with | epochs | Print | Brush |",
         "|---|---|---|---|---|---|",
         "| v0 | arcface, s = 64 | – | 1 | 45.0 ± 7.1 | 22.5 ± 3.5 |",
-        "| v0 | arcface, s = 64 | augmentation, 3 sub-centres | 1 | 30.0 | 15.0 |",
+        "| v0 | arcface, s = 64 | augmentation, elastic 0.03, 3 sub-centres | 1 | 30.0 | 15.0 |",
         "",
         "Rank-1 in % of 1,000 to 1,500 probes of each design, mean ± standard deviation over seeds.",
     ]

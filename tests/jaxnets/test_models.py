@@ -54,6 +54,18 @@ def test_all_twelve_are_there_and_others_are_refused():
     assert create("v1_2_3", dtype="float32") == create("v1_2_3")
 
 
+# By hand: each pool halves, and v0's unpadded layers take two pixels each; v1_2's wider padding makes up for its pools.
+SMALLEST = {"v0": 20, "v1": 16, "v1_1_2": 16, "v1_1_3": 16, "v1_2": 1, "v1_2_3": 8, "v2": 16, "mynn_deep": 8}
+
+
+@pytest.mark.parametrize(("name", "size"), SMALLEST.items())
+def test_images_that_the_layers_use_up_are_refused(name, size):
+    outputs, _ = abstract(create(name), (1, size, size, 3))
+    chex.assert_shape(outputs, (1, 2))
+    with pytest.raises(ValueError, match=rf"at least {size}×{size}, not {size}×{size - 1}\b"):
+        abstract(create(name), (1, size, size - 1, 3))
+
+
 def test_initial_weights_follow_pytorchs_law():
     """Uniform in ±1/√fan_in: the bound is approached and never passed, the deviation is bound/√3; as PyTorch's own."""
     kernel = ConvLayer(64, 5, 2, "NHWC").init(jax.random.key(0), jnp.zeros((1, 8, 8, 32)), train=False)

@@ -13,12 +13,7 @@ from jaxnets.models.resnet import ResNet
 from jaxnets.models.vgg import VGG
 
 FORMATS = pytest.mark.parametrize("kind", ["stablehlo", "onnx"])
-SIZES = {
-    "mynn": 16,
-    "mynn_relu": 16,
-    "mynn_deep": 16,
-    "vgg16": 64,
-}  # pixels a side of the classifiers' images, 32 for the others
+SIZES = {"mynn": 16, "mynn_relu": 16, "vgg16": 64}  # pixels a side of the classifiers' images, 32 for the others
 # Variants of one architecture are one network.
 STUDY = {backbone: name for name, backbone in reversed(BACKBONES.items())}
 QUICK = ("v0", "v1_1_3", "mynn", "mynn_relu")
