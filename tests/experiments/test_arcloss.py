@@ -246,7 +246,7 @@ def test_list_and_help(capsys):
 
 
 def test_images_that_are_too_small_for_the_network_are_refused():
-    with pytest.raises(terminal.UserError, match="too small"):
+    with pytest.raises(terminal.UserError, match="at least 16×16, not 2×2"):
         check_takes(create("v1"), (2, 2, 1))
 
 
