@@ -83,7 +83,7 @@ def mutants_of(path: Path) -> Iterator[Mutant]:
         elif isinstance(node, ast.Name) and node.id in TWINS:
             yield replaced(node, node, TWINS[node.id])
         elif isinstance(node, ast.Attribute) and node.attr in TWINS:
-            yield replaced(node, node, f"{ast.get_source_segment(text, node.value)}.{TWINS[node.attr]}")
+            yield replaced(node, node, f"({ast.get_source_segment(text, node.value)}).{TWINS[node.attr]}")
 
 
 def _code(node: ast.AST) -> Iterator[ast.AST]:

@@ -5,6 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from matplotlib.figure import Figure
+
 from experiments.run.records import read_json
 from experiments.tables import runs, speed, study
 from experiments.tables.cells import RESULTS
@@ -21,6 +23,7 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "exact_gradient_run": ("exact_gradient_run", runs.default_run_table),
     "kills_cpu": ("kills_cpu", runs.kills_line),
     "mynn_ingredients": ("mynn_ingredients", runs.classifiers_table),
+    "mynn_networks": ("mynn_networks", runs.networks_table),
     "mynn_relu": ("mynn_relu", runs.classifiers_table),
     "mynn_deep": ("mynn_deep", runs.classifiers_table),
     "recognition_beside_torch": ("recognition_beside_torch", speed.recognition_beside_table),
@@ -45,6 +48,9 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "head_sharded": ("head_sharded", speed.sharded_head_table),
     "head_estimate": ("head_sharded", speed.head_estimate_table),
 }
+
+# Results that are drawn, too, beside their files.
+PICTURES: dict[str, Callable[[dict[str, Any]], Figure]] = {"mynn_networks": runs.networks_picture}
 
 
 def with_tables(page: str) -> str:

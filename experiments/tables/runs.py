@@ -1,12 +1,16 @@
-"""Tables of runs: accuracies epoch by epoch, and classifiers of several recipes."""
+"""Tables of runs: accuracies epoch by epoch, classifiers of several recipes, and recognition."""
 
+import dataclasses
 import math
 import statistics
 from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any
 
+from matplotlib.figure import Figure
+
 from experiments.tables.cells import head, made_by, mean, percent, row
+from jaxnets import figures
 
 
 def default_run_table(result: dict[str, Any]) -> str:
@@ -35,16 +39,39 @@ def classifiers_table(result: dict[str, Any]) -> str:
     for words, runs in recipes.items():
         last, best = ([pick(run["test_accuracy"]) for run in runs] for pick in (lambda of: of[-1], max))
         rows.append(row([*words, str(len(runs)), mean(last), mean(best), f"{runs[0]['megabytes']:.2f}"]))
+    rows += ["", f"{_accuracy_of(result)} The first run: {made_by(result['rows'][0])}"]
+    return "\n".join(rows)
+
+
+def networks_table(result: dict[str, Any]) -> str:
+    """One line a network, the smallest first, of one recipe on one machine."""
+    rows = head(("network", "parameters", "MiB", "epochs", "last", "best", "s/epoch"))
+    for each in sorted(result["rows"], key=lambda each: each["parameters"]):
+        size = f"{each['parameters']:,}", f"{each['megabytes']:.2f}", str(len(each["test_accuracy"]))
+        accuracy = percent(each["last_accuracy"]), percent(each["best_accuracy"])
+        rows.append(row([each["name"], *size, *accuracy, f"{each['seconds_per_epoch']:.0f}"]))
+    rows += ["", f"{_accuracy_of(result)} s/epoch: the median. The first run: {made_by(result['rows'][0])}"]
+    return "\n".join(rows)
+
+
+def networks_picture(result: dict[str, Any]) -> Figure:
+    """The table of networks, drawn."""
+    names = [field.name for field in dataclasses.fields(figures.ComparedNetwork)]
+    networks = [figures.ComparedNetwork(**{name: each[name] for name in names}) for each in result["rows"]]
+    return figures.comparison(networks, title="cost and accuracy of each network", subtitle="aligned photographs")
+
+
+def _accuracy_of(result: dict[str, Any]) -> str:
+    """On which pictures, and how far chance moves it."""
     first = result["rows"][0]
     size, tested = "×".join(map(str, first["config"]["image_shape"][:2])), first["test_images"]
     share = statistics.mean(each["test_accuracy"][-1] for each in result["rows"])
     error = percent(math.sqrt(share * (1 - share) / tested))
-    rows += [
-        "",
-        f"Test accuracy in %, pictures of {size}; mean ± standard deviation over seeds. Of {tested:,} test pictures, "
-        f"an accuracy of {percent(share, 0)} % has a standard error of {error} %. The first run: {made_by(first)}",
-    ]
-    return "\n".join(rows)
+    several = len({each["config"]["seed"] for each in result["rows"]}) > 1
+    return (
+        f"Test accuracy in %, pictures of {size}; {'mean ± standard deviation over seeds' if several else 'one seed'}. "
+        f"Of {tested:,} test pictures, an accuracy of {percent(share, 0)} % has a standard error of {error} %."
+    )
 
 
 # Of recognition: a column, the kind of report, and the figure's name there.

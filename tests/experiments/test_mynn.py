@@ -17,7 +17,7 @@ from experiments.mynn.drawings import contender
 from experiments.run import terminal
 from experiments.run.folder import Folder
 from experiments.tables.collect import compare
-from experiments.tables.runs import classifiers_table
+from experiments.tables.runs import classifiers_table, networks_picture, networks_table
 from experiments.trained import network
 from jaxnets import create, load
 from jaxnets.torch_weights import from_torch, save
@@ -66,7 +66,18 @@ def test_seeds_of_a_recipe_share_a_row(run_once):
     result["rows"][1]["test_accuracy"] = [0.5, 0.94]
     text = classifiers_table(result)
     assert "| mynn | sgd 0.01 | 2 | 2 | 92.00 ± 2.83 | 92.00 ± 2.83 |" in text
-    assert "Of 12 test pictures, an accuracy of 92 % has a standard error of 7.83 %." in text
+    assert "Of 12 test pictures, an accuracy of 92 % has a standard error of 7.83 %." in text and "one seed" in text
+
+
+def test_networks_make_a_table_and_a_picture_the_smallest_first(run_once):
+    small = compare([run_once])["rows"][0] | {"last_accuracy": 0.90, "best_accuracy": 0.94, "seconds_per_epoch": 7.4}
+    large = small | {"name": "large", "parameters": 2_226_434, "megabytes": 8.73}
+    result = {"rows": [large, small]}
+    lines = networks_table(result).splitlines()
+    assert lines[2].startswith("| mynn | 95,906 | 0.37 |") and lines[2].endswith("| 90.00 | 94.00 | 7 |")
+    assert lines[3].startswith("| large | 2,226,434 | 8.73 |")
+    accuracy = networks_picture(result).axes[0]
+    assert [label.get_text() for label in accuracy.get_yticklabels()] == ["mynn", "large"]
 
 
 def test_a_run_learns_and_leaves_all_that_it_promises(run_once):
