@@ -1,5 +1,7 @@
 """How sharp the tests are: small faults are put into the code, one at a time, and the tests have to find each.
 
+A fault is looked for by the tests of its room and of those that use it, the quick ones first and then the slow ones.
+
 python tests/mutants.py --count 60 --seed 0 kernels jaxnets
 
 Prints each fault as found or SURVIVED, and the share that was found; `--count 0` tries every fault of the files or
@@ -102,32 +104,60 @@ def _code(node: ast.AST) -> Iterator[ast.AST]:
 
 
 def tests_of(path: Path) -> list[str]:
-    """The tests of a file's room: the mirrored folder or files of tests, those of the file's own name first."""
-    wing, room = path.parts[0], path.parts[1]
+    """The tests of a file: of its name, of its room, and of the files that use it, or of the rooms of these."""
+    found = [*_named(path), *_of_room(path)]
+    for user in _users_of(path):
+        found += _named(user) or _of_room(user)
+    found = found or sorted((ROOT / "tests" / path.parts[0]).glob("test_*.py"))
+    return [str(test.relative_to(ROOT)) for test in dict.fromkeys(found)]
+
+
+def _named(path: Path) -> list[Path]:
+    return sorted((ROOT / "tests").rglob(f"test_*{path.stem}*.py"))
+
+
+def _of_room(path: Path) -> list[Path]:
+    """The mirrored folder and files."""
+    wing, room = path.parts[0], Path(path.parts[1]).stem
     folder = ROOT / "tests" / wing
-    mirrored = [folder / room] if (folder / room).is_dir() else []
-    named = sorted(folder.rglob(f"test_*{path.stem}*.py")) if path.stem != "__init__" else []
-    of_room = sorted(folder.glob(f"test_*{Path(room).stem.rstrip('s')}*.py"))
-    rest = [] if mirrored or of_room else sorted(folder.glob("test_*.py"))
-    return [str(test.relative_to(ROOT)) for test in dict.fromkeys([*named, *of_room, *mirrored, *rest])]
+    return sorted(folder.glob(f"test_*{room.rstrip('s')}*.py")) + [folder / room] * (folder / room).is_dir()
+
+
+def _users_of(path: Path) -> list[Path]:
+    """The files that import this one, or of its package something that it defines."""
+    nodes = ast.parse((ROOT / path).read_text()).body
+    defined = {node.name for node in nodes if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    module, package = ".".join(path.with_suffix("").parts), ".".join(path.parent.parts)
+    users = set()
+    for file in {file for wing in ("kernels", "jaxnets") for file in _files(wing)}:
+        for node in ast.walk(ast.parse((ROOT / file).read_text())):
+            if isinstance(node, ast.ImportFrom) and (
+                node.module == module
+                or (node.module == package and {alias.name for alias in node.names} & {path.stem, *defined})
+            ):
+                users.add(file)
+    return sorted(user for user in users if user.stem != "__init__")
 
 
 def is_found(mutant: Mutant, tree: Path) -> bool:
-    """Whether a test of the mutant's room fails, in a copy of the project that has the fault."""
-    file = tree / mutant.path
+    """Whether a test fails in a copy of the project that has the fault."""
+    file, tests = tree / mutant.path, tests_of(mutant.path)
     file.write_text(mutant.source)
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-n", "0", "-p", "no:randomly", *tests_of(mutant.path)]
     try:
-        ended = subprocess.run(
-            command, cwd=tree, env={**os.environ, "PYTHONPATH": str(tree)}, capture_output=True, timeout=TIMEOUT
-        )
+        return _fails(tree, tests) or _fails(tree, ["--all", "-m", "slow", *tests])
     except subprocess.TimeoutExpired:
         return True
     finally:
         shutil.copy(ROOT / mutant.path, file)
-    if ended.returncode not in (0, 1, 2):
+
+
+def _fails(tree: Path, arguments: list[str]) -> bool:
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-n", "0", "-p", "no:randomly", *arguments]
+    environment = {**os.environ, "PYTHONPATH": str(tree)}
+    ended = subprocess.run(command, cwd=tree, env=environment, capture_output=True, timeout=TIMEOUT)
+    if ended.returncode not in (0, 1, 2, 5):  # 5: there are no slow ones
         raise RuntimeError(f"pytest ended with {ended.returncode}: {ended.stdout.decode()[-500:]}")
-    return ended.returncode != 0
+    return ended.returncode in (1, 2)
 
 
 def main() -> int:

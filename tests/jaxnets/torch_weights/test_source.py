@@ -82,6 +82,7 @@ def test_sizes_that_the_weights_decide_are_named_in_words(thin, thin_weights):
 
 def test_one_of_several_state_dicts_by_its_key(thin, thin_weights):
     several = {"model": {"a": np.ones(1)}, "ema": {"shadow": thin_weights, "decay": 0.9}, "last": {"a": np.ones(1)}}
+    several |= {"arguments": {}, "statistics": {"mean": np.ones(1), "epoch": 3}}  # no state dicts
     same_bits(from_torch(thin, several, key="ema.shadow"), from_torch(thin, thin_weights))
     for key in ("other", "ema.decay", "ema.shadow.fc.0.bias"):
         with pytest.raises(ValueError, match=rf"holds no state dict '{key}', but model, last$"):
