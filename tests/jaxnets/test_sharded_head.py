@@ -64,6 +64,15 @@ def test_steps_equal_those_of_one_device(trained):
             np.testing.assert_allclose(got[name], want[name], rtol=1e-12)
 
 
+def test_a_batch_that_the_devices_do_not_divide_is_computed_whole_by_each(trained):
+    first, _, _ = trained
+    with jax.enable_x64(True):
+        assert_equal(train(first, (N + 1,))[0], train(on_one_device(first), (N + 1,))[0])
+        for count, rows in ((N, N // 8), (N + 1, N + 1)):
+            inside = str(jax.make_jaxpr(eval_step)(first, batch_of(count)))
+            assert f"f64[{rows},{D}]" in inside  # the embeddings on a device
+
+
 def test_no_device_has_all_class_weights(trained):
     """Of sixteen rows each has four, of the optimiser's moments and of the averages too, before and after the steps."""
     first, (sharded, _), _ = trained

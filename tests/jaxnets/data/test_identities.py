@@ -40,6 +40,11 @@ def test_a_quarter_of_the_classes_is_unseen_and_comes_last(pets):
     assert dataset.classes[-2:] in drawn and len(drawn) > 1
 
 
+def test_two_pictures_of_an_identity_are_enough_to_judge_it(pets):
+    name = make(pets, per_class=2)
+    assert len(load(name, size=SIZE).test.labels) == 2 * 2
+
+
 def test_two_folders_share_no_class(pets):
     make(pets, NAMES[:3], folder="train/")
     make(pets, ("zoe", "amy"), folder="test/")
