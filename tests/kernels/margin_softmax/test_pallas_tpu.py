@@ -175,6 +175,12 @@ def test_blocks_fit(num_centers, length):
         assert block_bytes(rows, classes, x, w) <= tpu.vmem
 
 
+def test_rows_are_split_into_blocks_of_nearly_equal_size():
+    """Of 1,300 rows 512 fit: three blocks, of 433.3 rows and so of 448, a multiple of 16."""
+    x, w = jnp.zeros((1300, 64)), jnp.zeros((5, 1, 64))
+    assert PallasTpu()._kernels(x, w, streamed.Rows(jnp.zeros(1300, jnp.int32), None)).rows == 448
+
+
 def test_it_is_refused_by_name_where_there_is_no_tpu():
     x, w = jnp.ones((2, 4)), jnp.ones((3, 4))
     with pytest.raises(NotImplementedError, match=r"pallas_tpu runs on TPUs alone"):
