@@ -42,7 +42,7 @@ def conv2d(
     k = w.shape[0]
     height, width = (length + 2 * padding - k + 1 for length in x.shape[:2])
     limit = choice.tile_limit(width, k, x.shape[3], max(w.shape[2:]))
-    tile_h, tile_w = (_tile(length, limit, k, even=pool) for length in (height, width))
+    tile_h, tile_w = (side_of_a_tile(length, limit, k, even=pool) for length in (height, width))
     sides = tile_h + k - 1, tile_w + k - 1
     maps = transforms(sides, k, 0, choice.dft_form(sides, *w.shape[2:]))
     tiling = _Tiling(maps, k, padding, (tile_h, tile_w), (-(-height // tile_h), -(-width // tile_w)), pool)
@@ -161,7 +161,7 @@ def _after(array: Array, other: Array) -> tuple[Array, Array]:
     return lax.optimization_barrier((array, other))
 
 
-def _tile(length: int, limit: int, k: int, *, even: bool) -> int:
+def side_of_a_tile(length: int, limit: int, k: int, *, even: bool) -> int:
     """The side of a tile along an output axis: all as equal as possible, and none narrower than a border."""
     tile = max(-(-length // -(-length // limit)), k - 1)
     return tile + tile % 2 if even else tile

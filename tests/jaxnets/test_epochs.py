@@ -16,6 +16,7 @@ from jaxnets import (
     sgd,
     train_epoch,
 )
+from jaxnets.epoch_plan import steps_per_call
 from jaxnets.epochs import EpochPlan, Totals, epoch_calls, epoch_order, take_steps, train_epoch_by_call
 from jaxnets.models.conv_stack import Backbone, ConvStack
 from jaxnets.parallel import data_mesh, replicate, sharded_take_steps
@@ -85,6 +86,12 @@ def test_calls_cover_an_epoch_on_a_fixed_grid():
         100 + 156, 1, 100
     )
     assert list(epoch_calls(EpochPlan.of(100, 256), 0, None)) == [(0, 100, 1)]
+
+
+def test_one_step_a_call_on_a_cpu_and_a_whole_epoch_elsewhere(monkeypatch):
+    assert steps_per_call() == 1
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert steps_per_call() is None
 
 
 def test_train_epoch_is_a_loop_of_steps_over_its_order(state):
