@@ -3,6 +3,7 @@
 A run answers by its verdict after the last epoch (`jaxnets.separability`). A statement about two recipes is answered
 by the overlap after the last epoch, the share of test points at least as near to another class's mean direction as to
 their own, with an exact permutation test of the difference of means: two-sided, not adjusted for the number of tests.
+The statement that a loss stops falling is answered by the training loss of a longer run.
 """
 
 import dataclasses
@@ -15,6 +16,7 @@ import numpy as np
 from scipy.stats import permutation_test
 
 SIGNIFICANT = 0.05
+STILL = 0.02  # a loss that falls by less, from one quarter of a run to the next, has stopped
 
 
 class Answer(NamedTuple):
@@ -24,19 +26,22 @@ class Answer(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Ending:
-    """How the study says that a variant's classes end, and the number of runs that an answer takes.
-
-    `untested` says why no number of runs of ten epochs answers it.
-    """
+    """How the study says that a variant's classes end, and the number of runs that an answer takes."""
 
     separated: bool
     seeds: int = 3
-    untested: str = ""
 
 
-ENDINGS = {
+@dataclasses.dataclass(frozen=True)
+class Plateau:
+    """The study's statement that a variant's loss stops falling, and the epochs of the run that an answer takes."""
+
+    epochs: int
+
+
+ENDINGS: dict[str, Ending | Plateau] = {
     "v0": Ending(separated=False),
-    "v1": Ending(separated=False, seeds=1, untested="takes runs of more than ten epochs"),
+    "v1": Plateau(epochs=20),
     "v1_1": Ending(separated=True, seeds=1),
     "v1_1_2": Ending(separated=True),
     "v1_1_3": Ending(separated=False),
@@ -79,8 +84,6 @@ def answer_ending(ending: Ending, verdicts: Sequence[str]) -> Answer:
     Answer(verdict='open', reason='2 of 3 runs end separated')
     """
     number, separated = len(verdicts), Counter(verdicts)["separated"]
-    if ending.untested:
-        return Answer("open", ending.untested)
     if number < ending.seeds:
         return Answer("open", f"{_runs(number)} of {ending.seeds}")
     if separated not in (0, number):
@@ -89,6 +92,25 @@ def answer_ending(ending: Ending, verdicts: Sequence[str]) -> Answer:
     found = "separated" if separated else " or ".join(sorted(set(verdicts)))
     reason = f"the only run ends {found}" if number == 1 else f"all {number} runs end {found}"
     return Answer("confirmed" if agrees else "refuted", reason)
+
+
+def answer_plateau(plateau: Plateau, losses: Sequence[float]) -> Answer:
+    """By the mean training loss of a run's last quarter, held against the quarter before.
+
+    >>> answer_plateau(Plateau(epochs=4), [4.0, 2.0, 1.0, 0.99])
+    Answer(verdict='confirmed', reason='the loss falls by 1.0 % from epoch 3 to epoch 4')
+    """
+    if len(losses) < plateau.epochs:
+        return Answer("open", f"takes a run of {plateau.epochs} epochs")
+    quarter = plateau.epochs // 4
+    before, after = (float(np.mean(losses[-n * quarter :][:quarter])) for n in (2, 1))
+    fall = 1 - after / before
+    first, second = (_epochs(plateau.epochs - n * quarter, quarter) for n in (2, 1))
+    direction = "falls" if fall >= 0 else "rises"
+    return Answer(
+        "confirmed" if fall < STILL else "refuted",
+        f"the loss {direction} by {100 * abs(fall):.1f} % from {first} to {second}",
+    )
 
 
 def answer_change(change: Change, before: Sequence[float], after: Sequence[float]) -> Answer:
@@ -126,6 +148,10 @@ def permutation_p(first: Sequence[float | int], second: Sequence[float | int]) -
 def smallest_p(first: int, second: int) -> float:
     """The least p that groups of these sizes can give."""
     return min(2 / math.comb(first + second, first), 1.0)
+
+
+def _epochs(done: int, number: int) -> str:
+    return f"epoch {done + 1}" if number == 1 else f"epochs {done + 1}–{done + number}"
 
 
 def _runs(number: int) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from experiments.arcloss.variants import VARIANTS
 from experiments.tables.cells import RESULTS, head, made_by, mean, percent, row
-from experiments.tables.claims import CHANGES, ENDINGS, Answer, answer_change, answer_ending
+from experiments.tables.claims import CHANGES, ENDINGS, Answer, Ending, answer_change, answer_ending, answer_plateau
 
 Run = dict[str, Any]
 
@@ -47,8 +47,7 @@ def variants_table(result: dict[str, Any]) -> str:
     for name, variant in VARIANTS.items():
         runs = runs_of(result, PUBLISHED, name)
         published += runs
-        answer = answer_ending(ENDINGS[name], [run["verdict"] for run in runs])
-        rows.append(row([name, *_measures(runs), _verdicts(runs), variant.verdict, _said(answer)]))
+        rows.append(row([name, *_measures(runs), _verdicts(runs), variant.verdict, _said(_answer(result, name, runs))]))
     rows += [
         "",
         f"Test accuracy in %, mean ± standard deviation over seeds, after {PUBLISHED.epochs} epochs and in the best; "
@@ -58,6 +57,14 @@ def variants_table(result: dict[str, Any]) -> str:
     if (RESULTS / "study.png").exists():
         rows += ["", "![the variants after their last epoch](experiments/results/study.png)"]
     return "\n".join(rows)
+
+
+def _answer(result: dict[str, Any], name: str, runs: list[Run]) -> Answer:
+    statement = ENDINGS[name]
+    if isinstance(statement, Ending):
+        return answer_ending(statement, [run["verdict"] for run in runs])
+    longer = runs_of(result, dataclasses.replace(PUBLISHED, epochs=statement.epochs), name)
+    return answer_plateau(statement, longer[0]["train_loss"] if longer else [])
 
 
 def changes_table(result: dict[str, Any]) -> str:

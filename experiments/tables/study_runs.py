@@ -19,7 +19,7 @@ SHEET_POINTS = 3000  # kept of a run
 
 
 def add_to_study(results: Path, outs: list[Path]) -> str:
-    """Adds the finished runs below OUT/arcloss to study.json, in place of older ones of the same recipe and seed.
+    """Adds the finished runs below OUT/arcloss to study.json, in place of older ones of that recipe, seed and length.
 
     The sheet study.png is drawn again, from study.npz, which keeps what it shows of each variant.
 
@@ -70,6 +70,7 @@ def _record(place: Path) -> dict[str, Any]:
         "verdict": summary["verdict"],
         "epochs": len(lines),
         "test_accuracy": [line["test_accuracy"] for line in lines],
+        "train_loss": [line["train_loss"] for line in lines],
         "train_accuracy": [line["train_accuracy"] for line in lines],
         "smallest_gap_degrees": last.get("smallest_gap_degrees"),
         "largest_gap_degrees": last.get("largest_gap_degrees"),
@@ -83,7 +84,8 @@ def _record(place: Path) -> dict[str, Any]:
 
 def _identity(run: dict[str, Any]) -> tuple[Any, ...]:
     config = run["config"]
-    return run["variant"], run["seed"], config["data"], config["margin"]["name"], config["margin"]["m"], config["scale"]
+    loss = config["margin"]["name"], config["margin"]["m"], config["scale"]
+    return run["variant"], run["seed"], config["data"], *loss, run["epochs"]
 
 
 def _kept(file: Path) -> dict[str, np.ndarray]:

@@ -16,8 +16,10 @@ from experiments.tables.claims import (
     ENDINGS,
     Change,
     Ending,
+    Plateau,
     answer_change,
     answer_ending,
+    answer_plateau,
     permutation_p,
     smallest_p,
 )
@@ -28,7 +30,7 @@ def test_every_variant_has_a_rule_and_every_change_is_between_variants():
     assert set(ENDINGS) == set(VARIANTS)
     assert {name for change in CHANGES for name in (change.before, change.after)} <= set(VARIANTS)
     # The rule is that of the study's words.
-    assert {name for name, ending in ENDINGS.items() if ending.separated} == {
+    assert {name for name, ending in ENDINGS.items() if isinstance(ending, Ending) and ending.separated} == {
         name for name, variant in VARIANTS.items() if "clearly separated" in variant.verdict
     }
 
@@ -49,8 +51,18 @@ def test_runs_that_agree_answer(separated, verdicts, answer, reason):
     assert answer_ending(Ending(separated=separated), verdicts) == (answer, reason)
 
 
-def test_a_statement_beyond_these_runs_stays_open():
-    assert answer_ending(Ending(separated=False, seeds=1, untested="too short"), ["separated"]) == ("open", "too short")
+@pytest.mark.parametrize(
+    ("last", "answer"),
+    [
+        ([5.0, 5.0, 4.91, 4.91], ("confirmed", "the loss falls by 1.8 % from epochs 5–6 to epochs 7–8")),
+        ([5.0, 5.0, 4.5, 5.31], ("confirmed", "the loss falls by 1.9 % from epochs 5–6 to epochs 7–8")),
+        ([5.0, 5.0, 4.9, 4.8], ("refuted", "the loss falls by 3.0 % from epochs 5–6 to epochs 7–8")),
+        ([5.0, 5.0, 5.5, 5.5], ("confirmed", "the loss rises by 10.0 % from epochs 5–6 to epochs 7–8")),
+        ([5.0, 5.0], ("open", "takes a run of 8 epochs")),
+    ],
+)
+def test_a_loss_that_stops_falling(last, answer):
+    assert answer_plateau(Plateau(epochs=8), [9.0, 8.0, 7.0, 6.0, *last]) == answer
 
 
 def test_p_counts_the_divisions_that_are_as_extreme():
@@ -144,11 +156,34 @@ def test_a_folder_without_runs_is_named(tmp_path):
         study_runs.add_to_study(tmp_path, [tmp_path / "nothing"])
 
 
+def record(variant, data, epochs=10):
+    return {
+        "variant": variant,
+        "seed": 0,
+        "verdict": "separated",
+        "epochs": epochs,
+        "test_accuracy": [0.8] * epochs,
+        "train_loss": [4.0] * (epochs // 2) + [3.0] * (epochs // 4) + [2.7] * (epochs // 4),
+        "smallest_gap_degrees": 30.0,
+        "overlap": 0.1,
+        "commit": "d" * 40,
+        "environment": {"cpu": "a", "cpu_cores": 2, "python": "3.12", "jax": "0.12"},
+        "command": "c",
+        "config": {"data": data, "margin": {"name": "arcface", "m": 0.3}},
+    }
+
+
+def test_a_longer_run_answers_whether_the_loss_stops_falling():
+    short, long = record("v1", "mnist"), record("v1", "mnist", epochs=20) | {"test_accuracy": [0.9] * 20}
+    assert "1 separated | loss stops falling after ten-odd epochs | **open**: takes a run of 20 epochs |" in (
+        study.variants_table({"runs": [short]})
+    )
+    table = study.variants_table({"runs": [short, long]})
+    assert "| v1 | 80.00 | 80.00 |" in table and "**refuted**: the loss falls by 10.0 % from epochs 11–15 to" in table
+
+
 def test_fashion_is_told_by_its_folder():
-    run = {"variant": "v1_2_3", "seed": 0, "verdict": "separated", "epochs": 10, "test_accuracy": [0.8] * 10}
-    run |= {"smallest_gap_degrees": 30.0, "overlap": 0.1, "environment": {"cpu": "a", "cpu_cores": 2}, "command": "c"}
-    run["environment"] |= {"python": "3.12", "jax": "0.12"}
-    run["config"] = {"data": "idx:/data/fashion-mnist", "margin": {"name": "arcface", "m": 0.3}}
+    run = record("v1_2_3", "idx:/data/fashion-mnist")
     assert "open, 0 runs of 3" in study.fashion_table({"runs": []})
     assert "n = 1: test accuracy 80.00 %" in study.fashion_table({"runs": [run]})
     of_fashion = run | {"commit": "f" * 40}
