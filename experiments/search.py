@@ -28,7 +28,7 @@ class Config:
     top: int = 5
     """number of pictures to find for each"""
     picture: Path = Path("search.png")
-    """the picture to draw, of the queries and what is nearest"""
+    """the picture to draw, of the queries and their nearest"""
     invert: bool = False
     """make dark light and light dark in your pictures"""
 
@@ -55,7 +55,7 @@ def command(config: Config) -> None:
     program = trained.program("embeddings")
     if digest_of(program) != about.weights:
         raise UserError(
-            f"{quoted(about.source)} has other weights than those of {quoted(config.file)}: make it anew with "
+            f"{quoted(about.source)} has other weights than {quoted(config.file)} was made with: make it anew with "
             "experiments.embed"
         )
     paths = [*found_in(config.images)]

@@ -1,6 +1,6 @@
 """AdaCos: a scale that follows the training, for a softmax over cosines without a margin.
 
-The statistics are the caller's, as those of `jaxnets.margins.adaptive`. With adacos = AdaCos(num_classes):
+The caller keeps the statistics, as in `jaxnets.margins.adaptive`. With adacos = AdaCos(num_classes):
 
     statistics = adacos.init()
     # and for each batch

@@ -48,7 +48,7 @@ class CheckpointError(OSError, ValueError):
 
 
 class DamagedError(CheckpointError):
-    """A checkpoint whose files are not those that were written."""
+    """A checkpoint whose files differ from the files that were written."""
 
 
 def save(directory: Path, number: int, tree: Any, *, keep: int, num_classes: int | None = None) -> None:
@@ -82,7 +82,7 @@ def save(directory: Path, number: int, tree: Any, *, keep: int, num_classes: int
     digests = {name: None if is_elsewhere(leaf) else digest_of_array(leaf, rows[name]) for name, leaf in data.items()}
     unfinished, turn = directory.absolute() / _UNFINISHED, f"jaxnets.save{next(_turns)}"
     folder = unfinished / str(number)
-    # What a killed process has left.
+    # Left by a killed process.
     _in_one_process(f"{turn}.begin", lambda: shutil.rmtree(unfinished, ignore_errors=True))
     among = ocp.options.MultiprocessingOptions(active_processes=_everyone(), barrier_sync_key_prefix=turn)
     handler = ocp.CompositeCheckpointHandler(
@@ -93,7 +93,7 @@ def save(directory: Path, number: int, tree: Any, *, keep: int, num_classes: int
         with ocp.Checkpointer(handler, multiprocessing_options=among) as writer:
             item = ocp.args.StandardSave(jax.tree.unflatten(structure, arrays.values()))
             writer.save(folder, args=ocp.args.Composite(**{_ITEM: item}), custom_metadata={"digests": _DIGESTS})
-    except ValueError as error:  # how tensorstore reports what the operating system said
+    except ValueError as error:  # tensorstore reports errors of the operating system so
         if "No space left" in str(error):
             raise OSError(errno.ENOSPC, "No space left on device", str(directory)) from error
         raise
@@ -187,7 +187,7 @@ def _restore_one(directory: Path, number: int, like: Any, num_classes: int | Non
 
 
 def _is_of(digest: str | None, array: Any) -> bool:
-    """Whether the array has this digest; the files of split arrays are known to be those that were written."""
+    """Whether the array has this digest; the files of split arrays have been checked before."""
     return digest is None or is_elsewhere(array) or digest == digest_of_array(array)
 
 

@@ -1,6 +1,6 @@
 """Random distortion of drawings on the device: affine and elastic maps, strokes of other width, blur, occlusion.
 
-For light strokes on a dark ground, as those of MNIST and of the glyphs. Functions of one image are pure and take
+For light strokes on a dark ground, as in MNIST and the glyphs. Functions of one image are pure and take
 floats, so that they compose; `distort` maps them over a batch, with a key for each image.
 """
 

@@ -67,7 +67,7 @@ def check_margin(name: str, margin: Any, examples: str) -> None:
 
 
 def check_count(name: str, value: Any, *, least: int = 1) -> None:
-    """Refuses what is no integer, or less than `least`.
+    """Refuses a value that is no integer or is less than `least`.
 
     Raises:
       ValueError: for such a value.

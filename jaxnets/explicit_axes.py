@@ -18,7 +18,7 @@ def between_auto_axes(function: Callable[..., Any], *args: Any, out: Callable[[]
 
     Args:
       function: of arrays.
-      args: pytrees; those of their leaves that are no arrays are left alone.
+      args: pytrees; leaves that are no arrays are left alone.
       out: makes a pytree of `PartitionSpec`, of the results or of parts of them; called where there are such axes.
     """
     leaves, structure = jax.tree.flatten(args)
@@ -44,5 +44,5 @@ def specs_of(tree: Any) -> Any:
 
 
 def of_rows(array: Any) -> P:
-    """How arrays are split whose rows are split as those of `array`."""
+    """The sharding of arrays whose rows are split as the rows of `array` are."""
     return P(*jax.typeof(array).sharding.spec[:1]) if isinstance(array, jax.Array) else P()

@@ -1,4 +1,4 @@
-"""What public functions take: whatever `jnp.asarray` takes, arrays of JAX's or NumPy's, traced ones, nested lists."""
+"""Inputs of public functions: everything that `jnp.asarray` takes (arrays of JAX or NumPy, nested lists, …)."""
 
 from collections.abc import Sequence
 from typing import Any, TypeAlias

@@ -18,7 +18,7 @@ def quoted(text: object, longest: int = LONGEST) -> str:
     >>> print(quoted("two\nlines"))
     two\nlines
     """
-    # Each character becomes one or more: what lies beyond `longest` need not be looked at.
+    # Each character becomes one or more, so characters beyond `longest` are never needed.
     pieces = [c if c.isprintable() else repr(c)[1:-1] for c in str(text)[: longest + 1]]
     if sum(map(len, pieces)) <= longest:
         return "".join(pieces)

@@ -23,7 +23,7 @@ R = TypeVar("R")
 
 
 def _same_of_same(make: Callable[P, R]) -> Callable[P, R]:
-    """Keeps what was made, by its arguments; those without a hash, such as arrays, make a new one each time."""
+    """Keeps each result by its arguments. Arguments without a hash, such as arrays, give a new result each time."""
     kept: Callable[P, R] = functools.cache(make)  # type: ignore[assignment]  # its stub takes hashable arguments alone
 
     @functools.wraps(make)

@@ -1,4 +1,4 @@
-"""Arrays as checkpoints keep them: named, cropped, copied, digested; also those whose rows lie with several processes.
+"""Arrays as checkpoints keep them: named, cropped, copied, digested; also arrays whose rows lie with several processes.
 
 Of an array that lies with several processes, each of them calls these functions with the same one.
 """

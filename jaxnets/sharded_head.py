@@ -39,7 +39,7 @@ class ShardedMarginHead(MarginHead):
 
     The rows of a batch are split over all axes of the mesh if they divide by its devices; otherwise each device
     computes all of them. Classes are split over `axis`, and class weights and the optimiser's arrays of them are never
-    whole on a device. The step equals that of `MarginHead` on one device within rounding.
+    whole on a device. The step equals `MarginHead`'s on one device within rounding.
 
     The number of classes need not divide: the last rows of the class weights are zeros then, which no loss depends on.
     Initial class weights depend on the key and on the class's number alone, so that the devices change nothing. (They

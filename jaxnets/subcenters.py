@@ -38,7 +38,7 @@ def dominant_centers(embeddings: Vectors, class_weights: ClassWeights, labels: L
 def lie_at_dominant(
     embeddings: Vectors, class_weights: ClassWeights, labels: Labels, *, max_angle: Number = math.pi
 ) -> Bool[Array, "N"]:
-    """Which images belong to their class: those that are nearest to its dominant sub-centre, and not too far from it.
+    """Which images belong to their class: its dominant sub-centre is the nearest, and not too far.
 
     The others are mostly labelled wrongly. Deng et al. train with K = 3, drop these images at a `max_angle` of 75°, and
     train again with K = 1.

@@ -1,1 +1,1 @@
-"""What a compiler engineer reads: one folder an operation. Imports nothing of `jaxnets`."""
+"""The operations, one folder each, for a reader who knows compilers. Imports nothing of `jaxnets`."""

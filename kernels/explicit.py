@@ -22,7 +22,7 @@ def by_device(
     """`operation((), images, *parameters)`; where the batch is split over Explicit axes, on each device's own images.
 
     There its first argument has the names of these axes, which are manual inside. The result is images, or a tuple of
-    images and as many `statistics`, equal on all devices; the result's batch is split as that of `images`.
+    images and as many `statistics`, equal on all devices; the result's batch is split as the batch of `images`.
     """
     sharding = jax.typeof(images).sharding
     if AxisType.Explicit not in sharding.mesh.axis_types:

@@ -19,7 +19,7 @@ _QUICK = {"xla_backend_optimization_level": 1}
 
 
 def is_cpu() -> bool:
-    """Whether what is traced now will run on a CPU, so that lowerings made for one are worth choosing."""
+    """Whether the program that is traced now will run on a CPU, so that lowerings made for one are worth choosing."""
     return not _portable.get() and jax.default_backend() == "cpu"
 
 
@@ -27,7 +27,7 @@ def is_cpu() -> bool:
 def portable() -> Iterator[None]:
     """Within it, in this thread, programs are traced for any platform: of XLA's own operations, batch first.
 
-    JAX keeps what it has traced, so trace a function there that was not traced outside.
+    JAX keeps traces, so trace a function there that was not traced outside.
     """
     token = _portable.set(True)
     try:

@@ -1,4 +1,4 @@
-"""What `jax.shard_map` asks of an operation with a gradient or a loop of its own: arrays that vary alike."""
+"""Makes arrays vary alike, as `jax.shard_map` demands of an operation with a gradient or a loop of its own."""
 
 from collections.abc import Collection
 from typing import Any, TypeAlias

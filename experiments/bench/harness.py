@@ -85,7 +85,7 @@ class TimedProcess:
         return self._read()["seconds"]
 
     def end(self) -> dict[str, Any]:
-        """What it printed when it was ready and what it prints now, together."""
+        """Its two messages, the one when it was ready and the one now, together."""
         assert self._process.stdin
         self._process.stdin.close()
         return self._ready | self._read()
@@ -103,7 +103,7 @@ def said_by(module: str, job: str, *, limit: int, environment: Mapping[str, str]
 
     Args:
       limit: seconds that it may take.
-      environment: variables for it, beside those of this process.
+      environment: variables for it, beside this process's.
     """
     command = [sys.executable, "-m", module, job]
     variables = os.environ | (environment or {})
@@ -119,7 +119,7 @@ def said_by(module: str, job: str, *, limit: int, environment: Mapping[str, str]
 
 
 def memory_before() -> int:
-    """The bytes this process holds after it gave back what compilation freed; its peak is counted anew from here."""
+    """The bytes this process holds after memory freed by compilation is given back; the peak is counted anew."""
     if not sys.platform.startswith("linux"):
         return 0
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)

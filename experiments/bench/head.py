@@ -35,7 +35,7 @@ class Head(Measurement):
     limit: int = 120
     """seconds that a contender may take for one number of classes, compilation included"""
     sharded: bool = False
-    """count the memory of a training step with split classes, and what its devices send; the rest does not apply"""
+    """count the memory of a step with split classes, and the bytes that devices send; the rest does not apply"""
     devices: int = 8
     """with --sharded: the number of virtual devices"""
     sample: float = 0.1
@@ -76,7 +76,7 @@ class Head(Measurement):
         if min(self.classes) <= largest or self.devices < 2 or not 0 < self.sample <= 1:
             raise UserError(
                 f"--sharded counts --devices 2 or more, --sample in (0, 1], and more --classes than rows and "
-                f"--dimensions, {largest}, so that the shapes of arrays tell what they hold"
+                f"--dimensions, {largest}, so that the shapes of arrays tell them apart"
             )
         if any(batch % self.devices for batch in self.batches):
             raise UserError(f"--batches must be multiples of --devices, {self.devices}, which share the rows")

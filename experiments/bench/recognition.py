@@ -83,7 +83,7 @@ class Recognition(Measurement):
         return {"name": self.variant, "data": self.data, "epochs": self.epochs, "rows": rows}
 
     def _train(self, config: "Config", dataset: "Dataset") -> dict[str, Any]:
-        """Of each contender what it reaches, and its seconds of training."""
+        """Each contender's figures, and its seconds of training."""
         from experiments.recognition.study import build
 
         experiment = build(config, dataset)

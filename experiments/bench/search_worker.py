@@ -27,7 +27,7 @@ def unit_vectors(seed: int, number: int, dimensions: int) -> np.ndarray:
 
 
 def jaxnets_search(queries: int, gallery: int, dimensions: int, k: int) -> Callable[[], float]:
-    """What to time; it returns the mean of all cosines found, in which contenders agree."""
+    """The timed function; it returns the mean of all cosines found, in which contenders agree."""
     _keep_freed_memory()
     from jaxnets.recognition import nearest
 
@@ -45,7 +45,7 @@ def faiss_search(queries: int, gallery: int, dimensions: int, k: int) -> Callabl
 
 
 def jaxnets_pairs(embeddings: int, dimensions: int, each: int) -> Callable[[], float]:
-    """What to time; it returns the area under the ROC."""
+    """The timed function; it returns the area under the ROC."""
     _keep_freed_memory()
     from jaxnets.recognition import verification
 

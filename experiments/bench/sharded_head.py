@@ -1,4 +1,4 @@
-"""The memory of a training step with split classes, and what its devices send, against the model of their cost."""
+"""The memory of a training step with split classes, and the bytes its devices send, against the model of their cost."""
 
 import itertools
 import json
@@ -61,7 +61,7 @@ def figures(row: Mapping[str, Any]) -> tuple[int, ...]:
 
 
 def model(classes: int, batch: int, dimensions: int, devices: int, sample: float | None = None) -> dict[str, int]:
-    """In float32, the bytes of a device's class weights and momentum, of the gradient, and those that it sends."""
+    """In float32, the bytes of a device's class weights and momentum, of the gradient, and of what it sends."""
     here = -(-classes // devices)
     of_gradient = here if sample is None else room(sample, batch, here)
     each_way = (devices - 1) * batch // devices
@@ -84,7 +84,7 @@ class Estimate(NamedTuple):
 
     @property
     def limit(self) -> str:
-        """What takes the longest, and the way out; `ShardedMarginHead` has the options."""
+        """The slowest part, and the way out; `ShardedMarginHead` has the options."""
         if self.talk > self.products:
             return "talk: classes over the devices of a node, rows over all"
         if self.sampled_products > self.products / 2:
@@ -93,10 +93,10 @@ class Estimate(NamedTuple):
 
 
 def estimate(classes: int, devices: int, sample: float) -> Estimate:
-    """What a step of the head costs, without latencies, and as if nothing overlapped.
+    """The cost of a step of the head, without latencies, and as if nothing overlapped.
 
     Products are 8·N·c·D operations for N rows of all devices and c classes of one: two for the cosines, which are
-    computed twice, and two for each gradient. With a sample, c is what `negative_sampling.room` holds. The update is
+    computed twice, and two for each gradient. With a sample, c is `negative_sampling.room`. The update is
     24·c·D bytes: the gradient is set to zero and read, momentum and weights are read and written. Of a sample it is
     40·c·D bytes: momentum and weights are also copied out of all and back. Talk is (P − 1)/P · N · (2·D + 4·D + 4 +
     2·8) bytes for P devices.

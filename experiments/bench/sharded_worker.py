@@ -1,7 +1,7 @@
 """A training step with split classes, compiled and counted, and not run: for `experiments.bench.sharded_head`.
 
-Every device's program is the same, and it is counted as the compiler has it: what its arrays take, and the bytes that a
-device sends in each collective operation, where devices form a ring.
+Every device's program is the same, and it is counted as the compiler has it: the memory of its arrays, and the bytes
+that a device sends in each collective operation, where devices form a ring.
 """
 
 import json
@@ -24,7 +24,7 @@ _COLLECTIVE = re.compile(
     r"= (\(.*?\)|\S+) (all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute)(-start)?\("
 )
 _ARRAY = re.compile(r"\b(pred|[a-z]+(\d+))\w*\[([\d,]*)\]")
-# What a device sends of P, as a multiple of the operation's result; a reduce-scatter's is one share of P.
+# The bytes that one of P devices sends, as a multiple of the operation's result; a reduce-scatter's is one share of P.
 _SENT = {
     "all-gather": lambda devices: (devices - 1) / devices,
     "all-reduce": lambda devices: 2 * (devices - 1) / devices,

@@ -1,4 +1,4 @@
-"""A stream of RecordIO pictures against the decoding of the same pictures alone: what reading costs beside it."""
+"""A stream of RecordIO pictures against the decoding of the same pictures alone: the cost of reading."""
 
 import dataclasses
 import io
@@ -68,7 +68,7 @@ class StreamRate(Measurement):
 
 
 def noisy_faces(count: int, size: int) -> list[bytes]:
-    """Drawn faces with the noise of a camera, which makes their JPEGs as large as those of photographs."""
+    """Drawn faces with the noise of a camera, which makes their JPEGs as large as photographs'."""
     from jaxnets.data import load
 
     drawn, rng = load("faces", size=size).train.images, np.random.default_rng(0)

@@ -1,4 +1,4 @@
-"""What is measured: networks, the images they are given, and the experiments they are trained in."""
+"""The workloads: networks, the images they are given, and the experiments they are trained in."""
 
 import dataclasses
 from collections.abc import Callable

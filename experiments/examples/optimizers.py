@@ -13,7 +13,7 @@ import optax
 def accumulated(optimizer: optax.GradientTransformation, steps: int) -> optax.GradientTransformation:
     """Updates with the mean gradient of so many steps; give it to `head_optimizer` too.
 
-    BatchNorm's statistics are of each step's batch: for those of the large batch use `train_step` over devices.
+    BatchNorm's statistics are of each step's batch: for the large batch's use `train_step` over devices.
     """
     return optax.MultiSteps(optimizer, steps).gradient_transformation()
 

@@ -14,7 +14,7 @@ from jaxnets.recognition import Roc
 
 RATES = 81  # false acceptance rates that the slider has
 BINS = 100  # of cosines from −1 to 1
-WHOLE, UNIT = 65535, 32767  # what a share of 1, and a cosine of 1, are packed as
+WHOLE, UNIT = 65535, 32767  # a share of 1, and a cosine of 1, when packed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,9 +59,9 @@ def recognition_page(
       queries: pictures by number, in groups by name; Q in all, in the order of the epochs' `found`.
       labels: of the test pictures.
       images: of these, as `sprite` takes them.
-      smallest_far: what is left of it would rest on too few errors.
+      smallest_far: where the ROC begins; smaller rates would rest on too few errors.
       names: of the identities, by label.
-      said: what was compared, in words.
+      said: the comparison in words.
       title: of the page.
       command: the line that runs it again.
       config: shown as a table.
@@ -130,7 +130,7 @@ def _by_cosine(roc: Roc) -> dict[str, Any]:
     """The shares of genuine and of impostor pairs in each bin of cosines."""
     edges = np.linspace(-1, 1, BINS + 1)[1:-1]
     places = len(roc.thresholds) - 1 - np.searchsorted(roc.thresholds[::-1], edges, side="left")
-    # What reaches each edge, of all pairs; the thresholds descend, and the first of them, ∞, accepts none.
+    # The share of pairs that reach each edge; the thresholds descend, and the first of them, ∞, accepts none.
     genuine, impostor = (-np.diff(np.concatenate([[1.0], rates[places], [0.0]])) for rates in (roc.tar, roc.far))
     return {name: pack(share.astype(np.float32)) for name, share in (("genuine", genuine), ("impostor", impostor))}
 

@@ -22,7 +22,7 @@ from experiments.run.options import (
 from experiments.run.terminal import UserError
 
 OPEN_SETS = "glyphs|glyphs:DIRECTORY|identities:PATH"
-# What --margin all compares: all but those that are one of these for some numbers, or that nobody would choose.
+# The losses of --margin all: without special cases of these, and without losses that nobody would choose.
 COMPARED = tuple(name for name in MARGINS if name not in ("combined", "tutorial"))
 
 
@@ -79,8 +79,8 @@ class Config(
     """Train embeddings on some identities, and judge them on others: retrieval, verification, identification."""
 
     data: Annotated[str, tyro.conf.arg(metavar=OPEN_SETS)] = "glyphs"
-    """printed characters, in matplotlib's fonts or a folder's; those of the test are unseen, and so are their fonts.
-    A folder may have the fonts of either side in train and test, those that enrol in test/gallery, and characters.txt.
+    """printed characters, in matplotlib's fonts or a folder's; the test has unseen characters in unseen fonts.
+    A folder may have the fonts of either side in train and test, enrolled ones in test/gallery, and characters.txt.
     identities: takes pictures in a folder for each class, of which a quarter are for the test, or PATH/train and
     PATH/test; PATH/pairs.txt, in LFW's format, has pairs to verify; PATH/train.rec is RecordIO"""
     size: OptionalInt = None

@@ -22,7 +22,7 @@ from jaxnets.recognition import Bootstrap, nearest, verification
 from jaxnets.recognition.report import ERRORS, aligned
 from jaxnets.train import TrainState
 
-# Of the many figures, those that the closing table has: its name, the kind of report, and the figure's name there.
+# The figures of the closing table: name, the kind of report, and the figure's name there.
 TOLD = (
     ("precision@1", "retrieval", "precision_at_1"),
     ("recall@5", "retrieval", "recall_at[5]"),
@@ -180,7 +180,7 @@ def _series(lines: list[Line], rows: Sequence[tuple[str, str, str]]) -> dict[str
 def _neighbours(
     embeddings: Float[np.ndarray, "N D"], queries: Int[np.ndarray, "Q"] | None = None
 ) -> tuple[Float[np.ndarray, "Q K"], Int[np.ndarray, "Q K"]]:
-    """Cosines and numbers of the pictures nearest to each query, itself left out; None asks for those of all."""
+    """Cosines and numbers of the pictures nearest to each query, itself left out; None asks for all queries."""
     asked = np.arange(len(embeddings)) if queries is None else queries
     count = min(SHOWN + 1, len(embeddings))
     cosines, found = nearest(embeddings[asked], embeddings, count)
@@ -192,7 +192,7 @@ def _neighbours(
 def _queries(
     cosines: Float[np.ndarray, "N K"], found: Int[np.ndarray, "N K"], labels: Int32[np.ndarray, "N"]
 ) -> tuple[Int[np.ndarray, "q"], Int[np.ndarray, "w"]]:
-    """Queries drawn at random among those that have a match, and those whose wrong nearest one has the highest cosine.
+    """Queries drawn at random among all that have a match, and the queries whose wrong nearest has the highest cosine.
 
     Of an identity there is one query at most.
     """

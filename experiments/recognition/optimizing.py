@@ -27,7 +27,7 @@ def build_schedule(options: OptimizerOptions, epochs: int, steps_per_epoch: int)
 def build_optimizers(
     options: OptimizerOptions, schedule: Schedule
 ) -> tuple[optax.GradientTransformation, optax.GradientTransformation]:
-    """That of the network, whose gradient is clipped, and that of the head, whose is not, as in arcface_torch."""
+    """The network's optimiser, with its gradient clipped, and the head's, without, as in arcface_torch."""
     if options.optimizer == "adamw":
         rule = optax.adamw(schedule, weight_decay=options.weight_decay, mask=is_matrix)
     else:

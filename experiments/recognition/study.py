@@ -55,7 +55,7 @@ def build(config: Config, dataset: Dataset) -> Experiment:
     """
     labels = np.asarray(dataset.test.labels)
     Roles.of(labels, dataset.sources)  # refuses a test without two pictures of an identity before training
-    num_classes = int(np.max(dataset.train.labels)) + 1  # those of training come first
+    num_classes = int(np.max(dataset.train.labels)) + 1  # training's come first
     mesh = mesh_of(config.devices)
     split = Split(mesh, config.sample) if config.shard_classes else None
     head, margin, scale = build_head(config, num_classes, config.data, split)
@@ -141,7 +141,7 @@ def build_model(config: Config, image_shape: tuple[int, ...]) -> nn.Module:
 
 
 def _dtype(name: str) -> Any:
-    return None if name == "float32" else name  # None: that of the images, which is float32
+    return None if name == "float32" else name  # None: the images' dtype, float32
 
 
 @cache
@@ -154,12 +154,12 @@ def _gallery(dataset: Dataset) -> dict[str, list[str]]:
 
 
 def _distorting(distortion: Distortion) -> Augment:
-    """One function for equal distortions, so that the states of several margins share what is compiled of it."""
+    """One function for equal distortions, so that the states of several margins share its compiled program."""
     return partial(distort, distortion=distortion)
 
 
 def _told(distortion: Distortion) -> dict[str, Any]:
-    """Its numbers; those of an elastic map only where there is one."""
+    """Its numbers; without an elastic map's where there is none."""
     numbers = dataclasses.asdict(distortion)
     return numbers if distortion.elastic else {k: v for k, v in numbers.items() if k not in ("elastic", "smoothness")}
 

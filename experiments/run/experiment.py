@@ -56,7 +56,7 @@ class Experiment:
 
     @cached_property
     def _share(self) -> Share | None:
-        """Of a split on the host, what this process reads; a stream has its own."""
+        """The share of a split on the host that this process reads; a stream has its own."""
         return parallel.share_of_process(self.mesh)
 
     def calls(

@@ -23,7 +23,7 @@ LOSSES: Mapping[str, type[Any]] = {**margins.BY_NAME, **BINARY, "adacos": margin
 
 
 class Built(NamedTuple):
-    """A head, and what a run's configuration says of it: its margin, and its scale at the start."""
+    """A head, and its part of a run's configuration: its margin, and its scale at the start."""
 
     head: Head
     margin: Any

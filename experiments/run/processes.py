@@ -188,7 +188,7 @@ def is_first() -> bool:
 
 
 def agreed(told: int | None, due: bool) -> tuple[int | None, bool]:
-    """What all processes do: stop for a signal that any of them got, and save when the first one's clock says so.
+    """Keeps processes together: all stop for a signal that any of them got, and save by the first one's clock.
 
     Each of them calls this after the same step.
     """

@@ -21,7 +21,7 @@ BAD_INPUT = 2  # the exit code for errors that the user can correct
 
 
 class UserError(Exception):
-    """One sentence for the user: what was wrong, where, and what to do."""
+    """One sentence for the user: the fault, the place and the remedy."""
 
 
 @contextlib.contextmanager
@@ -77,7 +77,7 @@ def parse(config: Any, prog: str, argv: list[str] | None = None, examples: Seque
     Args:
       config: the class.
       prog: the command's name.
-      argv: its arguments; None for those of this process.
+      argv: its arguments; None for this process's.
       examples: arguments that --help shows after `prog`.
 
     Raises:
@@ -117,7 +117,7 @@ def main(command: Callable[[], None]) -> None:
         with enough_memory("ask for less at once, or use a larger machine"):
             _flushed(command)
     except BrokenPipeError:  # who read this, as head does, has ended: there is nobody to be told
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # takes what the interpreter flushes at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # takes the interpreter's last flush
         leave(128 + signal.SIGPIPE)
     except UserError as error:
         leave(_say(str(error), BAD_INPUT))

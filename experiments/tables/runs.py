@@ -162,7 +162,7 @@ def _over_seeds(reports: list[dict[str, Any]], name: str) -> str:
 
 
 def _of_recognition(config: dict[str, Any]) -> Iterator[str]:
-    """What the recipe has beside the defaults."""
+    """The recipe's differences from the defaults."""
     if config["augment"]:
         yield "augmentation"
         if isinstance(config["augment"], dict) and "elastic" in config["augment"]:

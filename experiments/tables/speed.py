@@ -115,7 +115,7 @@ def stream_table(result: dict[str, Any]) -> str:
 
 
 def head_estimate_table(result: dict[str, Any]) -> str:
-    """Of what no machine here can run; the model's bytes are those that the result has counted."""
+    """Of steps too large for any machine here; the model's bytes were counted by the measurement."""
     sample = next(each["sample"] for each in result["rows"] if each["sample"])
     of_sample = (f"{part} of {sample:.0%}" for part in ("products", "update"))
     columns = ("products", "update", *of_sample, "talk", "the longest, and the way out")
@@ -137,7 +137,7 @@ def head_estimate_table(result: dict[str, Any]) -> str:
 
 
 def recognition_beside_table(result: dict[str, Any]) -> str:
-    """What the same recipe reaches here and in PyTorch, of identities that training never saw."""
+    """Figures of the same recipe here and in PyTorch, on identities that training never saw."""
     rows = head(("trained with", *recognition.NAMES.values()))
     for name in ("jaxnets", "torch"):
         found = [each[name] for each in result["rows"]]

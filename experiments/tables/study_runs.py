@@ -21,7 +21,7 @@ SHEET_POINTS = 3000  # kept of a run
 def add_to_study(results: Path, outs: list[Path]) -> str:
     """Adds the finished runs below OUT/arcloss to study.json, in place of older ones of that recipe, seed and length.
 
-    The sheet study.png is drawn again, from study.npz, which keeps what it shows of each variant.
+    The sheet study.png is drawn again, from study.npz, which keeps the points of each variant.
 
     Raises:
       UserError: there are no runs below a folder, or no finished ones.
@@ -96,7 +96,7 @@ def _kept(file: Path) -> dict[str, np.ndarray]:
 
 
 def _keep(shown: dict[str, np.ndarray], place: Path, run: dict[str, Any]) -> None:
-    """The picture of a variant is that of its first seed."""
+    """A variant's picture is of its first seed."""
     from jaxnets.data import load
 
     name = run["variant"]

@@ -1,7 +1,7 @@
 """Names and unit embeddings in one file, .npz or .safetensors, written and read in bounded memory.
 
 Of N pictures, `embeddings` is float32 [N, D]. `names` is an array of N strings in an .npz; in a .safetensors, which has
-no strings, it is uint8 [N, W], UTF-8 filled up with zeros. What the embeddings are of is said as JSON: in the array
+no strings, it is uint8 [N, W], UTF-8 filled up with zeros. Their origin is told as JSON: in the array
 `about`, or in the metadata of that name.
 """
 
@@ -30,7 +30,7 @@ _LARGEST_HEADER = 2**24
 
 
 class About(NamedTuple):
-    """What embeddings are of: a run or file, its network and inputs as they were named, a digest of the weights.
+    """The origin of embeddings: a run or file, its network and inputs as they were named, a digest of the weights.
 
     Names of pictures are relative to `folder`.
     """
@@ -43,7 +43,7 @@ class About(NamedTuple):
 
 
 class EmbeddingFile(NamedTuple):
-    """An opened file: `embeddings` are mapped, `name` reads the name of a row, `about` says what they are of."""
+    """An opened file: `embeddings` are mapped, `name` reads the name of a row, `about` tells their origin."""
 
     embeddings: Float32[np.ndarray, "N D"]
     name: Callable[[int], str]
@@ -66,7 +66,7 @@ def write(
       dimensions: D.
       blocks: embeddings, all of which are taken before the first name.
       names: in the same order.
-      about: what the embeddings are of.
+      about: the origin of the embeddings.
 
     Raises:
       OSError: where it cannot be written.

@@ -77,7 +77,7 @@ class Batch(NamedTuple):
 
 
 def with_mirrored(program: Program) -> Program:
-    """Its embeddings plus those of the mirrored images, as faces are verified: a picture and its mirror image are one.
+    """Sums of the embeddings of each image and its mirror image, as faces are verified: the two count as one.
 
     Lengths count in the sum, as in insightface's verification.py.
     """
@@ -113,7 +113,7 @@ def embed(program: Program, sources: Iterable[Path | pictures.Encoded], *, inver
 
 
 def digest_of(program: Program) -> str:
-    """Of a network's weights: embeddings compare with those of the same network alone."""
+    """A digest of a network's weights: embeddings compare only if one network made them."""
     digest = hashlib.sha256()
     for path, leaf in jax.tree.leaves_with_path(program.weights):
         array = np.ascontiguousarray(leaf)

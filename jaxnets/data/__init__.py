@@ -19,7 +19,7 @@ from jaxnets.naming import nearest, quoted
 
 __all__ = ["STORED", "DataError", "Dataset", "Progress", "Split", "Splits", "find", "load"]
 
-STORED = ("folder:", "tfds:", "recordio:", "tar:")  # what the names of sets that `find` finds begin with
+STORED = ("folder:", "tfds:", "recordio:", "tar:")  # the beginnings of names that `find` takes
 
 
 def load(
@@ -30,12 +30,12 @@ def load(
     skip_unreadable: bool = False,
     on_progress: Progress | None = None,
 ) -> Dataset:
-    """The data set of that name. Its classes are those that training has pictures of.
+    """The data set of that name. Its classes are the classes with pictures in training.
 
     Args:
       name: one of
         "mnist": the bundled MNIST;
-        "idx:DIRECTORY": a folder of four IDX files, such as those of Fashion-MNIST, KMNIST or EMNIST;
+        "idx:DIRECTORY": a folder of four IDX files, such as Fashion-MNIST, KMNIST or EMNIST;
         "folder:PATH": pictures in class folders, PATH/train/CLASS/* and PATH/test/CLASS/*, or PATH/CLASS/*;
         "faces": faces drawn by this package, in two classes, which say nothing about people;
         "glyphs", "glyphs:DIRECTORY": characters in the fonts that matplotlib ships, or in those of a folder; those of

@@ -21,7 +21,7 @@ from jaxnets.data.threads import Progress, Seen, decode_all
 from jaxnets.files import replacing, write_atomically
 from jaxnets.naming import quoted
 
-_FORMAT = 3  # of the cache; a change of what is decoded, or how, is a new number
+_FORMAT = 3  # of the cache; any change of decoding is a new number
 
 
 class Kept(NamedTuple):
@@ -39,7 +39,7 @@ class Kept(NamedTuple):
 
 
 def look_through_once(pictures: Pictures, *, accept_unreadable: bool, on_progress: Progress | None = None) -> Kept:
-    """Finds the pictures that cannot be read, and those that are there twice. It returns no images.
+    """Finds unreadable pictures and duplicates. It returns no images.
 
     The result is kept, and reused if all pictures could be read or `accept_unreadable` is given.
 
@@ -76,7 +76,7 @@ def decode_once(
     Args:
       pictures: of one place.
       size: (H, W) to which they are scaled.
-      own_size: refuse those of another size, and scale none.
+      own_size: refuse pictures of another size, and scale none.
       accept_unreadable: take an entry that was made with some left out.
       on_progress: called with (done, total) while pictures are decoded.
 

@@ -1,4 +1,4 @@
-"""The classes of a set: those that training has pictures of, whatever its labels or folders promise."""
+"""The classes of a set: only classes with pictures in training count, whatever its labels or folders promise."""
 
 import hashlib
 from typing import NamedTuple
@@ -38,7 +38,7 @@ def count_classes(
     *,
     name: str,
 ) -> Counted:
-    """Numbers the classes anew, without those that training has no picture of.
+    """Numbers the classes anew, without classes that have no picture in training.
 
     A class that nobody has would get a direction of its own, take part in every loss and angle between classes, and
     change the scale that suits their number.
@@ -83,7 +83,7 @@ def count_classes(
 def count_identities(
     train_labels: Integer[np.ndarray, " N"], test_labels: Integer[np.ndarray, " M"], classes: tuple[str, ...]
 ) -> Counted:
-    """Numbers the classes of an open set anew: those of training first, then those of the test, none without a picture.
+    """Numbers the classes of an open set anew: first training's, then the test's, none without a picture.
 
     Args:
       train_labels: indices into `classes`, none of which the test has.

@@ -16,7 +16,7 @@ Array = np.ndarray | jax.Array
 
 
 class DataError(ValueError):
-    """A data set that cannot be used: one sentence with what is wrong, where, and what to do."""
+    """A data set that cannot be used: one sentence that tells the fault, the place and the remedy."""
 
 
 @jax.tree_util.register_dataclass
@@ -53,7 +53,7 @@ class Sources(NamedTuple):
     Attributes:
       of_test: [N] int32, an index into `names`.
       names: of the S sources.
-      enrols: [S], whether its pictures may enrol an identity, as those of a passport do; the others are probes alone.
+      enrols: [S], whether its pictures may enrol an identity, as passport pictures do; all others are probes only.
     """
 
     of_test: Int32[np.ndarray, "N"]

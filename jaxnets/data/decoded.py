@@ -43,7 +43,7 @@ def load_pictures(
       on_progress: called with (done, total) while pictures are decoded, and not at all where they are kept already.
 
     Returns:
-      The set; its images are memory-mapped and read-only. Its `notes` are those of `found`, and sentences about
+      The set; its images are memory-mapped and read-only. Its `notes` are `found`'s, and sentences about
       pictures that are there twice, byte for byte, under two classes or in both splits, about those left out, and about
       classes without pictures.
 

@@ -16,17 +16,17 @@ from jaxnets.data.dataset import DataError
 from jaxnets.naming import quoted
 
 # Pillow reads some forty formats. One of them starts a program (PostScript, which may be named .png), and each is code
-# that a file from the internet reaches: these are what people keep pictures in.
+# that a file from the internet reaches: people keep pictures in these.
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TGA", "TIFF", "WEBP")
 
 MEMORY = 3 * 2**29  # bytes that the pictures decoded at one moment may take together
-# Four for the picture itself and four for each of the two conversions that one may need; or what its decoder takes.
+# Four for the picture itself and four for each of two possible conversions; or as many as its decoder takes.
 _BYTES_PER_PIXEL = 12
 _BYTES_PER_PIXEL_OF = {"AVIF": 20, "JPEG2000": 20, "WEBP": 20}
 
 _PILLOW_MODE = {1: "L", 3: "RGB"}  # by the number of channels
 
-# By EXIF's orientation: what makes the picture upright.
+# By EXIF's orientation: the transposition that makes the picture upright.
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -137,7 +137,7 @@ def _bytes_per_pixel(picture: Image.Image) -> int:
 
 
 class _Room:
-    """Memory that threads share: each takes what it needs, and waits until others have given back enough."""
+    """Memory that threads share: each takes a part, and waits until others have given back enough."""
 
     def __init__(self, total: int) -> None:
         self._free, self._changed = total, threading.Condition()

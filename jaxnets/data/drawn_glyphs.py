@@ -1,7 +1,7 @@
 """The characters of fonts, drawn, without pictures that are of no character and designs that are there twice.
 
-What is left out is counted: blanks; boxes, which some fonts have for characters that they lack; and designs that are
-copies of another.
+Drawings that are left out are counted: blanks; boxes, which some fonts have for characters that they lack; and
+designs that are copies of another.
 """
 
 import collections
@@ -35,7 +35,7 @@ class DrawnGlyphs:
       fonts: [F] indices of those given; designs that are no copies.
       family_of: [F] int32, a number for each; fonts whose pictures are largely the same have one.
       classes: the characters of each class, which look alike to the pixel in some design.
-      left_out: sentences that count what was.
+      left_out: sentences that count the omissions.
     """
 
     images: UInt8[np.ndarray, "P H W"]
@@ -115,7 +115,7 @@ def _common_characters(fonts: Sequence[Font]) -> list[int]:
 
 
 def _of_characters(font: Font, codes: list[int], size: int, counts: collections.Counter[str]) -> dict[int, bytes]:
-    """The pictures of these that are of a character; what is left out is counted."""
+    """The pictures that show a character; all others are counted."""
     pen = Pen(font, size)
     unknown = next(code for code in range(0x10FFFF, 0, -1) if code not in font.characters)
     drawn = {code: _drawn(pen, code) for code in (unknown, *codes)}

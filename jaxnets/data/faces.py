@@ -36,7 +36,7 @@ def load_faces(*, size: int = 224) -> Dataset:
         test=Split(_draw_all(test_traits, size, seed=_SEED + 3), test_labels),
         classes=("drawn family A", "drawn family B"),
         name="faces",
-        notes=("These faces are drawings made by this program, not photographs; what tells them apart is arbitrary.",),
+        notes=("These faces are drawings made by this program, not photographs; their traits are arbitrary.",),
     )
 
 

@@ -24,7 +24,7 @@ def find_class_folders(directory: str) -> Splits:
     Either PATH/train/CLASS/* and PATH/test/CLASS/* (PATH/val/CLASS/* where there is no PATH/test), or PATH/CLASS/*, of
     which a tenth of each class, drawn by a hash of the names, is the test split, the same on every machine. A folder
     named train that holds pictures is a class like those beside it. The classes are named by their folders, in
-    alphabetical order; `notes` names those that only the test split has, which are left out.
+    alphabetical order; `notes` names classes that only the test split has; they are left out.
 
     Pictures are told by the endings of their names; `notes` counts the files of other endings, which are left out.
     Hidden files and folders and files beside the class folders are passed over.

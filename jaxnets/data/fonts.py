@@ -17,7 +17,7 @@ from jaxnets.files import read_regular
 from jaxnets.naming import quoted
 
 ENDINGS = (".ttf", ".otf", ".ttc")
-# Of those that matplotlib has: the designs of whole alphabets, in four families.
+# Matplotlib's fonts of whole alphabets: designs of four families.
 SHIPPED = (
     *(f"DejaVuSans{style}.ttf" for style in ("", "-Bold", "-Oblique", "-BoldOblique")),
     *(f"DejaVuSansMono{style}.ttf" for style in ("", "-Bold", "-Oblique", "-BoldOblique")),
@@ -25,7 +25,7 @@ SHIPPED = (
     *(f"STIXGeneral{style}.ttf" for style in ("", "Bol", "Italic", "BolIta")),
 )
 _LARGEST = 2**29  # bytes of a file; fonts of all Chinese characters have some tens of millions
-_EM = 0.8  # of the picture's height; what is larger than the picture is drawn smaller
+_EM = 0.8  # of the picture's height; characters that are larger than the picture are drawn smaller
 
 
 @dataclasses.dataclass(frozen=True)

@@ -25,7 +25,7 @@ from jaxnets.data.threads import Progress
 from jaxnets.files import read_regular, replacing
 from jaxnets.naming import quoted
 
-_FORMAT = 1  # of the cache; a change of what is drawn, or how, is a new number
+_FORMAT = 1  # of the cache; any change of the drawings is a new number
 _UNSEEN = 0.25  # the share of the characters, and of the families, that is for the test
 _SMALLEST, _LARGEST = 8, 512
 _TRAIN, _TEST, _GALLERY = "train", "test", "test/gallery"
@@ -48,7 +48,7 @@ def load_glyphs(
     skip_unreadable: bool = False,
     on_progress: Progress | None = None,
 ) -> Dataset:
-    """Characters of the fonts in a folder, or of those that matplotlib ships, white on black, [N, size, size, 1].
+    """Characters of the fonts in a folder, or of matplotlib's own, white on black, [N, size, size, 1].
 
     A quarter of the characters are for the test, and a quarter of the families: two at least where there are four, so
     that pictures of a character differ by more than weight and slant. Other characters in these families, and these in

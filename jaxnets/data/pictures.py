@@ -36,7 +36,7 @@ class Pictures(Protocol):
 
     @property
     def key(self) -> str:
-        """Sixteen digits that change with what is stored."""
+        """Sixteen digits that change with the stored pictures and labels."""
 
     @property
     def channels(self) -> int:
@@ -48,7 +48,7 @@ class Pictures(Protocol):
         """The name of a picture within its set, as messages have it."""
 
     def where(self, index: int) -> str:
-        """The name of a picture with that of its set, as messages have it."""
+        """The names of a picture and of its set, as messages have them."""
 
     def __getitem__(self, index: int) -> Encoded:
         """One picture and its label; several threads may ask at once.
@@ -142,7 +142,7 @@ class Chosen:
 class Splits(NamedTuple):
     """A train and a test split of encoded pictures, whose labels are indices into `classes`; `notes` are about them.
 
-    `open_set` and `pairs` are as those of a `Dataset`.
+    `open_set` and `pairs` are as in a `Dataset`.
     """
 
     train: Pictures
@@ -186,7 +186,7 @@ def check_file(path: Path) -> None:
             if not os.fstat(file.fileno()).st_size:
                 raise DataError(f"{where} is empty: it holds no picture.")
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of Pillow, about what is odd in a file, and harmless
+                warnings.simplefilter("ignore")  # Pillow warns of oddities in a file, which are harmless
                 with opened(file, where):
                     pass
     except OSError as error:

@@ -1,4 +1,4 @@
-"""PNG where Pillow falls short: a transparent colour of other than 8 bits, and faults in what lies beside the pixels.
+"""PNG where Pillow falls short: a transparent colour of other than 8 bits, and faults beside the pixels.
 
 The format: https://www.w3.org/TR/png-3/
 """

@@ -35,7 +35,7 @@ Label: TypeAlias = float | Float32[np.ndarray, " K"]
 
 
 class Record(NamedTuple):
-    """A number, or an array of several, and what is stored under it: an encoded picture, as a rule."""
+    """A label (one number or several) and its payload: an encoded picture, as a rule."""
 
     label: Label
     payload: bytes

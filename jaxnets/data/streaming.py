@@ -38,7 +38,7 @@ class Share(NamedTuple):
     """How several processes have parts of one batch (see `jaxnets.parallel.share_of_process`).
 
     Attributes:
-      rows: of a batch of so many rows, those that this process reads.
+      rows: the rows of a batch that this process reads.
       whole: the batch of all processes, of this one's rows and the number of all.
     """
 
@@ -93,7 +93,7 @@ class _Blocks:
 
 @dataclasses.dataclass(frozen=True)
 class LazyPictures:
-    """Pictures that are indexed like an array [N, size, size, C]; several threads decode those that are indexed."""
+    """Pictures that are indexed like an array [N, size, size, C]; several threads decode the indexed ones."""
 
     pictures: Pictures
     size: int
@@ -136,7 +136,7 @@ class Stream:
       size: height and width in pixels; pictures are scaled as `jaxnets.data.decoding.decode` says.
       batch_size: pictures in a batch, at least 1.
       seed: 0 or above; None does not shuffle.
-      share: where several processes train on each batch, the part that this one decodes. The batches are those of all.
+      share: where several processes train on each batch, the part that this one decodes. The batches stay whole.
 
     Raises:
       DataError: if there are no pictures, or `size` or `batch_size` is below 1; and, when batches are taken, where a
@@ -168,7 +168,7 @@ class Stream:
             indices = indices.shuffle(int(np.random.SeedSequence(seed).generate_state(1)[0]))
         self._share = share
         self._places = share and _Places(len(pictures), batch_size, share.rows)
-        # Grain's work for an element is about that of decoding one small picture.
+        # Grain's work for an element takes about as long as decoding one small picture.
         self._block = min(MOST_TOGETHER, max(1, BYTES_TOGETHER // math.prod(self._image_shape)))
         source = grain.MapDataset.source(_Blocks(indices.repeat(), self._places, self._block))
         threads = os.cpu_count() or 1
@@ -217,7 +217,7 @@ class Stream:
         """
         if state.get("order") != self._order:
             raise DataError(
-                f"{quoted(self._pictures.place)}: the pictures or the seed differ from those of the state to be "
+                f"{quoted(self._pictures.place)}: the pictures or the seed differ from the state's, which was to be "
                 "restored; give back the same, or begin anew."
             )
         position = state.get("position")

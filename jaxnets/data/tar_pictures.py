@@ -21,7 +21,7 @@ from jaxnets.data.pictures import MAX_BYTES, Chosen, Encoded, Splits
 from jaxnets.data.place import existing_folder
 from jaxnets.naming import quoted
 
-_NAME = re.compile(r"((?:.*/)?[^./]+)\.([^/]+)", re.DOTALL)  # of a member: its key, and what the key ends before
+_NAME = re.compile(r"((?:.*/)?[^./]+)\.([^/]+)", re.DOTALL)  # of a member: its key, and the ending after it
 _MAX_LABEL = 32  # bytes
 
 
@@ -152,7 +152,7 @@ def _files(path: str) -> tuple[Path, tuple[str, ...], tuple[str, ...]]:
 
 
 def _samples(file: Path, alone: list[str]) -> Iterator[tuple[tars.Member, int]]:
-    """Of a tar, each picture that has a class; the names of what has none, or no picture, are added to `alone`."""
+    """Each picture of a tar that has a class; names of pictures or classes that stand alone are added to `alone`."""
     known = endings()
     pictures: dict[str, tars.Member] = {}
     labels: dict[str, int] = {}

@@ -35,7 +35,7 @@ class Member(NamedTuple):
 
 
 def members(path: Path) -> Iterator[Member]:
-    """The regular files in a tar, in its order; folders, links and what else there may be are passed over.
+    """The regular files in a tar, in its order; folders, links and all other kinds are passed over.
 
     Raises:
       DataError: if it cannot be read, is no tar or a compressed one, or is damaged.

@@ -1,6 +1,6 @@
 """Sets of TensorFlow Datasets (TFDS), prepared on disk in a random-access format and read without TensorFlow.
 
-Nothing is downloaded here. TFDS needs TensorFlow to unpack and encode what it downloads, so a set is prepared once,
+Nothing is downloaded here. TFDS needs TensorFlow to unpack and encode its downloads, so a set is prepared once,
 where TensorFlow is, by TFDS's own command: `tfds build NAME --file_format=array_record`.
 """
 
@@ -122,7 +122,7 @@ def _prepared_builder(name: str, data_dir: str | os.PathLike[str] | None, where:
     place = os.path.expanduser(data_dir or "~/tensorflow_datasets")
     _check_before_tfds(name, place if data_dir else None, where)
     try:
-        # Without a folder TFDS also searches those that the program gave to `tfds.core.add_data_dir`.
+        # Without a folder TFDS also searches the folders that the program gave to `tfds.core.add_data_dir`.
         builder = tfds.builder(name, data_dir=place if data_dir else None)
     except tfds.core.DatasetNotFoundError:
         prepared = {folder.name for folder in Path(place).glob("*/")}
@@ -152,7 +152,7 @@ def _prepared_builder(name: str, data_dir: str | os.PathLike[str] | None, where:
 
 
 def _check_before_tfds(name: str, place: str | None, where: str) -> None:
-    """Refuses a name for which TFDS would download, look elsewhere, or import what the set tells it to."""
+    """Refuses a name for which TFDS would download, look elsewhere, or import a module that the set names."""
     from tensorflow_datasets.core import naming
     from tensorflow_datasets.core.utils import file_utils
 

@@ -1,4 +1,4 @@
-"""What a prepared set says of its features, looked at before TensorFlow Datasets reads it.
+"""The features that a prepared set names, checked before TensorFlow Datasets reads it.
 
 TFDS imports each Python module that features.json names as the home of a feature's class. The module may lie in the
 current folder, come with the set, and do anything when it is imported.

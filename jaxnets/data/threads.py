@@ -56,7 +56,7 @@ def decode_all(
       pictures: those to decode.
       shape: (H, W, C) to which they are scaled; None decodes each in its own size and drops its pixels.
       write: called with the pixels of each one that can be read, in their order, unless `shape` is None.
-      own_size: refuse those of another size, and scale none.
+      own_size: refuse pictures of another size, and scale none.
       on_progress: called with (done, total) while pictures are decoded.
 
     Raises:
@@ -65,7 +65,7 @@ def decode_all(
     unreadable: dict[int, str] = {}
     labels: list[int] = []
     same_bytes = defaultdict(list)
-    # Pillow's warnings are about what is odd in a file, and harmless. Set here, as worker threads share the filters.
+    # Pillow warns of oddities in a file, which are harmless. Set here, as worker threads share the filters.
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"PIL\.")
         for index, one in enumerate(_each(pictures, shape, own_size)):

@@ -41,7 +41,7 @@ def roc(
 
     Args:
       curves: by name, FAR and TAR, ascending (`jaxnets.recognition.Roc`); a single one is not named.
-      smallest_far: where the axis begins: what is left of it would rest on too few errors.
+      smallest_far: where the axis begins; smaller rates would rest on too few errors.
       title: above the figure.
       subtitle: below the title.
     """
@@ -49,7 +49,7 @@ def roc(
     axes = quiet(panel(figure, 0.75, 0.65, _WIDTH, _HEIGHT))
     _heading(axes, "true acceptance rate, %")
     grid = np.geomspace(smallest_far, 1, _POINTS)
-    axes.plot(grid, 100 * grid, color=FAINT, linewidth=1.2, linestyle="--")  # what chance accepts
+    axes.plot(grid, 100 * grid, color=FAINT, linewidth=1.2, linestyle="--")  # chance
     ends = []
     for (name, (far, tar)), colour in zip(curves.items(), _colours(len(curves)), strict=True):
         reached = tar[np.searchsorted(far, grid, side="right") - 1]

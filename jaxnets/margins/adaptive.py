@@ -194,7 +194,7 @@ class CurricularFace:
 
 @value
 class Curriculum:
-    """CurricularFace at one moment: what it makes of the target, and of hard negatives."""
+    """CurricularFace at one moment: its function of the target's angle, and of hard negatives' cosines."""
 
     m: Numbers
     t: Float[Array, ""]

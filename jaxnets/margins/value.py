@@ -1,4 +1,4 @@
-"""What makes a class a margin's value: equal by its numbers, and a pytree of them."""
+"""Makes a class a value: instances are equal if their numbers are, and are pytrees of these numbers."""
 
 import dataclasses
 import math

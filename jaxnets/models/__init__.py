@@ -37,7 +37,7 @@ def create(name: str, num_outputs: int = 2, dtype: DTypeLike | None = None) -> n
     """The network called `name`, one of `NAMES`: images [N, H, W, C], float in [0, 1] -> [N, num_outputs].
 
     Every network is applied as `module.apply(variables, images, train=False, axis_name=None)`, in training with
-    `mutable=["batch_stats"]` and, for those that drop features, an rng "dropout".
+    `mutable=["batch_stats"]` and, for networks with dropout, an rng "dropout".
 
     Args:
       name: of an ArcLoss variant; `mynn`, `mynn_relu` or `mynn_deep`, which has pairs of 3×3 convolutions with
@@ -45,7 +45,7 @@ def create(name: str, num_outputs: int = 2, dtype: DTypeLike | None = None) -> n
         `regnet_x_400mf`, `mobilenet_v2` or `vgg16`, which are torchvision's to the letter; `iresnet18`, `iresnet34`,
         `iresnet50` or `iresnet100`, which are insightface's.
       num_outputs: embedding dimensions, or classes.
-      dtype: the dtype to compute in, float32 or bfloat16; None is that of the images. Weights, BatchNorm's statistics
+      dtype: the dtype to compute in, float32 or bfloat16; None takes the images' dtype. Weights, BatchNorm's statistics
         and the result are float32 all the same.
 
     Raises:

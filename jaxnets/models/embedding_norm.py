@@ -20,7 +20,7 @@ class EmbeddingNorm(nn.Module):
     """A network with a BatchNorm after its embeddings, whose scale is 1 for good.
 
     ArcFace's backbones end so: Deng et al. 2019, arXiv:1801.07698, section 3.2 ("BN-Dropout-FC-BN"); the scale is fixed
-    in the authors' code. The variables are the network's own and those of `embedding_norm`: a bias, a mean, a variance.
+    in the authors' code. The network's own variables are joined by `embedding_norm`'s: a bias, a mean, a variance.
     """
 
     network: nn.Module

@@ -184,7 +184,7 @@ class ConvLayer(nn.Module):
 
     As in PyTorch: BatchNorm's eps is 1e-5; in training its running statistics take a tenth of the batch's, the variance
     unbiased (divided by M − 1), and the batch itself is normalised with the biased one; the slope starts at 0.25.
-    With `axis_name` the statistics are those of the whole batch over that mapped axis.
+    With `axis_name` the statistics are taken over the whole batch on that mapped axis.
     """
 
     features: int

@@ -26,7 +26,7 @@ class GivenPairs:
       rows: [N, D].
       labels: [N], numbers.
       pairs: [P, 2] indices of rows.
-      folds: how many, or that of each pair.
+      folds: their number, or the fold of each pair.
 
     Raises:
       ValueError: pairs or folds do not fit.

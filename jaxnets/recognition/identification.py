@@ -79,7 +79,7 @@ def identification(
       probe_labels: [N] integers or strings.
       gallery: [M, D], one example or more of each enrolled identity.
       gallery_labels: [M].
-      ranks: the k of rank_at; None: those of 1, 5 and 10 that there are templates for.
+      ranks: the k of rank_at; None: 1, 5 and 10, up to the number of templates.
       fpirs: false positive identification rates.
       bootstrap: how intervals are made: probes by their identities, those without a mate too; the gallery stays. None
         makes none.

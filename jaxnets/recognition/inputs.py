@@ -19,7 +19,7 @@ _BLOCK = 16_384
 
 
 def checked_embeddings(name: str, embeddings: Matrix) -> Rows:
-    """[N, D], where they lie; what lies on several devices is read by the host.
+    """[N, D], where they lie; arrays on several devices are read by the host.
 
     Raises:
       ValueError: they are no matrix of real numbers, there are none, or one is not finite or zero in float32.
@@ -74,7 +74,7 @@ def checked_labels(*named: tuple[str, Labels, int]) -> tuple[list[Int32[np.ndarr
 
 
 def checked_ranks(name: str, ranks: Sequence[int] | None, default: Sequence[int], size: int) -> tuple[int, ...]:
-    """Ranks in ascending order; None takes those of `default` that the gallery has.
+    """Ranks in ascending order; None takes `default`, up to the size of the gallery.
 
     Raises:
       ValueError: there is none, or one is below 1 or above `size`, the number of embeddings in the gallery.

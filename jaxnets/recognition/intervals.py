@@ -23,7 +23,7 @@ class Bootstrap:
 
     Attributes:
       resamples: how often the identities are drawn again.
-      confidence: the share of them that an interval spans; what lies outside is halved between both sides.
+      confidence: the share of resamples that an interval spans; half of the others lie on either side.
       seed: of the drawing.
     """
 
@@ -48,7 +48,7 @@ class Bootstrap:
             yield counts.reshape(rows, identities).astype(np.float64)
 
     def interval(self, resampled: Float[np.ndarray, "R"]) -> Interval:
-        """The percentile interval of a figure, of its values in the resamples; those that are NaN have none."""
+        """The percentile interval of a figure, of its values in the resamples; without one where they are NaN."""
         known = resampled[~np.isnan(resampled)]
         if not len(known):
             return (np.nan, np.nan)

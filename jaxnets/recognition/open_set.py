@@ -1,4 +1,4 @@
-"""Open-set identification: probes that are enrolled, told from those that are not."""
+"""Open-set identification: probes with a mate in the gallery, told from probes without one."""
 
 from collections.abc import Sequence
 
@@ -21,7 +21,7 @@ class OpenSet:
         others = np.flatnonzero(~has_mate)
         others = others[np.argsort(-scores[others], kind="stable")]
         self._other_scores, self._other_identities = scores[others], identities[others]
-        # Where a score changes: those that are tied are identified together.
+        # Where a score changes: tied probes are identified together.
         self._last_of_score = np.append(self._other_scores[1:] != self._other_scores[:-1], True)
         own = np.flatnonzero(has_mate & is_own)
         own = own[np.argsort(-scores[own], kind="stable")]

@@ -1,6 +1,6 @@
-"""Confidence intervals of what is read off pairs, by the bootstrap over identities.
+"""Confidence intervals of figures of pairs, by the bootstrap over identities.
 
-An identity that is drawn w times has weight w, and a genuine pair that of its identity. A pair of impostors would have
+An identity that is drawn w times has weight w, and gives it to its genuine pairs. A pair of impostors would have
 the product w_a·w_b of theirs, and has it to the first order around 1, w_a + w_b − 1: then all that is needed of the
 pairs are sums over each identity's own, whose number does not grow with that of the pairs. (The first order is the
 Hoeffding projection of a U-statistic, whose variance is that of the statistic up to terms in 1/C.)
@@ -60,7 +60,7 @@ class Levels:
         reached = [self.roc.far[self.roc.place_at(far)] for far in fars]
         everyone = np.ones((1, len(counts.genuine)))
         rough = _figures(_rates(everyone, *accepted), reached)[0]
-        # What straight lines miss of the whole ROC is added to each resample.
+        # The part of the whole ROC that straight lines miss is added to each resample.
         missed = np.array([self.roc.auc(), self.roc.eer()]) - rough[:2]
         rows = np.concatenate(
             [_figures(_rates(weights, *accepted), reached) for weights in bootstrap.weights(len(counts.genuine))]

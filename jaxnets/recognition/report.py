@@ -14,7 +14,7 @@ ERRORS = 10  # a rate at which fewer would be made is not stated
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class Report:
-    """What results have in common.
+    """The common part of all results.
 
     Attributes:
       intervals: of each figure, by its name after the dot ("eer", "tar_at_far[0.001]"), the ends of its confidence
@@ -45,7 +45,7 @@ class Report:
         return flat
 
     def as_dict(self) -> dict[str, Any]:
-        """What is measured as JSON can hold it: None for what is not stated or not finite; without whole curves."""
+        """The figures for JSON: None where one is not stated or not finite; without whole curves."""
         counts = {
             field.name: getattr(self, field.name)
             for field in dataclasses.fields(self)

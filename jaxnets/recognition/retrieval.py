@@ -1,4 +1,4 @@
-"""Retrieval: what is nearest to a query among examples of classes that training never saw."""
+"""Retrieval: the nearest examples to a query, of classes that training never saw."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -28,7 +28,7 @@ class Retrieval(Report):
 
     Attributes:
       num_queries: all of them.
-      num_without_match: those that have none in the gallery. They are in no figure: neither a hit nor a miss.
+      num_without_match: queries without a match in the gallery. They are in no figure: neither a hit nor a miss.
       num_gallery: examples that a query is compared with.
       num_identities: labels of queries that have a match.
       precision_at_1: share whose nearest example matches.
@@ -80,7 +80,7 @@ def retrieval(
       labels: [N] integers or strings.
       gallery: [M, D].
       gallery_labels: [M].
-      ranks: the k of recall@k, nDCG@k and the vote of k neighbours; None: those of 1, 5 and 10 that the gallery has.
+      ranks: the k of recall@k, nDCG@k and the vote of k neighbours; None: 1, 5 and 10, up to the size of the gallery.
       bootstrap: how intervals are made: queries by their identities; the gallery stays. None makes none.
       mesh: devices to share the queries.
 

@@ -10,7 +10,7 @@ from jaxnets.recognition.ties import GRID, STEPS
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Roc:
-    """What each threshold accepts, from the strictest on: a pair is accepted if its score reaches the threshold.
+    """The share of pairs that each threshold accepts, from the strictest on: those whose score reaches it.
 
     Attributes:
       thresholds: [P] descending; the first is ∞, the others are the scores that there are.

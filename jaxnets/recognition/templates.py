@@ -15,7 +15,7 @@ def mean_templates(
 ) -> tuple[Float[jax.Array, "C D"], int | None]:
     """The mean of each identity's unit embeddings, and the first identity whose mean vanishes, if there is one."""
     size = min(_BLOCK, power_of_two(len(rows)))
-    sums = np.zeros((identities + 1, rows.shape[1]), np.float32)  # the last takes what fills up a block
+    sums = np.zeros((identities + 1, rows.shape[1]), np.float32)  # the last takes the rows that fill up a block
     for start in range(0, len(rows), size):
         codes = np.full(size, identities, np.int32)
         part = labels[start : start + size]
@@ -36,5 +36,5 @@ def _means(
     sums: Float[jax.Array, "C D"], counts: Float[jax.Array, "C"]
 ) -> tuple[Float[jax.Array, "C D"], Bool[jax.Array, "C"]]:
     means = sums / jnp.maximum(counts, 1)[:, None]
-    # Opposite embeddings leave what rounding leaves of them.
+    # The sum of opposite embeddings is nothing but rounding errors.
     return means, jnp.max(jnp.abs(means), axis=1) < jnp.finfo(jnp.float32).eps

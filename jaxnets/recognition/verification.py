@@ -1,4 +1,4 @@
-"""Verification: whether two embeddings are of one identity, of those that training never saw."""
+"""Verification: whether two embeddings are of one identity, which training never saw."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,7 @@ FARS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class Verification(Report):
-    """How well a threshold on the cosine tells genuine pairs, of one label, from those of impostors, of two.
+    """How well a threshold on the cosine tells genuine pairs (one label) from impostor pairs (two labels).
 
     Attributes:
       num_identities: labels that a pair has.

@@ -1,4 +1,4 @@
-"""IResNet under the names of AdaFace's authors, given those of insightface's arcface_torch.
+"""IResNet under the names of AdaFace's authors, given the names in insightface's arcface_torch.
 
 Kim et al. 2022, arXiv:2204.00964, publish checkpoints of the same network built of numbered parts: `input_layer`,
 blocks `body.N` with a `res_layer` and a `shortcut_layer`, and `output_layer`. Two things differ:

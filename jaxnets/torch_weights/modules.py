@@ -1,4 +1,4 @@
-"""The state dict of a PyTorch module that was pickled whole, read from what its pickle says of it."""
+"""The state dict of a PyTorch module that was pickled whole, read from the pickle without running it."""
 
 from typing import Any, TypeGuard
 

@@ -119,7 +119,7 @@ def _read_legacy(file: io.BufferedReader, size: int) -> Any:
             raise ValueError(f"its storage {quoted(key)} is of two dtypes")
         return _first(count, promised[key])
 
-    next_pickle(expect)  # the object comes before its bytes, so it is read twice: the first time for what will come
+    next_pickle(expect)  # the object comes before its bytes, so it is read twice: the first time for the dtypes
     keys = next_pickle()
     file.seek(pickles.tell())
     storages: dict[str, bytes] = {}

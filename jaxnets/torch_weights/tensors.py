@@ -35,7 +35,7 @@ OPAQUE = {
 }
 OF_BYTES = {f"torch.{name}": np.dtype(name) for name in ("uint16", "uint32", "uint64")}
 MOST_DIMENSIONS = 64  # NumPy's
-MOST_REPEATED = 2**16  # elements that a view with steps of zero may have beyond those of its storage
+MOST_REPEATED = 2**16  # elements that a view with steps of zero may have beyond its storage
 
 Load: TypeAlias = Callable[[np.dtype, str, int], np.ndarray]  # dtype, key, number of elements -> the elements
 

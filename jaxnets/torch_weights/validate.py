@@ -1,4 +1,4 @@
-"""Checks that arrays are those that a network needs; if not, one sentence names the faults."""
+"""Checks that arrays fit a network; if not, one sentence names the faults."""
 
 from collections.abc import Iterable, Mapping
 
@@ -15,7 +15,7 @@ LONGEST_NAME = 60  # characters
 def check(
     complaint: str, expected: Mapping[str, Shape], found: Mapping[str, np.ndarray | str]
 ) -> dict[str, np.ndarray]:
-    """The arrays of `found`, if their names and shapes are those of `expected`. A string describes what is no array.
+    """The arrays of `found`, if their names and shapes equal `expected`'s. A string describes a value that is no array.
 
     Raises:
       ValueError: if they are not, beginning with `complaint`, naming the first that are missing, not expected, of

@@ -35,7 +35,7 @@ def conv2d(
     layout: str,
     pool: bool = False,
 ) -> Float[Array, "..."]:
-    """As `reference`, for what `dft` serves; with `pool`, the maxima of 2×2 windows of that."""
+    """As `reference`, for the arguments that `dft` serves; with `pool`, the maxima of 2×2 windows."""
     dft.refuse_unless_served("tiled", x, w, stride)
     if layout == "NHWC":
         x = x.transpose(1, 2, 3, 0)

@@ -14,7 +14,7 @@ from kernels.margin_softmax.reference import HardNegatives, OfTarget
 
 Implementation: TypeAlias = Literal["reference", "chunked", "pallas_gpu", "pallas_tpu"]
 MarginGrad: TypeAlias = Literal["exact", "straight_through"]
-Like: TypeAlias = ArrayLike | Sequence[Any]  # what jnp.asarray takes
+Like: TypeAlias = ArrayLike | Sequence[Any]  # as jnp.asarray
 
 
 def checked(

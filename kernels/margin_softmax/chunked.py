@@ -78,7 +78,7 @@ class Chunked:
             share = jnp.exp(logits - log_sum[None, :])  # 0 where a logit is −∞
             if slopes is not None:
                 share = share * slopes
-            # What belongs to a row alone is left to the products' other sides, of N × D numbers and not N × B.
+            # Factors of a row are multiplied into the products' other sides, of N × D numbers and not N × B.
             to_each = _to_nearest(share, cosines).reshape(products.shape) * inverse[:, None]
             along = (to_each * products * weight[None, :]).sum(axis=1) * inverse
             # A CPU's routine for aᵀ·b is slower than the one for a·b, by more than it takes to transpose first.
@@ -134,7 +134,7 @@ class Chunked:
                 chunk, inverse = jnp.where(counts[:, None, None], chunk, 0), jnp.where(counts[:, None], inverse, 0)
             return add(lax.optimization_barrier(chunk), inverse, first, so_far)
 
-        # The rest comes first: what is written into after a loop, XLA copies.
+        # The rest comes first: XLA copies an array that is written to after a loop.
         rest = num_classes - whole * size
         so_far = one(whole * size, rest, so_far) if rest else so_far
         return lax.fori_loop(0, whole, lambda i, so_far: one(i * size, size, so_far), so_far) if whole else so_far
@@ -164,7 +164,7 @@ def _logits(
 
 
 def _to_nearest(dc: Float[Array, "B N"], cosines: Float[Array, "B K N"]) -> Float[Array, "B K N"]:
-    """A class's cosine is that of its nearest sub-centre, so its gradient is too."""
+    """A class's cosine is its nearest sub-centre's, which alone takes the gradient."""
     dc = dc[:, None]
     if cosines.shape[1] == 1:
         return dc
@@ -173,7 +173,7 @@ def _to_nearest(dc: Float[Array, "B N"], cosines: Float[Array, "B K N"]) -> Floa
 
 
 def _common(x: Array, w: Array) -> Any:
-    """What their products are made in: of two dtypes, neither is to be rounded to the other."""
+    """The dtype of their products: of two dtypes, neither is rounded to the other."""
     return x.dtype if x.dtype == w.dtype else wide(x.dtype, w.dtype)
 
 

@@ -204,7 +204,7 @@ class Consumer:
         return down(_load(piece, layout=plgpu.Layout.WGMMA.reduce(0)))
 
     def _logits(self, scaled: Array, start: int, first_class: Any) -> tuple[Array, Array, Array | None]:
-        """Returns the logits z of a piece in base 2, the mask of those that do not count, and f' unless it is 1."""
+        """Returns the logits z of a piece in base 2, the mask of logits that do not count, and f' unless it is 1."""
         column = plgpu.broadcasted_iota(jnp.int32, (ROWS, PIECE), 1, layout=plgpu.Layout.WGMMA)
         is_own = column == across(self.labels - first_class - start)
         masked = is_own | (column >= self.plan.num_valid - first_class - start)

@@ -228,12 +228,12 @@ def _whole_blocks(rows: Array) -> Array:
 
 
 def _num_parts(array: Array) -> int:
-    return 1 if array.dtype == jnp.bfloat16 else 2
+    return len(jax.eval_shape(_parts, array))
 
 
 def _parts(array: Array) -> BFloat16[Array, "P ..."]:
     """Each number rounded to bfloat16, and for float32 the remainder in bfloat16 too."""
-    if _num_parts(array) == 1:
+    if array.dtype == jnp.bfloat16:
         return array[None]
     high = lax.reduce_precision(array, exponent_bits=8, mantissa_bits=7)  # XLA may drop a conversion
     return jnp.stack([high.astype(jnp.bfloat16), (array - high).astype(jnp.bfloat16)])

@@ -75,7 +75,7 @@ def sharded_margin_softmax(
       num_classes: C, where the last devices have class weights beyond it, that do not count and get no gradient,
         whatever they hold.
       drawn: by `draw_classes`, the classes that count; `class_weights` are then `drawn.of` this device's.
-      (others): as those of `margin_softmax`; implementation "reference" is of one device.
+      (others): as in `margin_softmax`; implementation "reference" is for one device.
 
     Raises:
       NotImplementedError: from a named implementation that cannot serve these arguments.

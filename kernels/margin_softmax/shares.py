@@ -65,7 +65,7 @@ def own_labels(
     """Labels as indices of this device's class weights, in [0, c); −1 for rows without a class on this device.
 
     Args:
-      drawn: of these classes, the class weights are those of the drawn ones alone.
+      drawn: the classes whose weights are given; without it, all of this device's.
 
     Raises:
       ValueError: where class weights are not split over the axis, or for an impossible `num_classes`.
@@ -104,11 +104,11 @@ def draw_classes(
     axis_name: Axes,
     num_classes: int | None = None,
 ) -> Drawn:
-    """Of this device's classes, those of all rows' labels and a share of the others: see `negative_sampling`.
+    """This device's classes that are labels of any row, and a share of the others: see `negative_sampling`.
 
     Args:
       key: one for all devices.
-      labels: this device's, or those of all devices along the axis.
+      labels: this device's, or all devices' along the axis.
     """
     names, num_here = names_of(axis_name), class_weights.shape[0]
     # Of all rows, those split over other axes too: devices along these share the sample and sum its gradient.
@@ -121,7 +121,7 @@ def draw_classes(
 
 
 def own_rows(values: Shaped[Array, "N"], brought: Shaped[Array, "n ..."], axis_name: Axes) -> Shaped[Array, "n"]:
-    """Of the values of all devices' rows along the axis, in its order, those of the rows that this device brought."""
+    """The values of this device's own rows, out of the values of all devices' rows along the axis, in its order."""
     split = tuple(name for name in names_of(axis_name) if name in varying_axes(brought))
     if not split:
         return values

@@ -1,4 +1,4 @@
-"""The loss without its logits: what the implementations that never hold them have in common.
+"""The loss without its logits: the common part of the implementations that never hold them.
 
 The margin touches the target alone, so it stays outside, in O(N·D) of plain JAX. One operation is left,
 
@@ -105,7 +105,7 @@ def others_and_psi(
     margin: OfTarget,
     scale: Float[Array, ""] | float,
 ) -> tuple[Float[Array, "N"], Float[Array, "N"]]:
-    """L, and the target's ψ; for a row of label −1, ψ is that of two vectors without an angle, and not to be used."""
+    """L, and the target's ψ; for a row of label −1, ψ has no meaning and is not to be used."""
     w = class_weights if class_weights.ndim == 3 else class_weights[:, None, :]
     dtype = wide(embeddings.dtype, w.dtype)
     if dtype == jnp.float64:

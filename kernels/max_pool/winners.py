@@ -1,7 +1,7 @@
 """Max-pooling that keeps the place of each maximum, a byte a window, for the gradient.
 
 JAX's own gradient compares again and scatters, at which XLA:CPU is slow; it also loses the gradient of a window that
-holds −∞ alone to the padding, and gives that of a window with NaN to another pixel than PyTorch.
+holds −∞ alone to the padding, and gives the gradient of a window with NaN to another pixel than PyTorch does.
 """
 
 import dataclasses

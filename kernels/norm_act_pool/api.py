@@ -40,7 +40,7 @@ def norm_act_pool(
     odd row or column is dropped. Ioffe & Szegedy 2015, arXiv:1502.03167; He et al. 2015, arXiv:1502.01852.
 
     Usable under jit, vmap, grad (in reverse mode), pmap and shard_map, on meshes of any kind: of images that a mesh
-    splits, the statistics are those of the whole batch. It computes in float32, or in float64 for x in float64.
+    splits, the statistics are of the whole batch. It computes in float32, or in float64 for x in float64.
 
     Args:
       x: [N, H, W, C], or [H, W, C, N] for layout "HWCN".
@@ -49,7 +49,7 @@ def norm_act_pool(
       pool: whether to take the maximum over 2×2 windows, 2 apart.
       layout: of x and y.
       axis_name: a mapped axis (of pmap, shard_map or vmap) whose members share their statistics, so that the result
-        is that of one batch of all their images (SyncBatchNorm). Each member has its own part of the gradients of
+        is taken over all their images as one batch (SyncBatchNorm). Each member has its own part of the gradients of
         scale, bias and slope, which are to be summed as any gradients are.
       implementation: a name is used or refused; None is "fused" on a CPU and else "reference".
 

@@ -28,7 +28,7 @@ class Neighbours(NamedTuple):
 
     Attributes:
       start: the first query's index.
-      keys: [B, k] float32, descending: cosines, or those of `ties.ranked`; −∞ where the gallery has fewer.
+      keys: [B, k] float32, descending: cosines, or `ties.ranked`'s keys; −∞ where the gallery has fewer.
       indices: [B, k] int32 in the gallery.
     """
 
@@ -51,7 +51,7 @@ def neighbours(
     Args:
       queries, gallery: [Q, D] and [G, D], finite and not zero.
       k: how many, at most G.
-      labels: of both, non-negative; the ranking is then that of `ties.ranked`, else that of the cosines as they are.
+      labels: of both, non-negative; they rank by `ties.ranked`; without them the cosines rank as they are.
       leave_one_out: the gallery is the queries, and none is a neighbour of itself.
       mesh: the queries of a block are split over its devices.
 

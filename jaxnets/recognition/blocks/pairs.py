@@ -66,7 +66,7 @@ def _summed(
     size = devices * min(power_of_two(-(-len(rows) // devices)), max(_BLOCK // devices, 1))
     total = np.zeros(cells, np.int64)
     at_once = max(_LARGEST // (2 * size * size), 1)  # of blocks: a pair is counted once, or for both of its identities
-    # The last cell takes what is no pair.
+    # The last cell takes all that are no pairs.
     counts: Any = jnp.zeros((devices, cells + 1), jnp.int32)
     for done, (first, second) in enumerate(_blocks(len(rows), size), 1):
         one, other = (

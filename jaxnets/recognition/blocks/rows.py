@@ -18,7 +18,7 @@ Rows: TypeAlias = Shaped[np.ndarray, "_ ..."] | Shaped[jax.Array, "_ ..."]
 def block(rows: Rows, start: int, size: int, dtype: Any = np.float32) -> Shaped[np.ndarray | jax.Array, "size ..."]:
     """rows[start : start + size] as `dtype`, with zeros after the last."""
     if isinstance(rows, np.ndarray):
-        with np.errstate(over="ignore"):  # what is no float32 is refused as infinite
+        with np.errstate(over="ignore"):  # a number beyond float32 becomes infinite, and is refused
             cut = np.asarray(rows[start : start + size], dtype)
         return cut if len(cut) == size else np.concatenate([cut, np.zeros((size - len(cut), *cut.shape[1:]), dtype)])
     return _cut(rows, start, size, dtype)
