@@ -15,10 +15,10 @@ from kernels.margin_softmax.checks import as_int32
 
 
 def as_labels(labels: Any) -> Int[Array, "N"]:
-    """Integers of any width as int32; those that do not fit become others that are no class either.
+    """Converts integers of any width to int32 by clamping; labels out of range stay out of range.
 
     Raises:
-      ValueError: for None, and for what is no array [N] of integers.
+      ValueError: for None, and for anything but an array [N] of integers.
     """
     if labels is None:
         raise ValueError("there are no labels: give one for each row, −1 for a row without a class")
@@ -35,7 +35,7 @@ def is_class(labels: Int[Array, "N"], num_classes: int) -> Bool[Array, "N"]:
 
 
 def count_of(labels: Int[Array, "N"]) -> Int[Array, ""]:
-    """How many rows count: those of another label than −1."""
+    """The number of rows whose label is not −1."""
     return (labels != -1).sum(dtype=jnp.int32)
 
 

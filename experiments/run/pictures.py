@@ -35,8 +35,8 @@ def load(name: str, *, size: int | None, skip_unreadable: bool = False, open_set
         )
     if found.open_set and not open_set:
         raise UserError(
-            f"{quoted(name)} has other classes in its test than in training, and this command asks how well it tells the "
-            "classes of training apart; take another set"
+            f"{quoted(name)} has other classes in its test than in training, and this command asks how well "
+            "it tells the classes of training apart; take another set"
         )
     return found
 
