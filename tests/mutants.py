@@ -5,8 +5,8 @@ A fault is looked for by the tests of its room and of those that use it, the qui
 python tests/mutants.py --count 60 --seed 0 kernels jaxnets
 
 Prints each fault as found or SURVIVED, and the share that was found; `--count 0` tries every fault of the files or
-folders named. Exit code 1 where fewer than 95 % were found. Left out: the few of `HARMLESS`, which change no result; and,
-unless they are named, drawings, where a number is a matter of taste, and code that only measures.
+folders named. Exit code 1 where fewer than 95 % were found. The few faults of `HARMLESS`, which change no result, are
+left out; so are, unless they are named, drawings, where a number is a matter of taste, and code that only measures.
 """
 
 import argparse

@@ -101,7 +101,7 @@ def test_a_restored_stream_goes_on_with_the_very_next_picture(files, taken):
 def test_a_state_of_other_files_or_another_seed_is_refused(files):
     test = find_class_folders(str(files.root)).test
     for other in (stream(files, seed=1), stream(files, seed=None), stream(test)):
-        with pytest.raises(DataError, match="the pictures or the seed differ from those of the state"):
+        with pytest.raises(DataError, match="the pictures or the seed differ from the state's"):
             stream(files).restore(other.state())
 
 
