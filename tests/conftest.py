@@ -1,3 +1,4 @@
+import gc
 import hashlib
 import os
 import re
@@ -17,7 +18,8 @@ PROCESSOR = hashlib.sha256(f"{FLAGS}\n".encode()).hexdigest()[:12]
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxnets" / "tests" / PROCESSOR
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
 CACHE_BYTES = 4 * 2**30  # JAX's own limit would look through all files at each compilation
-os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
+# The small ones too: there are so many that they would take a third of the time.
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
 import jax
 import jaxtyping
@@ -70,6 +72,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for item in items:
             if "slow" in item.keywords:
                 item.add_marker(skip)
+
+
+def pytest_collection_finish() -> None:
+    """Tracing makes so many objects that searching all of them for cycles would take a tenth of the time."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)
 
 
 def _one_of_each(items: list[pytest.Item], number: int, half: bool) -> set[pytest.Item]:
