@@ -245,7 +245,7 @@ def _flat(parts: Float[Array, "P M D"]) -> Float[Array, "PM D"]:
 
 def _product(subscripts: str, a: Sequence[Array], b: BFloat16[Array, "P ..."]) -> Float[Array, "..."]:
     """The sum in float32 of the products of all parts, except low part times low part."""
-    pairs = [(of_a, of_b) for i, of_a in enumerate(a) for j, of_b in enumerate(b) if i + j < 2]
+    pairs = [(of_a, of_b) for i, of_a in enumerate(a) for j, of_b in enumerate(b) if i == 0 or j == 0]
     products = (jnp.einsum(subscripts, *pair, preferred_element_type=jnp.float32) for pair in pairs)
     return functools.reduce(jnp.add, products)
 
