@@ -24,6 +24,7 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "kills_cpu": ("kills_cpu", runs.kills_line),
     "mynn_ingredients": ("mynn_ingredients", runs.classifiers_table),
     "mynn_networks": ("mynn_networks", runs.networks_table),
+    "mynn_large": ("mynn_large", runs.networks_table),
     "mynn_relu": ("mynn_relu", runs.classifiers_table),
     "mynn_deep": ("mynn_deep", runs.classifiers_table),
     "recognition_beside_torch": ("recognition_beside_torch", speed.recognition_beside_table),
