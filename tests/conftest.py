@@ -43,9 +43,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         type=int,
         help="of each test's parameters take those that this number draws; all of them in files that ask for a peer",
     )
-    parser.addoption(
-        "--half", action="store_true", help="with --one-of-each, of half the tests; the next number takes the others"
-    )
     parser.addoption("--quick", action="store_true", help="the default: without --all")
 
 
@@ -64,7 +61,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     number = config.getoption("--one-of-each")
     if number is not None:
-        chosen = _one_of_each(items, number, config.getoption("--half"))
+        chosen = _one_of_each(items, number)
         config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
         items[:] = [item for item in items if item in chosen]
     if not config.getoption("--all"):
@@ -81,8 +78,8 @@ def pytest_collection_finish() -> None:
     gc.set_threshold(50_000, 20, 100)
 
 
-def _one_of_each(items: list[pytest.Item], number: int, half: bool) -> set[pytest.Item]:
-    """A quick case of each test, or of half of them; every case in files that compare with another library."""
+def _one_of_each(items: list[pytest.Item], number: int) -> set[pytest.Item]:
+    """A quick case of each test; every case in files that compare with another library, which only some legs have."""
     cases: dict[str, list[pytest.Item]] = {}
     chosen = set()
     asking = {path for path in {item.path for item in items} if "importorskip(" in path.read_text()}
@@ -92,8 +89,7 @@ def _one_of_each(items: list[pytest.Item], number: int, half: bool) -> set[pytes
         elif "slow" not in item.keywords:
             cases.setdefault(item.nodeid.split("[")[0], []).append(item)
     for test, alike in cases.items():
-        if not half or (zlib.crc32(test.encode()) + number) % 2 == 0:
-            chosen.add(alike[zlib.crc32(f"{number} {test}".encode()) % len(alike)])
+        chosen.add(alike[zlib.crc32(f"{number} {test}".encode()) % len(alike)])
     return chosen
 
 

@@ -19,7 +19,9 @@ SHEET_POINTS = 3000  # kept of a run
 
 
 def add_to_study(results: Path, outs: list[Path]) -> str:
-    """Adds the finished runs below OUT/arcloss to study.json, in place of older ones of that recipe, seed and length.
+    """Adds the finished runs below OUT/arcloss to study.json, in place of older ones of the same recipe and seed.
+
+    Runs of more epochs than the tables' are kept beside them.
 
     The sheet study.png is drawn again, from study.npz, which keeps the points of each variant.
 
@@ -85,7 +87,7 @@ def _record(place: Path) -> dict[str, Any]:
 def _identity(run: dict[str, Any]) -> tuple[Any, ...]:
     config = run["config"]
     loss = config["margin"]["name"], config["margin"]["m"], config["scale"]
-    return run["variant"], run["seed"], config["data"], *loss, run["epochs"]
+    return run["variant"], run["seed"], config["data"], *loss, max(run["epochs"], PUBLISHED.epochs)
 
 
 def _kept(file: Path) -> dict[str, np.ndarray]:
@@ -127,5 +129,5 @@ def _sheet(shown: dict[str, np.ndarray], runs: list[dict[str, Any]]) -> bytes:
                 figures.Panel(name, embeddings.astype(np.float32), labels, weights, accuracy, verdict, variant.verdict)
             )
     classes = runs[0]["config"]["classes"]
-    title = f"the ArcLoss study's variants after {runs[0]['epochs']} epochs"
+    title = f"the ArcLoss study's variants after {PUBLISHED.epochs} epochs"
     return figures.to_png(figures.sheet(panels, classes=classes, title=title, subtitle=PUBLISHED.name))

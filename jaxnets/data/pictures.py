@@ -36,7 +36,7 @@ class Pictures(Protocol):
 
     @property
     def key(self) -> str:
-        """Sixteen digits that change with the stored pictures and labels."""
+        """Sixteen digits that change with the stored data."""
 
     @property
     def channels(self) -> int:

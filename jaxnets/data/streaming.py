@@ -136,7 +136,7 @@ class Stream:
       size: height and width in pixels; pictures are scaled as `jaxnets.data.decoding.decode` says.
       batch_size: pictures in a batch, at least 1.
       seed: 0 or above; None does not shuffle.
-      share: where several processes train on each batch, the part that this one decodes. The batches stay whole.
+      share: where several processes train on each batch, the part of each that this one decodes.
 
     Raises:
       DataError: if there are no pictures, or `size` or `batch_size` is below 1; and, when batches are taken, where a

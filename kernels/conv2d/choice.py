@@ -18,12 +18,12 @@ TILE, _MANY_POINTS = 28, 2**23
 def preferences(x: Array, w: Array, *, layout: str) -> tuple[str, ...]:
     """Names of implementations on the default backend, the best first. Any may refuse but the last."""
     sides = x.shape[layout.index("H")], x.shape[layout.index("W")]
-    size, filters = max(sides), w.shape[:2]
-    if not is_cpu() or filters == (1, 1):  # filters of one pixel are a matrix product already
+    size = max(sides)
+    if not is_cpu() or w.shape[0] == 1:  # filters of one pixel are a matrix product already
         return ("xla",)
     if size > 40:
         return ("squares", "tiled", "xla")
-    if sides[0] < filters[0] or sides[1] < filters[1]:  # XLA:CPU convolves images smaller than these in plain loops
+    if min(sides) < w.shape[0]:  # XLA:CPU convolves images smaller than the filters in plain loops
         return ("dft", "xla")
     if x.shape[layout.index("N")] < 16:  # transforming the filters would take most of the time
         return ("xla",)

@@ -49,7 +49,7 @@ def norm_act_pool(
       pool: whether to take the maximum over 2×2 windows, 2 apart.
       layout: of x and y.
       axis_name: a mapped axis (of pmap, shard_map or vmap) whose members share their statistics, so that the result
-        is taken over all their images as one batch (SyncBatchNorm). Each member has its own part of the gradients of
+        is as for one batch of all their images (SyncBatchNorm). Each member has its own part of the gradients of
         scale, bias and slope, which are to be summed as any gradients are.
       implementation: a name is used or refused; None is "fused" on a CPU and else "reference".
 

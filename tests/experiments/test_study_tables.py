@@ -143,6 +143,24 @@ def test_finished_runs_are_added_as_they_end(tmp_path, out, monkeypatch):
     )
 
 
+def test_a_run_made_again_replaces_the_older_one_but_a_longer_one_does_not(tmp_path, out):
+    results, place = tmp_path / "results", out / "arcloss" / "v2" / "seed0"
+
+    def epochs_of_v2():
+        study_runs.add_to_study(results, [out])
+        runs = json.loads((results / "study.json").read_text())["runs"]
+        return [(run["verdict"], run["epochs"]) for run in runs if run["variant"] == "v2"]
+
+    assert epochs_of_v2() == [("diverged", 1)]
+    (place / "summary.json").write_text(json.dumps({"verdict": "separated", "epochs": 2}))
+    assert epochs_of_v2() == [("separated", 2)]
+    *_, last = (place / "metrics.jsonl").read_text().splitlines()
+    with (place / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps(json.loads(last) | {"epoch": 3}) + "\n")
+    (place / "summary.json").write_text(json.dumps({"verdict": "separated", "epochs": 3}))
+    assert epochs_of_v2() == [("separated", 2), ("separated", 3)]
+
+
 def test_runs_that_still_train_are_no_result(tmp_path, out):
     for summary in out.glob("arcloss/*/*/summary.json"):
         summary.unlink()
