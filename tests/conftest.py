@@ -119,9 +119,10 @@ class _Skips:
 
 @pytest.fixture(autouse=True, scope="module")
 def _forget_programs():
-    """Compiled programs of one file are of no use to the next, and would fill the memory of a worker."""
+    """Compiled programs of one file, and the garbage, are of no use to the next, and would fill a worker's memory."""
     yield
     jax.clear_caches()
+    gc.collect()
 
 
 @pytest.fixture

@@ -99,17 +99,22 @@ class Graph:
             if node.output in needed:
                 needed.update(node.inputs)
                 nodes.append(helper.make_node(node.operator, node.inputs, [node.output], **node.attributes))
-        constants = [numpy_helper.from_array(a, name) for name, a in self._constants.items() if name in needed]
         images = helper.make_tensor_value_info("images", TensorProto.UINT8, ["N", *image_shape])
         outputs = helper.make_tensor_value_info(output, TensorProto.FLOAT, list(shape))
         model = helper.make_model(
-            helper.make_graph(nodes[::-1], "jaxnets", [images], [outputs], constants),
+            helper.make_graph(nodes[::-1], "jaxnets", [images], [outputs]),
             producer_name="jaxnets",
             opset_imports=[helper.make_opsetid("", OPSET)],
             ir_version=IR_VERSION,
         )
-        onnx.checker.check_model(model)
-        return model.SerializeToString()
+        # One by one, as each of the calls above would copy all of them; and for the same reason serialised once.
+        for name, array in self._constants.items():
+            if name in needed:
+                model.graph.initializer.append(numpy_helper.from_array(array, name))
+        content = model.SerializeToString()
+        del model  # the checker makes one of its own
+        onnx.checker.check_model(content)
+        return content
 
     def _name_of(self, value: Value) -> str:
         if isinstance(value.content, str):

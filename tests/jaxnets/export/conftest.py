@@ -50,7 +50,7 @@ def by_stablehlo(program):
 
 def by_onnx(program):
     content = export.export_onnx(program)
-    onnx.checker.check_model(onnx.load_from_string(content), full_check=True)
+    onnx.checker.check_model(content, full_check=True)
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
     return lambda images: session.run([program.output], {"images": images})[0]
 

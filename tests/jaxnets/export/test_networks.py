@@ -1,5 +1,6 @@
 """Every network of the project in both formats: equal to the network on this machine, for any number of images."""
 
+import jax
 import numpy as np
 import pytest
 
@@ -49,7 +50,7 @@ def test_embeddings_and_scores_for_any_number_of_images(kind, head, exporting):
 def test_every_network_in_onnxruntime(name, exporting):
     size = SIZES.get(name, 32)
     model, shape = create(name, 3), (28, 28, 1) if name in BACKBONES else (size, size, 3)
-    variables, images = exporting.randomised(model, shape), exporting.pixels(shape, 3)
+    variables, images = jax.device_put(exporting.randomised(model, shape)), exporting.pixels(shape, 3)  # VGG16's once
     program = (export.embeddings if name in BACKBONES else export.scores)(model, variables, shape)
     want = exporting.natively(model, variables, images)
     run = exporting.by["onnx"](program)
