@@ -1,3 +1,4 @@
+import ctypes
 import gc
 import hashlib
 import os
@@ -29,6 +30,8 @@ jaxtyping.install_import_hook(["jaxnets", "kernels", "experiments"], "beartype.b
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+TRIM = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None  # glibc's
 
 collect_ignore = ["fixtures"]  # scripts, of which some need PyTorch
 
@@ -123,6 +126,8 @@ def _forget_programs():
     yield
     jax.clear_caches()
     gc.collect()
+    if TRIM is not None:
+        TRIM(0)  # commands of the tests told the C library to keep what is freed
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import UInt8
@@ -76,7 +77,7 @@ def draw_run(variant: Variant, dataset: Dataset, angle: float | None) -> Callabl
         last = folder.arrays(lines[-1]["epoch"])
         embeddings, class_weights = last["embeddings"], last["class_weights"]
         all_weights = jnp.asarray(last.get("subcenters", class_weights))
-        predictions = np.asarray(cosines(jnp.asarray(embeddings), all_weights).argmax(axis=1))
+        predictions = np.asarray(jax.jit(cosines)(embeddings, all_weights).argmax(axis=1))
         title, subtitle = _titles(variant, lines[-1])
         shared = {"title": title, "subtitle": subtitle}
         pictures = {

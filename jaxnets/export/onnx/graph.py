@@ -1,6 +1,7 @@
 """An ONNX graph under construction. Nodes that depend on constants alone are computed at once."""
 
 import dataclasses
+import io
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -89,9 +90,10 @@ class Graph:
 
         Raises:
           onnx.checker.ValidationError: for a graph that is no valid model.
+          Unsupported: for constants of 2 GiB or more.
         """
         import onnx
-        from onnx import TensorProto, helper, numpy_helper
+        from onnx import TensorProto, helper
 
         last = _Node("Identity", [self._name_of(result)], output, {})
         needed, nodes = {output}, []
@@ -107,21 +109,65 @@ class Graph:
             opset_imports=[helper.make_opsetid("", OPSET)],
             ir_version=IR_VERSION,
         )
-        # One by one, as each of the calls above would copy all of them; and for the same reason serialised once.
-        for name, array in self._constants.items():
-            if name in needed:
-                model.graph.initializer.append(numpy_helper.from_array(array, name))
-        content = model.SerializeToString()
-        del model  # the checker makes one of its own
-        onnx.checker.check_model(content)
+        constants = {name: array for name, array in self._constants.items() if name in needed}
+        content = with_constants(model, constants)
+        for name, array in constants.items():  # checked as inputs, since the checker would copy their numbers
+            described = helper.make_tensor_value_info(name, onnx_type(array.dtype), array.shape)
+            model.graph.input.append(described)
+        onnx.checker.check_model(model)
         return content
 
     def _name_of(self, value: Value) -> str:
         if isinstance(value.content, str):
             return value.content
         name = f"constant_{len(self._constants)}"
-        self._constants[name] = np.ascontiguousarray(value.content).reshape(value.content.shape)
+        self._constants[name] = value.content
         return name
+
+
+def with_constants(model: Any, constants: Mapping[str, np.ndarray]) -> bytes:
+    """The serialised ModelProto, with the constants as initialisers of its graph.
+
+    Protobuf's own objects would hold each number three times until the last byte is written. Here the numbers go from
+    their arrays, of any strides, straight into the content, each behind its field's key and length.
+
+    Raises:
+      Unsupported: where the content would have 2 GiB or more, which protobuf does not read.
+    """
+    from onnx import GraphProto, ModelProto, TensorProto
+
+    graph = model.graph.SerializeToString()
+    tensors, length = [], len(graph)
+    for name, array in constants.items():
+        described = TensorProto(name=name, dims=array.shape, data_type=onnx_type(array.dtype)).SerializeToString()
+        described += _key(TensorProto, "raw_data", array.nbytes)
+        key = _key(GraphProto, "initializer", len(described) + array.nbytes) + described
+        tensors.append((key, array))
+        length += len(key) + array.nbytes
+    rest = ModelProto()
+    rest.CopyFrom(model)
+    rest.ClearField("graph")
+    beginning = rest.SerializeToString() + _key(ModelProto, "graph", length) + graph
+    if len(beginning) + length >= 2**31:
+        raise Unsupported(f"a model of {length / 2**30:.1f} GiB (a file holds less than 2)")
+    content = io.BytesIO()
+    content.write(beginning)
+    for key, array in tensors:
+        content.write(key)
+        for row in np.atleast_2d(array):  # so that one row at a time is copied, and put in order if it is transposed
+            content.write(row.tobytes())
+    return content.getvalue()
+
+
+def _key(message: Any, field: str, length: int) -> bytes:
+    """What precedes so many bytes of a field: its number and wire type 2, and their number, as protobuf's varints."""
+    written = bytearray()
+    for number in (message.DESCRIPTOR.fields_by_name[field].number << 3 | 2, length):
+        while number > 127:
+            written.append(number & 127 | 128)
+            number >>= 7
+        written.append(number)
+    return bytes(written)
 
 
 def onnx_type(dtype: Any) -> int:

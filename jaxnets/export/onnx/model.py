@@ -36,7 +36,8 @@ def export_onnx(program: Program) -> bytes:
 
     Raises:
       ImportError: without the package onnx, which the extra [onnx] installs.
-      NotImplementedError: for an operation that no network of this project has, named.
+      NotImplementedError: for an operation that no network of this project has, named; for a
+        model of 2 GiB or more.
     """
     try:
         import onnx  # noqa: F401
@@ -58,12 +59,11 @@ def export_onnx(program: Program) -> bytes:
                 ir.StringAttr(function.attributes["sym_name"]).value: function for function in module.body.operations
             }
             [result] = _called(graph, functions, "main", arguments)
+        shape = tuple(length if isinstance(length, int) else None for length in aval.shape)
+        result = graph.whole(result, shape)
+        return graph.model(program.image_shape, result, program.output, [str(length) for length in aval.shape])
     except Unsupported as unsupported:
         raise NotImplementedError(f"cannot export to ONNX: {unsupported} is not supported") from None
-    shape = tuple(length if isinstance(length, int) else None for length in aval.shape)
-    return graph.model(
-        program.image_shape, graph.whole(result, shape), program.output, [str(length) for length in aval.shape]
-    )
 
 
 def _called(graph: Graph, functions: Mapping[str, Any], name: str, arguments: Sequence[Value]) -> list[Value]:

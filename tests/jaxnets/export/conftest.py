@@ -49,10 +49,15 @@ def by_stablehlo(program):
 
 
 def by_onnx(program):
-    content = export.export_onnx(program)
-    onnx.checker.check_model(content, full_check=True)
-    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
-    return lambda images: session.run([program.output], {"images": images})[0]
+    return from_onnx(export.export_onnx(program))
+
+
+def from_onnx(model):
+    """A function of images, of an ONNX model's content or file."""
+    onnx.checker.check_model(model, full_check=True)
+    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    [output] = session.get_outputs()
+    return lambda images: session.run([output.name], {"images": images})[0]
 
 
 def assert_close(got, want):
@@ -69,6 +74,7 @@ def exporting():
         pixels=pixels,
         natively=natively,
         by={"stablehlo": by_stablehlo, "onnx": by_onnx},
+        from_onnx=from_onnx,
         assert_close=assert_close,
         thin=model,
         shape=shape,

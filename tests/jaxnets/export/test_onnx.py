@@ -12,6 +12,7 @@ import pytest
 from jax import lax
 
 from jaxnets import export
+from jaxnets.export.onnx.graph import Unsupported, with_constants
 from jaxnets.export.onnx.operators import OPERATORS
 from jaxnets.export.program import Program
 
@@ -161,6 +162,36 @@ def test_the_models_interface_and_its_nodes(exporting):
     constants = [onnx.numpy_helper.to_array(constant) for constant in model.graph.initializer]
     unit = np.array([[3 / 5, 0, 5 / 13], [4 / 5, -1, 12 / 13]])
     assert sum(array.shape == (2, 3) and np.allclose(array, unit, atol=1e-6) for array in constants) == 1
+
+
+ARRAYS = {
+    "matrix": X[0],
+    "transposed": X.transpose(2, 0, 1),
+    "number": np.array(1.5, np.float64),
+    "vector": np.arange(300, dtype=np.int64),  # its length takes two bytes
+    "nothing": np.zeros((0, 3), np.float32),
+    "truths": np.array([[True], [False]]),
+    "brief": np.asarray(jnp.arange(3, dtype=jnp.bfloat16)),
+}
+
+
+def test_a_file_has_the_bytes_of_protobufs_own_objects():
+    def described(name, like):
+        return onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, like)
+
+    graph = onnx.helper.make_graph([], "nothing", [described("a", ["N"])], [described("a", ["N"])])
+    model = onnx.helper.make_model(graph, producer_name="it")
+    got = onnx.load_from_string(with_constants(model, ARRAYS))
+    model.graph.initializer.extend(onnx.numpy_helper.from_array(array, name) for name, array in ARRAYS.items())
+    assert got == model
+    for tensor, array in zip(got.graph.initializer, ARRAYS.values(), strict=True):
+        np.testing.assert_array_equal(onnx.numpy_helper.to_array(tensor), array, strict=True)
+
+
+def test_a_file_that_protobuf_would_not_read_is_refused():
+    huge = np.broadcast_to(np.float32(0), (2**19, 2**10))  # one number in memory
+    with pytest.raises(Unsupported, match=r"^a model of 2\.0 GiB \(a file holds less than 2\)$"):
+        with_constants(onnx.ModelProto(), {"huge": huge})
 
 
 def test_without_the_extra_onnx_says_what_to_install(exporting, monkeypatch):
