@@ -4,6 +4,7 @@ import hashlib
 import os
 import re
 import shutil
+import sys
 import zlib
 from pathlib import Path
 
@@ -31,7 +32,8 @@ jaxtyping.install_import_hook(["jaxnets", "kernels", "experiments"], "beartype.b
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
-TRIM = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None  # glibc's
+C_LIBRARY = ctypes.CDLL(None) if sys.platform.startswith("linux") else None
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of its malloc.h, with these values at first: 128 KiB and 65,536
 
 collect_ignore = ["fixtures"]  # scripts, of which some need PyTorch
 
@@ -126,8 +128,10 @@ def _forget_programs():
     yield
     jax.clear_caches()
     gc.collect()
-    if TRIM is not None:
-        TRIM(0)  # commands of the tests told the C library to keep what is freed
+    if hasattr(C_LIBRARY, "malloc_trim"):  # glibc, which commands of the tests told to keep what is freed
+        for parameter, value in ((M_MMAP_MAX, 65_536), (M_TRIM_THRESHOLD, 128 * 2**10)):
+            C_LIBRARY.mallopt(parameter, value)
+        C_LIBRARY.malloc_trim(0)
 
 
 @pytest.fixture
