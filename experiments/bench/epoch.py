@@ -1,23 +1,16 @@
 """A whole epoch against the sum of its steps."""
 
 import dataclasses
-import itertools
 import statistics
-from collections.abc import Callable
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from experiments.bench.harness import Measurement, in_turns, seconds_of
+from experiments.bench.harness import Measurement, in_turns
 from experiments.bench.workloads import check_name, trainings
 from experiments.run.options import OptionalInt, OptionalStr, check_counts
-
-if TYPE_CHECKING:
-    from experiments.run.experiment import Experiment
-    from jaxnets.data import Dataset, Split
-    from jaxnets.data.streaming import Stream
+from experiments.run.session import prepare
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,99 +37,19 @@ class EpochCost(Measurement):
     def run(self) -> dict[str, Any]:
         check_counts(self, ("size", "batch_size", "steps", "rounds"))
         check_name(self.variant)
-        from experiments.run.session import prepare
-
         prepare()
+        from experiments.bench.epoch_ways import ways
+
         dataset, build = trainings(self.variant, self.data, self.size, self.batch_size, 1, self.steps)
         experiment = build(0)
         steps, name = experiment.plan.steps, self.variant
-        rows = ratios_to_steps(in_turns(self._ways(experiment, dataset), self.rounds))
+        rows = ratios_to_steps(in_turns(ways(experiment, dataset, self.data), self.rounds))
         table = Table("way", "a step", "against the steps alone", title=f"{steps} steps of {name}")
         for row in rows:
             table.add_row(row["way"], f"{row['median_seconds'] / steps * 1e3:.1f} ms", f"{row['ratio']:.3f}")
         Console().print(table)
         shape = [experiment.plan.batch_size, *dataset.test.images.shape[1:]]
         return {"variant": name, "data": experiment.config["data"], "batch_shape": shape, "steps": steps, "rows": rows}
-
-    def _ways(self, experiment: "Experiment", dataset: "Dataset") -> dict[str, Callable[[], float]]:
-        """All of them take the same steps from the same state, so that their work is the same."""
-        import jax
-
-        on_device = jax.device_put(dataset.train)
-        ways = {"steps alone": _steps_alone(experiment, dataset.train)}
-        if self.variant != "mynn":
-            return ways | {
-                "train_epoch": _epoch_over(experiment, on_device),
-                "one scan": _one_scan(experiment, on_device),
-            }
-        ways |= {
-            "on the device": _epoch_over(experiment, on_device),
-            "mapped on the host": _epoch_over(experiment, dataset.train),
-        }
-        if self.data and self.data.startswith(("folder:", "tfds:")):
-            from experiments.run.pictures import open_stream
-
-            streamed = open_stream(self.data, size=self.size, batch_size=experiment.plan.batch_size, seed=0)
-            ways["streamed"] = _epoch_over(experiment, streamed.train)
-        return ways
-
-
-def _steps_alone(experiment: "Experiment", train: "Split") -> Callable[[], float]:
-    """One step on each batch; the time between them does not count."""
-    import jax
-    import numpy as np
-
-    from jaxnets import quick_compilation, train_step
-    from jaxnets.data import Split
-
-    state, plan = experiment.state, experiment.plan
-    step = jax.jit(train_step, compiler_options=quick_compilation())
-    batches = [
-        jax.device_put(Split(np.asarray(train.images[start:end]), np.asarray(train.labels[start:end])))
-        for start, end in itertools.pairwise([*range(0, plan.examples, plan.batch_size), plan.examples])
-    ]
-
-    def wait_for_step(batch: Split) -> None:
-        jax.block_until_ready(step(state, batch))
-
-    def take() -> float:
-        return sum([seconds_of(partial(wait_for_step, batch)) for batch in batches])
-
-    return take
-
-
-def _epoch_over(experiment: "Experiment", train: "Split | Stream") -> Callable[[], float]:
-    """An epoch as a run takes it."""
-    import jax
-
-    from jaxnets.epochs import Totals
-
-    of_these = dataclasses.replace(experiment, train=train)
-
-    def whole_epoch() -> float:
-        copy = jax.tree.map(lambda leaf: leaf.copy(), experiment.state)  # its buffers are given up
-        totals = Totals.zero(experiment.plan.steps)
-        return seconds_of(lambda: [int(so_far.bad_step) for _, so_far, _ in of_these.calls(copy, totals, 0)])
-
-    return whole_epoch
-
-
-def _one_scan(experiment: "Experiment", train: "Split") -> Callable[[], float]:
-    import jax
-    import numpy as np
-
-    from jaxnets import quick_compilation
-    from jaxnets.epochs import Totals, epoch_order, take_steps
-
-    state, plan = experiment.state, experiment.plan
-    scan = jax.jit(take_steps, static_argnames=("batch_size", "steps"), compiler_options=quick_compilation())
-
-    def take() -> object:
-        order = epoch_order(state.key, 0, len(train.labels))
-        sizes = {"batch_size": plan.batch_size, "steps": plan.steps}
-        return jax.block_until_ready(scan(state, Totals.zero(plan.steps), train, order, np.int32(0), **sizes))
-
-    return lambda: seconds_of(take)
 
 
 def ratios_to_steps(seconds: dict[str, list[float]]) -> list[dict[str, Any]]:

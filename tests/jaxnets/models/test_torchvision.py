@@ -29,7 +29,9 @@ def network(name):
 
 def variables(name, shapes, dtype):
     """The weights that the script makes for the names and shapes of PyTorch's state dict, as ours."""
-    return from_torch(name, {key: script.weights(key, tuple(shape)).astype(dtype, copy=False) for key, shape in shapes.items()})
+    return from_torch(
+        name, {key: script.weights(key, tuple(shape)).astype(dtype, copy=False) for key, shape in shapes.items()}
+    )
 
 
 def check_inference(name, shapes, images, theirs):
