@@ -57,7 +57,7 @@ class AdaCos:
     ) -> Statistics:
         """The scale after one more batch; no gradient flows through it.
 
-        With `axis_name` it is that of the whole batch over that mapped axis, or axes, and the same on each device.
+        With `axis_name` it follows from the whole batch over that mapped axis, or axes, and is equal on each device.
         Rows of label −1 do not count; any other label that is no class makes the scale NaN.
         """
         of_rows, before = as_labels(labels), statistics["scale"]

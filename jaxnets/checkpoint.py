@@ -192,7 +192,7 @@ def _is_of(digest: str | None, array: Any) -> bool:
 
 
 def _checked_digests(folder: Path, what: str) -> Mapping[str, str | None] | None:
-    """The digests of the arrays, after those of the files have been checked; None of an earlier version's checkpoint.
+    """The digests of the arrays, once the files' digests have been checked; None for an earlier version's checkpoint.
 
     The files come first, since their readers act on damaged sizes, and print tracebacks of their own.
     """

@@ -99,7 +99,7 @@ def distort(
 def affine_matrix(
     rotation: Float[Array, ""], shear: Float[Array, ""], log_scale: Float[Array, "2"]
 ) -> Float[Array, "2 2"]:
-    """From offsets (vertical, horizontal) in the result to those in the image: scale⁻¹ · rotation · shear."""
+    """Takes offsets (vertical, horizontal) in the result to offsets in the image: scale⁻¹ · rotation · shear."""
     cos, sin = jnp.cos(rotation), jnp.sin(rotation)
     turned = jnp.stack([jnp.stack([cos, sin]), jnp.stack([-sin, cos])])
     sheared = jnp.eye(2, dtype=turned.dtype).at[1, 0].set(shear)

@@ -50,8 +50,8 @@ class MarginHead:
 
     Attributes:
       num_classes: C.
-      margin: one of `jaxnets.margins`. AdaFace and CurricularFace have statistics, which training updates; those of
-        ElasticFace are drawn in each step of training, and evaluation takes their mean.
+      margin: one of `jaxnets.margins`. AdaFace and CurricularFace have statistics, which training updates;
+        ElasticFace's margins are drawn in each step of training, and evaluation takes their mean.
       scale: s, above 0; or `AdaCos(num_classes)`, whose scale training updates.
       num_subcenters: vectors for each class, of which the nearest counts.
       margin_grad: "exact" or "straight_through", see `jaxnets.margin_softmax_loss`.
@@ -154,7 +154,7 @@ def init_class_weights(
 
 def drawn_margin(margin: DrawnMargin, key: Array | None, num_rows: int, axis_name: Axes | None) -> Margin:
     """The margin of a step's rows, or, without a key, their mean."""
-    # Another key than that of a sample of the classes.
+    # Not the key that draws a sample of the classes.
     return margin.mean if key is None else margin.drawn(jax.random.fold_in(key, 1), num_rows, axis_name)
 
 

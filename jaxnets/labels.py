@@ -47,7 +47,7 @@ def marked(values: Float[Array, "N"], labels: Int[Array, "N"], num_classes: int)
 
 
 def check(labels: Any, num_classes: int) -> None:
-    """Refuses labels [N] that are neither a class nor −1; those that are traced pass.
+    """Refuses labels [N] that are neither a class nor −1; traced labels pass.
 
     Raises:
       ValueError: naming the first of them.

@@ -152,7 +152,7 @@ def sharded_margin_softmax_loss(
     """`margin_softmax_loss` in a `jax.shard_map` over P devices with a share of the classes each.
 
     Each device brings n = N/P rows and gets the losses of all N rows along `axis_name`, in their order. If the mean of
-    these is the loss, the gradients of embeddings and class weights equal those of a single device that has everything.
+    these is the loss, embeddings and class weights get the same gradients as on a single device that has everything.
     A whole program, and the same with rows split over "data" as well:
 
         @jax.shard_map(mesh=mesh, in_specs=(P("class"), P("class"), P("class")), out_specs=P())
@@ -234,7 +234,7 @@ def _with_penalty(
     num_classes: int,
     axis_name: kernel.Axes | None = None,
 ) -> Float[Array, "N"]:
-    """MagFace's losses; those of any other margin unchanged."""
+    """MagFace's losses; any other margin's losses unchanged."""
     if not isinstance(margin, OfMagnitude):
         return losses
     penalty = marked(margin.penalty, labels, num_classes).astype(losses.dtype)

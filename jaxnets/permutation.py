@@ -1,7 +1,7 @@
 """A random order of very many examples, of which any part is computed alone, without the others in memory.
 
 A Feistel network is a bijection of 2b-bit numbers whatever its round function is: (left, right) becomes (right, left ⊕
-f(right)). Of the smallest such domain that holds n numbers, those from n on are mapped again until one below n comes
+f(right)). In the smallest such domain that holds n numbers, a number from n on is mapped again until one below n comes
 out, which leaves a bijection of n numbers (cycle walking: Black and Rogaway, Ciphers with Arbitrary Finite Domains,
 2002). The domain has fewer than 4n numbers, so that four rounds of walking are enough on average.
 """

@@ -27,7 +27,8 @@ SINGLETONS = {"NONE": None, "NEWFALSE": False, "NEWTRUE": True}
 class Inert:
     """Something that a pickle names: never looked up, made or called.
 
-    `arguments` are those of a call, None for a bare name; `entries` and `state` what the pickle would have set.
+    `arguments` are a call's, None for a bare name; `entries` and `state` are the items and the state that the pickle
+    would have set.
     """
 
     __slots__ = ("arguments", "entries", "name", "state")
@@ -41,7 +42,7 @@ class Inert:
         return f"<{quoted(self.name, 100)}, never called>"
 
 
-# The result of a named function of PyTorch's or Python's, or None where it is not one of those that weights need.
+# The result of a named function of PyTorch's or Python's, or None where weights do not need that function.
 Call = Callable[[str, tuple[Any, ...]], Any]
 Stored = Callable[[Any], Any]  # the storage with this identity
 

@@ -23,8 +23,8 @@ Verdict: TypeAlias = Literal["separated", "overlapping", "collapsed", "diverged"
 MERGED_GAP = 0.25
 # A direction is in use if it is the nearest one for at least this share of N/C points, the mean size of a class.
 IN_USE = 0.25
-# With k of C directions in use the accuracy is at most k/C. A half lies between the trial runs that collapsed (10-40 %)
-# and those that only started slowly (45 % after one epoch, 77 % after two).
+# With k of C directions in use the accuracy is at most k/C. A half lies between trial runs that collapsed (10-40 %) and
+# trial runs that only started slowly (45 % after one epoch, 77 % after two).
 COLLAPSED_DIRECTIONS = 0.5
 # The three tests of "separated". Good trial runs: accuracy 97-98 %, gaps 28°-42°. Two classes that share a petal cost
 # at most a tenth of the points, and fewer if one class is rare: accuracy alone would pass such a picture, the overlap

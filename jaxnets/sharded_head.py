@@ -42,8 +42,8 @@ class ShardedMarginHead(MarginHead):
     whole on a device. The step equals `MarginHead`'s on one device within rounding.
 
     The number of classes need not divide: the last rows of the class weights are zeros then, which no loss depends on.
-    Initial class weights depend on the key and on the class's number alone, so that the devices change nothing. (They
-    are not those of `MarginHead`.)
+    Initial class weights depend on the key and on the class's number alone, so that the devices change nothing.
+    (`MarginHead` has other ones.)
 
     Attributes:
       mesh: of Auto or Explicit axes, over all devices of the training.
@@ -86,11 +86,11 @@ class ShardedMarginHead(MarginHead):
         return True
 
     def shardings(self, tree: Any) -> Any:
-        """Where the arrays of a state lie: those of class weights split over `axis`, others on every device."""
+        """Where the arrays of a state lie: class weights' arrays split over `axis`, others on every device."""
         return jax.tree.map(lambda spec: NamedSharding(self.mesh, spec), self.specs(tree))
 
     def specs(self, tree: Any, drawn: Drawn | None = None) -> Any:
-        """The same, as PartitionSpecs; or those of what `drawn_of` gives."""
+        """The same, as PartitionSpecs; with `drawn`, for the result of `drawn_of`."""
         num_rows = self.num_rows if drawn is None else len(drawn.rows)
 
         def spec(path: Any, leaf: Any) -> P:
@@ -100,7 +100,7 @@ class ShardedMarginHead(MarginHead):
         return jax.tree_util.tree_map_with_path(spec, tree)
 
     def draw(self, key: Array, params: dict[str, Array], labels: Labels) -> Drawn | None:
-        """The classes that a batch is compared with, split over `axis`; None for all. The key is that of `loss`."""
+        """The classes that a batch is compared with, split over `axis`; None for all. The key is `loss`'s too."""
         if self.sample is None:
             return None
 
@@ -114,7 +114,7 @@ class ShardedMarginHead(MarginHead):
         return drawn
 
     def drawn_of(self, tree: Any, drawn: Drawn | None) -> Any:
-        """A state's arrays with those of class weights cut down to the drawn classes."""
+        """A state's arrays, in which the class weights' arrays are cut down to the drawn classes."""
         return tree if drawn is None else self._by_device(Drawn.of, drawn, self.specs(tree), tree)
 
     def with_drawn(self, tree: Any, part: Any, drawn: Drawn | None) -> Any:
@@ -149,7 +149,7 @@ class ShardedMarginHead(MarginHead):
 
         Args:
           function: calls this head's methods.
-          out: gives the PartitionSpecs of the results, given that of the rows.
+          out: gives the PartitionSpecs of the results, given the rows' spec.
           drawn: given to `function` as well, of a state that has been cut down to it.
         """
         rows = {len(leaf) for leaf in jax.tree.leaves(batch)}

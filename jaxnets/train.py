@@ -200,7 +200,7 @@ class Gradients(NamedTuple):
 
 
 class StepKeys(NamedTuple):
-    """A step's keys: of dropout, of the augmentation, and of what the head draws."""
+    """A step's keys: for dropout, for the augmentation, and for the head's random draws."""
 
     dropout: Array
     augment: Array
@@ -226,14 +226,14 @@ def _gradients(state: TrainState, batch: Split, drawn: Drawn | None = None, axis
     examples, devices = count_of(labels), 1
     if axis_name is not None:
         dropout_key = jax.random.fold_in(dropout_key, jax.lax.axis_index(axis_name))
-        # So that gradients are this device's own; those of split classes are summed over other axes by shard_map.
+        # So that gradients are this device's own; shard_map sums split classes' gradients over other axes.
         own = {"net": params["net"]} if is_split else params
         params = params | jax.lax.pcast(own, axis_name, to="varying")
         examples, devices = jax.lax.psum(examples, axis_name), jax.lax.axis_size(axis_name)
 
     def mean_of_share(values: Float[Array, "N"]) -> Float[Array, ""]:
         """A number whose mean over the devices is the mean over the whole batch."""
-        # XLA compiles division by a constant as this product: if all rows count, the bits are those of `mean`.
+        # XLA compiles division by a constant as this product: if all rows count, the bits equal `mean`'s.
         return values.sum() * (devices / jnp.maximum(examples, 1).astype(values.dtype))
 
     def mean_loss(params: Params) -> tuple[Array, tuple[Array, Params, Params]]:

@@ -25,8 +25,8 @@ def measure(
 ) -> dict[str, Any]:
     """Each number of classes, of rows over all devices, and all classes or a sample of them: compiled, and counted.
 
-    The model is `kernels.margin_softmax.sharded`'s. The state is a device's class weights and their momentum. What is
-    temporary has their gradient, or that of the drawn ones. Sent are embeddings to all devices and their gradients
+    The model is `kernels.margin_softmax.sharded`'s. The state is a device's class weights and their momentum. Temporary
+    memory holds their gradient, or the drawn classes' gradient. Sent are embeddings to all devices and their gradients
     back, labels and sums.
     """
     table = Table(title=f"a step of {devices} devices, for each of them", show_edge=False)
@@ -49,7 +49,7 @@ def measure(
 
 
 def figures(row: Mapping[str, Any]) -> tuple[int, ...]:
-    """Of a row, the bytes that the tables show: the state, the temporary ones, and those sent, each with its model."""
+    """A row's bytes for the tables: of the state, temporary, and sent, each beside its model."""
     return (
         row["state_bytes"],
         row["model_state_bytes"],
@@ -61,7 +61,7 @@ def figures(row: Mapping[str, Any]) -> tuple[int, ...]:
 
 
 def model(classes: int, batch: int, dimensions: int, devices: int, sample: float | None = None) -> dict[str, int]:
-    """In float32, the bytes of a device's class weights and momentum, of the gradient, and of what it sends."""
+    """In float32, the bytes of a device's class weights and momentum, of the gradient, and of its messages."""
     here = -(-classes // devices)
     of_gradient = here if sample is None else room(sample, batch, here)
     each_way = (devices - 1) * batch // devices

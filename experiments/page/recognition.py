@@ -55,7 +55,7 @@ def recognition_page(
     """One run.
 
     Args:
-      epochs: those to show; `spread` chooses them where there are many.
+      epochs: the epochs to show; `spread` chooses some where there are many.
       queries: pictures by number, in groups by name; Q in all, in the order of the epochs' `found`.
       labels: of the test pictures.
       images: of these, as `sprite` takes them.

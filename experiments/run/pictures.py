@@ -27,7 +27,7 @@ def load(name: str, *, size: int | None, skip_unreadable: bool = False, open_set
         with as_user_error(DataError), _bar(name, "decoding, once") as show:
             return data.load(name, size=size, skip_unreadable=skip_unreadable, on_progress=show)
 
-    found = by_first(read) or read()  # the others of a machine find what the first one kept
+    found = by_first(read) or read()  # other processes of a machine find what the first one kept
     if open_set and not found.open_set:
         raise UserError(
             f"{quoted(name)} has the same classes in its test as in training, and this command asks about classes that "

@@ -161,11 +161,11 @@ def _damage_told(path: Path) -> Iterator[None]:
 def _read_npz(path: Path) -> EmbeddingFile:
     with zipfile.ZipFile(path) as archive, open(path, "rb") as file:
         if archive.getinfo("about.npy").file_size > _LARGEST_HEADER:
-            raise ValueError("what it says of its embeddings is too long")
+            raise ValueError("its description of the embeddings is too long")
         about = np.lib.format.read_array(io.BytesIO(archive.read("about.npy")), allow_pickle=False)
         embeddings, names = (_mapped_member(path, file, archive.getinfo(f"{n}.npy")) for n in ("embeddings", "names"))
     if names.dtype.kind != "U" or names.shape != embeddings.shape[:1]:
-        raise ValueError("its names are not those of its embeddings")
+        raise ValueError("its names do not fit its embeddings")
     return _opened(embeddings, lambda row: str(names[row]), str(about))
 
 
@@ -206,7 +206,7 @@ def _read_safetensors(path: Path) -> EmbeddingFile:
 
     embeddings, names = mapped("embeddings", "F32", "<f4"), mapped("names", "U8", "|u1")
     if len(names) != len(embeddings):
-        raise ValueError("its names are not those of its embeddings")
+        raise ValueError("its names do not fit its embeddings")
     return _opened(
         embeddings, lambda row: os.fsdecode(names[row].tobytes().rstrip(b"\0")), header["__metadata__"]["about"]
     )
@@ -216,7 +216,7 @@ def _opened(embeddings: np.ndarray, name: Callable[[int], str], about: str) -> E
     said = About(**json.loads(about))
     texts = (said.source, said.weights, said.folder, said.model or "")
     if not all(isinstance(text, str) for text in texts) or said.inputs not in get_args(Inputs):
-        raise ValueError("it does not say what its embeddings are of")
+        raise ValueError("it does not describe its embeddings")
     if embeddings.dtype != np.float32 or embeddings.ndim != 2 or not embeddings.size:
         raise ValueError("it has no embeddings")
     return EmbeddingFile(embeddings, name, said)

@@ -23,9 +23,9 @@ from jaxnets.naming import quoted
 
 
 def found_in(sources: Sequence[Path]) -> Iterator[Path]:
-    """The pictures that are named, and those in the folders that are, in the order in which the file system has them.
+    """The named pictures, and the pictures in named folders, in the file system's order.
 
-    Of a folder no list is made, which would grow with it. In it a picture is known by its ending.
+    A folder is never listed as a whole, so memory does not grow with it. In it, pictures are known by their endings.
 
     Raises:
       UserError: where there is no such file.

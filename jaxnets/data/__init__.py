@@ -38,8 +38,8 @@ def load(
         "idx:DIRECTORY": a folder of four IDX files, such as Fashion-MNIST, KMNIST or EMNIST;
         "folder:PATH": pictures in class folders, PATH/train/CLASS/* and PATH/test/CLASS/*, or PATH/CLASS/*;
         "faces": faces drawn by this package, in two classes, which say nothing about people;
-        "glyphs", "glyphs:DIRECTORY": characters in the fonts that matplotlib ships, or in those of a folder; those of
-          the test are not in training (`Dataset.open_set`);
+        "glyphs", "glyphs:DIRECTORY": characters in the fonts that matplotlib ships, or in a folder's; the test's
+          characters are not in training (`Dataset.open_set`);
         "identities:PATH": pictures in class folders, of which a quarter of the classes are in the test and not in
           training; or PATH/train and PATH/test without a class in common; PATH/pairs.txt, if there is one, has pairs to
           verify in LFW's format (`Dataset.pairs`); or PATH/train.rec, whose classes are split so;

@@ -19,8 +19,8 @@ class Counted(NamedTuple):
     Attributes:
       classes: the name of each.
       train_labels: [N] int32, an index into `classes`.
-      test_labels: [K] int32, the same of those test pictures that are kept.
-      kept: [K] which test pictures those are; the others are of classes that training has no picture of.
+      test_labels: [K] int32, the same for the test pictures that are kept.
+      kept: [K] indices of these test pictures; the others are of classes without a training picture.
       notes: a sentence for each thing that was left out or is missing.
     """
 

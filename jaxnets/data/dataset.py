@@ -73,7 +73,7 @@ class Dataset:
       notes: sentences that a user of the set should read.
       open_set: no class of the test is in training, and classes of training come first: a set for questions about
         classes never seen (`jaxnets.recognition`), in which an accuracy over classes means nothing.
-      pairs: of the test's pictures, those to verify; None where the set gives none.
+      pairs: pairs of the test's pictures to verify; None where the set gives none.
       sources: where the test's pictures are from; None where the set does not say.
 
     Raises:

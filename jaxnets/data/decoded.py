@@ -44,11 +44,11 @@ def load_pictures(
 
     Returns:
       The set; its images are memory-mapped and read-only. Its `notes` are `found`'s, and sentences about
-      pictures that are there twice, byte for byte, under two classes or in both splits, about those left out, and about
-      classes without pictures.
+      pictures that are there twice, byte for byte, under two classes or in both splits, about pictures left out, and
+      about classes without any.
 
     Raises:
-      DataError: if `size` is below 1; if pictures cannot be read, after all were tried; if what is decoded cannot be
+      DataError: if `size` is below 1; if pictures cannot be read, after all were tried; if the decoded pixels cannot be
         kept; if they differ in size and none is given; or if no test picture is of a class that training has.
     """
     if size is not None and size < 1:
@@ -87,7 +87,7 @@ def look_through(
 ) -> ReadableSplits:
     """The pictures of the set that `load_pictures` would return, still encoded. To be called before they are streamed.
 
-    Several threads decode each picture once and keep no pixels. The result is kept beside those of `load_pictures`, so
+    Several threads decode each picture once and keep no pixels. The result is kept beside `load_pictures`' results, so
     that a later call is quick.
 
     Args:

@@ -14,8 +14,8 @@ from jaxtyping import Int32, UInt8
 
 from jaxnets.data.fonts import Font, Pen
 
-# A picture that more characters of a font share is that of none, whatever form the box has. Of look-alikes there are
-# fewer: A, Α and А, or half a dozen dashes.
+# A picture that more characters of a font share stands for a missing character, whatever form its box has. Fewer look
+# alike: A, Α and А, or half a dozen dashes.
 _SHARED = 8
 # Designs that draw this share of their common characters to the pixel alike are one; half of it, they are one family.
 _COPY, _RELATED = 0.9, 0.5
@@ -32,7 +32,7 @@ class DrawnGlyphs:
       images: [P, H, W] uint8.
       design_of: [P] int32, an index into `fonts`.
       class_of: [P] int32, an index into `classes`.
-      fonts: [F] indices of those given; designs that are no copies.
+      fonts: [F] indices of the given fonts that are no copies of another design.
       family_of: [F] int32, a number for each; fonts whose pictures are largely the same have one.
       classes: the characters of each class, which look alike to the pixel in some design.
       left_out: sentences that count the omissions.

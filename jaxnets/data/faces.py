@@ -2,7 +2,7 @@
 
 Every face has four traits: the squareness of its head, the size of its eyes, the slant of its brows and the width of
 its mouth. Each is a normal variable of standard deviation 1, with mean +1 in one family and −1 in the other. One trait
-alone tells the family of Φ(1) = 84 % of the faces, and all four tell that of Φ(√4) = 97.7 %; no classifier exceeds this
+alone gives the family of Φ(1) = 84 % of the faces, and all four give it for Φ(√4) = 97.7 %; no classifier exceeds this
 except by chance. Colours, place, size, hair, glasses and background are drawn in the same way for both families.
 """
 

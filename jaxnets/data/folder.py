@@ -85,7 +85,7 @@ def is_split(root: Path) -> bool:
 
 
 def split_folders(root: Path, taken: str) -> tuple[Path, Path]:
-    """PATH/train, and PATH/test or else PATH/val; `taken` is what would be tested if PATH/train were the whole set."""
+    """PATH/train, and PATH/test or else PATH/val; `taken` names the test if PATH/train were the whole set."""
     test = next((name for name in _TEST_FOLDERS if (root / name).is_dir()), None)
     if test is None:
         raise DataError(

@@ -130,7 +130,7 @@ def _characters_in(path: Path) -> frozenset[int] | None:
 
 
 def _sides_of(paths: Sequence[Path], folder: Path) -> dict[Path, str] | None:
-    """The folder of those three that each font is in; None if there are no such folders."""
+    """Which of the three folders each font is in; None if there are no such folders."""
     if not all((folder / side).is_dir() for side in (_TRAIN, _TEST)):
         return None
     sides = {}
@@ -207,7 +207,7 @@ def _split(
 
 
 def _sources(fonts: Sequence[Font], sides: _Sides, design_of: Int32[np.ndarray, " N"]) -> Sources:
-    """The designs of the test; those with one name have their file's as well."""
+    """The designs of the test; designs of the same name are told apart by their files' names."""
     designs = np.flatnonzero(sides.held_out).tolist()
     names = [f"{quoted(fonts[number].family)} {quoted(fonts[number].style)}" for number in designs]
     where = [f"{name} ({quoted(fonts[n].path.name)})" for name, n in zip(names, designs, strict=True)]

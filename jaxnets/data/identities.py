@@ -21,8 +21,8 @@ def find_identities(directory: str, *, seed: int = 0) -> Splits:
 
     Either PATH/train/CLASS/* and PATH/test/CLASS/* (PATH/val/CLASS/* where there is no PATH/test), which must have no
     class in common; or PATH/CLASS/*. Of these the test has the classes that PATH/pairs.txt names, or, without such a
-    file, a quarter, drawn by the seed among those of two pictures or more. What is a class, a picture and passed over
-    is as in `jaxnets.data.folder.find_class_folders`.
+    file, a quarter, drawn by the seed among classes of two pictures or more. Classes and pictures are found, and files
+    passed over, as in `jaxnets.data.folder.find_class_folders`.
 
     Where PATH has records, PATH/train.rec, these are split (`jaxnets.data.records.find_record_identities`).
 
@@ -30,7 +30,7 @@ def find_identities(directory: str, *, seed: int = 0) -> Splits:
     its picture CLASS_n, with n of four digits or as it is, of any format.
 
     Raises:
-      DataError: if there is no such folder; as `find_class_folders` for what is in it; if a class is in both splits, or
+      DataError: if there is no such folder; as `find_class_folders` for its content; if a class is in both splits, or
         either has fewer than two; if the pairs cannot be read, or name a picture that the test does not have.
     """
     root = existing_folder(directory, "give one that holds class folders, as in 'identities:PATH'")

@@ -58,12 +58,12 @@ def load_folder(directory: str) -> Dataset:
     """Any MNIST-shaped folder: Fashion-MNIST, KMNIST, EMNIST, or one's own greyscale images of any height and width.
 
     The files are train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte and t10k-labels-idx1-ubyte,
-    each plain or with .gz after it, and with a hyphen or a dot before "idx"; or those of one split of EMNIST, such as
-    emnist-letters-train-images-idx3-ubyte and emnist-letters-test-images-idx3-ubyte. Where a folder has several of its
-    splits, DIRECTORY/emnist-letters means that one. EMNIST stores columns in the place of rows, which is undone here.
+    each plain or with .gz after it, and with a hyphen or a dot before "idx"; or the files of one split of EMNIST, such
+    as emnist-letters-train-images-idx3-ubyte and emnist-letters-test-images-idx3-ubyte. Where a folder has several of
+    its splits, DIRECTORY/emnist-letters means that one. EMNIST stores columns for rows, which is undone here.
 
-    IDX names no classes: they are named by those labels that training has, "1" to "26" for EMNIST's letters. `notes`
-    names labels between them that are left out.
+    IDX names no classes: their names are the training split's labels, "1" to "26" for EMNIST's letters. `notes` names
+    labels between them that are left out.
 
     Raises:
       DataError: if the folder or a file is missing, if a file is not one whole uint8 IDX array of its rank and nothing

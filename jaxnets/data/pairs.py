@@ -31,7 +31,7 @@ def load_bin(path: str | os.PathLike[str]) -> tuple[tuple[bytes, ...], Bool[np.n
       path: of a file of at most 1 GiB, in any of Python's protocols, Python 2's too.
 
     Returns:
-      2·P pictures, which `jaxnets.data.decoding.decode` takes, those of pair i at 2·i and 2·i + 1; and [P] bool.
+      2·P pictures, which `jaxnets.data.decoding.decode` takes, pair i's at 2·i and 2·i + 1; and [P] bool.
 
     Raises:
       DataError: if the file cannot be read, is no pickle of such pairs, or is damaged.

@@ -102,7 +102,7 @@ class Chosen:
     """Some of other pictures, with labels of their own.
 
     Attributes:
-      pictures: those that they are chosen from.
+      pictures: the pictures to choose from.
       indices: [N] which of them they are.
       labels: [N] int32.
     """

@@ -11,7 +11,7 @@ def existing_folder(directory: str, otherwise: str) -> Path:
 
     Args:
       directory: its name.
-      otherwise: what to do where there is none, for the message.
+      otherwise: the advice of the message, where there is none.
 
     Raises:
       DataError: if there is none.

@@ -29,7 +29,7 @@ class Transparency(NamedTuple):
 
     @classmethod
     def of(cls, picture: Image.Image, rawmode: str, content: bytes) -> "Transparency | None":
-        """What a loaded picture has of this kind; None for none, or for one that Pillow itself knows what to do with.
+        """A loaded picture's transparency of this kind; None if it has none, or one that Pillow itself applies.
 
         Args:
           picture: loaded.

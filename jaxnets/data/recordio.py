@@ -5,7 +5,7 @@ padded to a multiple of 4. Bytes that equal the magic number, at a multiple of 4
 they are left out, and the record is split. Flag 0 marks a whole record, and 1, 2 and 3 its first, middle and last part.
 
 The bytes begin with a header: the number of labels, a label as float32 that counts where that number is 0, and two
-uint64; then those labels as float32. The rest is the payload. FILE.idx has lines of a key and a place in FILE.rec.
+uint64; then so many labels as float32. The rest is the payload. FILE.idx has lines of a key and a place in FILE.rec.
 
 The formats: dmlc-core's recordio.h, and mxnet.recordio.IRHeader of MXNet 1.9.1.
 """

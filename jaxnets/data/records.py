@@ -85,7 +85,7 @@ def find_records(directory: str) -> Splits:
 def find_record_identities(directory: str, *, seed: int = 0) -> Splits:
     """The same records split by class: identities to train on, and others, which training never sees, to judge on.
 
-    The test has a quarter of the classes, or `MOST_UNSEEN` if that is less, drawn by the seed among those of two
+    The test has a quarter of the classes, or `MOST_UNSEEN` if that is less, drawn by the seed among classes of two
     pictures or more.
 
     Raises:

@@ -48,7 +48,7 @@ class Share(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class _Places:
-    """Where in the order of all pictures, epoch after epoch, those lie that one process reads: its own order."""
+    """The order in which one process reads: the places of its pictures in the order of all, epoch after epoch."""
 
     num_pictures: int
     batch_size: int

@@ -133,7 +133,7 @@ def find_tars(path: str) -> Splits:
 
 
 def _files(path: str) -> tuple[Path, tuple[str, ...], tuple[str, ...]]:
-    """A folder, and the names in it of the tars to train on, and of those to test with, if there are any."""
+    """A folder, the names of its tars to train on, and the names of its tars to test with, if there are any."""
     with contextlib.suppress(OSError, RuntimeError, ValueError):
         file = Path(path).expanduser()
         if file.is_file():

@@ -71,7 +71,7 @@ class Examples:
 def find_tfds(name: str, *, data_dir: str | os.PathLike[str] | None = None) -> Splits:
     """The features `image` and `label` of the splits `train` and `test` (`validation` where there is no test) of a set.
 
-    The classes are those of the label. The label of celeb_a is its attribute `Male`. Nothing is decoded yet, nothing is
+    The classes are the label's. The label of celeb_a is its attribute `Male`. Nothing is decoded yet, nothing is
     downloaded, and no module that the set names is imported.
 
     Raises:

@@ -53,7 +53,7 @@ def decode_all(
     """Decodes each of these pictures.
 
     Args:
-      pictures: those to decode.
+      pictures: the pictures to decode.
       shape: (H, W, C) to which they are scaled; None decodes each in its own size and drops its pixels.
       write: called with the pixels of each one that can be read, in their order, unless `shape` is None.
       own_size: refuse pictures of another size, and scale none.

@@ -19,8 +19,8 @@ def animate(frames: Iterable[bytes | UInt8[np.ndarray, "H W 3"]]) -> bytes:
     """An endless GIF of frames of one size, each the bytes of a PNG or an array of pixels.
 
     A frame stays for half a second, the last for 2.5 s. All frames share one palette, so that nothing flickers. Two
-    equal frames in a row become one that stays for the time of both. Frames are taken one by one: those of a
-    generator never lie in memory together.
+    equal frames in a row become one that stays for the time of both. Frames are taken one by one: a generator's
+    frames never lie in memory together.
 
     Raises:
         ValueError: there are no frames, or their sizes differ.

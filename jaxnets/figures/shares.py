@@ -17,7 +17,7 @@ def shares(groups: Mapping[str, tuple[float, int]], *, heading: str, title: str 
 
     Args:
       groups: by name, the share, of 0 … 1, and how many it is a share of.
-      heading: what it is a share of.
+      heading: the whole of which it is a share.
       title: above the figure.
       subtitle: below the title.
     """

@@ -9,7 +9,7 @@ Why the sine is handed in: near θ = 0 and θ = π, √(1 − cos²θ) has lost 
 `kernels.margin_softmax` computes it from the vectors themselves, where it is exact, with finite gradients.
 
 Two of them, in `adaptive`, follow the training and have statistics; see there for how to use one. MagFace, in
-`magnitude`, depends on the embeddings' lengths; those in `elastic` are drawn by a key.
+`magnitude`, depends on the embeddings' lengths; a key draws the margins in `elastic`.
 """
 
 from collections.abc import Mapping

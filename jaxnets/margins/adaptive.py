@@ -159,7 +159,8 @@ class CurricularFace:
 
     Huang et al., CurricularFace: Adaptive Curriculum Learning Loss for Deep Face Recognition, 2020, arXiv:2004.00288.
     As in the authors' code, t begins at 0 and has no gradient, and neither has the choice of the hard ones; c·(t + c)
-    has its own, t + 2c; and past π − m the target's ψ is the classic one, while hard is still what exceeds cos(θ + m).
+    has its own, t + 2c; and past π − m the target's ψ is the classic one, while a negative is still hard if it exceeds
+    cos(θ + m).
     """
 
     m: Numbers = 0.5

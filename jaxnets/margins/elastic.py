@@ -27,8 +27,8 @@ class DrawnMargin(Protocol):
     def drawn(self, key: Array, num_rows: int, axis_name: Axes | None = None) -> Margin:
         """The margin of `num_rows` rows, by a key of this step.
 
-        With `axis_name` the rows are this device's equal share of those along the mapped axis, or axes, and each has
-        the margin that it has in the whole batch.
+        With `axis_name` the rows are this device's equal share of a batch that is split along the mapped axis, or axes;
+        each row has the same margin as in the whole batch.
         """
 
     @property

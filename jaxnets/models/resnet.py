@@ -17,8 +17,9 @@ _WIDTHS = (64, 128, 256, 512)
 class ResNet(nn.Module):
     """Images [N, H, W, C] in [0, 1] -> scores [N, num_outputs], float32.
 
-    Submodules are named as torchvision's, with "_" for "." before a number. `dtype` is what is computed in, None the
-    images' own; weights and BatchNorm's statistics stay float32. `axis_name` synchronises BatchNorm over a mapped axis.
+    Submodules are named as torchvision's, with "_" for "." before a number. The computation is in `dtype`, or if it is
+    None in the images' own; weights and BatchNorm's statistics stay float32. `axis_name` synchronises BatchNorm over a
+    mapped axis.
     """
 
     depths: tuple[int, int, int, int]

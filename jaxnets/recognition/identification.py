@@ -72,7 +72,7 @@ def identification(
     """Compares each probe with a template of each enrolled identity: the mean of its unit embeddings.
 
     Ties are never in one's favour (`jaxnets.recognition.ties`): at one score other templates come before the own, and
-    only what scores above a probe without a mate is told from it.
+    a probe must score above a probe without a mate to be told from it.
 
     Args:
       probes: [N, D], of any length.
@@ -81,7 +81,7 @@ def identification(
       gallery_labels: [M].
       ranks: the k of rank_at; None: 1, 5 and 10, up to the number of templates.
       fpirs: false positive identification rates.
-      bootstrap: how intervals are made: probes by their identities, those without a mate too; the gallery stays. None
+      bootstrap: how intervals are made: of probes by their identities, with or without a mate; the gallery stays. None
         makes none.
       mesh: devices to share the probes.
 

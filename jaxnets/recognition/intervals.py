@@ -1,7 +1,7 @@
 """Confidence intervals by the bootstrap over identities.
 
-Two pictures of one person, or two pairs with one person in both, are no two observations: what is drawn again, with
-replacement, are the identities, each with all of its examples. (B. Efron, R. Tibshirani, An Introduction to the
+Two pictures of one person, or two pairs with one person in both, are no two observations. So the identities are
+drawn again, with replacement, each with all of its examples. (B. Efron, R. Tibshirani, An Introduction to the
 Bootstrap, 1993, chapter 13: percentile intervals.)
 """
 

@@ -1,9 +1,9 @@
 """Confidence intervals of figures of pairs, by the bootstrap over identities.
 
 An identity that is drawn w times has weight w, and gives it to its genuine pairs. A pair of impostors would have
-the product w_a·w_b of theirs, and has it to the first order around 1, w_a + w_b − 1: then all that is needed of the
-pairs are sums over each identity's own, whose number does not grow with that of the pairs. (The first order is the
-Hoeffding projection of a U-statistic, whose variance is that of the statistic up to terms in 1/C.)
+the product w_a·w_b. It has the first order of that around 1, w_a + w_b − 1: then one sum for each identity, over its
+own pairs, is enough, and memory does not grow with the number of pairs. (The first order is the Hoeffding projection
+of a U-statistic, whose variance equals the statistic's up to terms in 1/C.)
 """
 
 import dataclasses
@@ -35,7 +35,7 @@ class Levels:
 
     @classmethod
     def of(cls, roc: Roc, places: Sequence[int], identities: int) -> "Levels":
-        """With those `places`. Where there are many identities, whose pairs are all counted by level, it has fewer."""
+        """With these `places`. Many identities, each of which counts its pairs by level, get fewer levels."""
         per_decade = min(max(_CELLS // identities, 2), 8)
         smallest = roc.far[roc.far > 0].min()
         fars = 10 ** np.arange(math.log10(smallest), 0, 1 / per_decade)

@@ -10,7 +10,7 @@ from jaxnets.recognition.ties import GRID, STEPS
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Roc:
-    """The share of pairs that each threshold accepts, from the strictest on: those whose score reaches it.
+    """The share of pairs whose score reaches each threshold, from the strictest on.
 
     Attributes:
       thresholds: [P] descending; the first is ∞, the others are the scores that there are.

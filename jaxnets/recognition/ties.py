@@ -1,12 +1,12 @@
 """When two scores are tied, and for whom: never for the embeddings that are judged.
 
-A score is a cosine, rounded to a multiple of 2⁻²⁰ ≈ 1e-6: a float32 product of unit vectors knows no more, and what
-decides between closer ones is the order of additions. Scores that round to the same number are tied.
+A score is a cosine, rounded to a multiple of 2⁻²⁰ ≈ 1e-6: a float32 product of unit vectors is no more precise, and
+the order of additions decides between closer ones. Scores that round to the same number are tied.
 
-- In a ranking, what does not match comes before what does. A network that gives one embedding for everything has no
+- In a ranking, non-matches come before matches. A network that gives one embedding for everything has no
   match at any rank that a non-match can take.
 - Under a threshold, tied scores are accepted or refused together, and a threshold serves a rate of false acceptances
-  only if all those that are tied with it are within that rate. One embedding for everything: the ROC is the diagonal,
+  only if all scores tied with it are within that rate. One embedding for everything: the ROC is the diagonal,
   AUC and equal error rate are 1/2, and no one is accepted at any rate below 1.
 """
 

@@ -25,10 +25,10 @@ DAMAGED_SAFETENSORS = (SafetensorError, ValueError, TypeError, AttributeError, L
 def read(path: str | os.PathLike[str]) -> dict[Any, Any]:
     """The content of a file of PyTorch weights: NumPy arrays by their names, or a dictionary around them.
 
-    A file whose name ends in .safetensors is read as that, and any other as a .pth file, in the zip format or in the
-    one from before PyTorch 1.6. PyTorch is not needed, and nothing that a file carries is run: what is neither array,
-    number, string, list, tuple nor dictionary is there as an inert object that says its name. A module that was pickled
-    whole is there as its state dict.
+    A file whose name ends in .safetensors is read as safetensors, and any other as a .pth file, in the zip format or in
+    the older one from before PyTorch 1.6. PyTorch is not needed, and no code in a file is run: arrays, numbers,
+    strings, lists, tuples and dictionaries are read, and any other object becomes an inert one that holds its name. A
+    module that was pickled whole becomes its state dict.
 
     Raises:
       ValueError: where the file is damaged, too large (4 GiB), or none of these.

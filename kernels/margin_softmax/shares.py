@@ -111,7 +111,7 @@ def draw_classes(
       labels: this device's, or all devices' along the axis.
     """
     names, num_here = names_of(axis_name), class_weights.shape[0]
-    # Of all rows, those split over other axes too: devices along these share the sample and sum its gradient.
+    # Of all rows, also rows split over other axes: devices along these share the sample and sum its gradient.
     split = tuple(sorted(varying_axes(labels)))
     labels = lax.all_gather(labels, split, tiled=True, to="invarying") if split else labels
     own = own_labels(labels, class_weights, axis_name, num_classes)

@@ -6,7 +6,7 @@ LANES = 128  # numbers in a row of a TPU's vector registers
 
 
 def block(rows: int, classes: int, vmem: int, x: Any, w: Any) -> tuple[int, int]:
-    """Rows and classes of a block for x [N, D] and w [C, K, D]: at most those given, in multiples of 128.
+    """Rows and classes of a block for x [N, D] and w [C, K, D]: at most the given numbers, in multiples of 128.
 
     The larger of the two is halved until the block fits in `vmem` bytes.
 

@@ -91,7 +91,7 @@ def _backward(
 
     dbias = Σ dz,  dscale = Σ dz·x̂,  dslope = Σ dy·min(z, 0),  dx = scale/σ · (dz − dbias/M − x̂·dscale/M).
 
-    The sums are over x, and those over x̂ follow from them: x − mean would first have to be written to memory. This
+    The sums are taken over x, and the sums over x̂ follow: x − mean would first have to be written to memory. This
     loses a factor |mean|/σ of precision, which x has already lost when it was rounded.
     """
     x, scale, bias, slope, mean, var = residuals

@@ -94,7 +94,7 @@ def _unit(mesh: Mesh | None) -> Callable[..., Any]:
 def _merging(k: int, labelled: bool, leave_one_out: bool, is_whole: bool, mesh: Mesh | None) -> Callable[..., Any]:
     """A function of the best so far and one more block of the gallery, which returns the best of both.
 
-    What it does to every product costs time, so a block that is whole has none of what the last one needs.
+    Each operation on all products costs time, so a whole block skips the masks that the last one needs.
     """
 
     def merge(

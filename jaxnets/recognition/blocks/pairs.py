@@ -31,7 +31,7 @@ class Counts(NamedTuple):
 
 
 def counts_by_score(rows: Rows, labels: Int32[np.ndarray, "N"], mesh: Mesh | None = None) -> Counts:
-    """[2²¹ + 1] each: of all pairs i < j, those with either step of the grid as their score."""
+    """[2²¹ + 1] each: the number of pairs i < j at each step of the grid of scores."""
     total = _summed(_scores(mesh), rows, labels, 2 * BINS, (), mesh)
     return Counts(total[:BINS], total[BINS:])
 
