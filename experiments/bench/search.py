@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import importlib.metadata
 import json
 import statistics
 from importlib.util import find_spec
@@ -31,7 +32,9 @@ class Search(Measurement):
         check_counts(self, ("queries", "gallery", "dimensions", "k", "rounds"))
         if self.k > self.gallery:
             raise UserError(f"--k is {self.k}, and the gallery has {self.gallery}")
-        return _run(self, ["jaxnets", *(["faiss"] if find_spec("faiss") else [])])
+        if not find_spec("faiss"):
+            return _run(self, ["jaxnets"])
+        return _run(self, ["jaxnets", "faiss"]) | {"faiss": importlib.metadata.version("faiss-cpu")}
 
 
 @dataclasses.dataclass(frozen=True)

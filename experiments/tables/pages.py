@@ -45,6 +45,8 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "epoch_cpu": ("epoch_cpu", speed.epoch_table),
     "mynn_epoch_cpu": ("mynn_epoch_cpu", speed.epoch_of_pictures_table),
     "stream_cpu": ("stream_cpu", speed.stream_table),
+    "search_cpu": ("search_cpu", speed.search_table),
+    "pairs_cpu": ("pairs_cpu", speed.pairs_line),
     "head_cpu": ("head_cpu", speed.head_table),
     "head_sharded": ("head_sharded", speed.sharded_head_table),
     "head_estimate": ("head_sharded", speed.head_estimate_table),

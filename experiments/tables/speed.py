@@ -88,6 +88,33 @@ def head_table(result: dict[str, Any]) -> str:
     return "\n".join(rows)
 
 
+def search_table(result: dict[str, Any]) -> str:
+    (each,) = result["rows"]
+    names = [name for name in each if name != "name"]
+    rows = head(("", "seconds", "× jaxnets' time", "memory beyond its inputs"))
+    for name in names:
+        seconds, memory = each[name]["median_seconds"], each[name]["peak_bytes"] / 2**20
+        of_ours = seconds / each["jaxnets"]["median_seconds"]
+        called = f"faiss {result['faiss']}, IndexFlatIP" if name == "faiss" else CALLED[name]
+        rows.append(row([called, f"{seconds:.1f}", f"{of_ours:.2f}", f"{memory:,.0f} MiB"]))
+    sizes = (
+        f"{result['queries']:,} queries against {result['gallery']:,} embeddings of {result['dimensions']} dimensions"
+    )
+    rows += ["", f"The {result['k']} nearest of {sizes}, exactly; in turns, medians. {made_by(result)}"]
+    return "\n".join(rows)
+
+
+def pairs_line(result: dict[str, Any]) -> str:
+    (each,) = result["rows"]
+    number, ours = result["embeddings"], each["jaxnets"]
+    pairs = number * (number - 1) // 2
+    return (
+        f"Verification of all {pairs:,} pairs of {number:,} embeddings of {result['dimensions']} dimensions, with "
+        f"intervals: {ours['median_seconds']:.0f} s, {ours['peak_bytes'] / 2**20:,.0f} MiB beyond its inputs. "
+        f"{made_by(result)}"
+    )
+
+
 def sharded_head_table(result: dict[str, Any]) -> str:
     columns = ("state", "model", "temporary", "of it the gradient, model", "sent", "model")
     rows = head(("classes", "compared with", *columns))

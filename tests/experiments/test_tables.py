@@ -11,7 +11,7 @@ from experiments.tables.cells import RESULTS
 from experiments.tables.collect import collect, compare, recognised
 from experiments.tables.pages import PAGES, README, TABLES, with_tables
 from experiments.tables.runs import default_run_table, kills_line, recognition_line, recognition_table, sources_table
-from experiments.tables.speed import accuracy_table
+from experiments.tables.speed import accuracy_table, pairs_line, search_table
 
 ENVIRONMENT = {"cpu": "a CPU", "cpu_cores": 2, "python": "3.11", "jax": "0.10.2", "commit": "c" * 40}
 
@@ -163,3 +163,22 @@ def test_accuracies_of_several_seeds_are_averaged_for_each_epoch():
     assert "| 2 | 96.50 ± 0.71 | 96.50 ± 0.71 | 0.5000 | 0.5000 |" in accuracy_table(result)
     one = accuracy_table(result | {"rows": rows[:2]})
     assert "| 1 | 90.00 | 90.00 | 1.0000 | 1.0000 |" in one and "seeds" not in one
+
+
+def test_a_search_is_held_against_faiss_and_pairs_are_counted():
+    row = {
+        "name": "search",
+        "jaxnets": {"median_seconds": 50.0, "peak_bytes": 300 * 2**20},
+        "faiss": {"median_seconds": 60.0, "peak_bytes": 2**30},
+    }
+    result = {"command": "python -m experiments.bench search", "environment": ENVIRONMENT, "rows": [row]}
+    text = search_table(
+        result | {"faiss": "1.9.0", "queries": 10_000, "gallery": 1_000_000, "dimensions": 512, "k": 10}
+    )
+    assert "| faiss 1.9.0, IndexFlatIP | 60.0 | 1.20 | 1,024 MiB |" in text
+    assert "The 10 nearest of 10,000 queries against 1,000,000 embeddings of 512 dimensions" in text
+
+    line = pairs_line(result | {"embeddings": 1_000, "dimensions": 64})
+    assert line.startswith(
+        "Verification of all 499,500 pairs of 1,000 embeddings of 64 dimensions, with intervals: 50 s,"
+    )
