@@ -40,7 +40,8 @@ def prepare(*, keep_memory: bool = True, verbose: bool = False, count: int | Non
         home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         programs = str(home / "jaxnets" / "xla")
         jax.config.update("jax_compilation_cache_dir", programs)
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)  # of the many small ones a start takes a second
+    # All of them: compiling the many small ones anew would take a second of each start.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     if is_launched:
         with as_user_error(ValueError):
             processes.join()
