@@ -44,19 +44,20 @@ class Form(Protocol):
 
 @value
 class SphereFace2:
-    """λ/r·log(1 + exp(−r·(g(cos θ_y) − m) − b)) + (1 − λ)/r·Σ_{j≠y} log(1 + exp(r·(g(cos θ_j) + m) + b)).
+    """w·(λ/r·log(1 + exp(−r·(g(cos θ_y) − m) − b)) + (1 − λ)/r·Σ_{j≠y} log(1 + exp(r·(g(cos θ_j) + m) + b))).
 
     g(z) = 2·((z + 1)/2)^t − 1 spreads the cosines; λ weighs one positive against many negatives.
 
     Wen et al., SphereFace2: Binary Classification is All You Need for Deep Face Recognition, 2022, arXiv:2108.01513,
-    with the additive margin on both sides (SphereFace2-C). The authors' code takes dg/dz as 1 in the gradient:
-    `margin_grad="straight_through"` does so too. It also multiplies the whole loss by a constant.
+    with the additive margin on both sides (SphereFace2-C); the paper has w = 1. The numbers are those of the authors'
+    code, which also takes dg/dz as 1 in the gradient: `margin_grad="straight_through"` does so too.
 
     Attributes:
       m: the margin between a decision and the threshold, in units of g.
       scale: r.
       balance: λ, the share of the positive terms.
       t: the exponent of g; 1 for g(z) = z.
+      weight: w. Divided by r, the paper's loss has gradients so small that SGD at a softmax loss's rate hardly learns.
       margin_grad: "exact" or "straight_through".
     """
 
@@ -64,6 +65,7 @@ class SphereFace2:
     scale: Numbers = 40.0
     balance: Numbers = 0.7
     t: Numbers = 3.0
+    weight: Numbers = 50.0
     margin_grad: MarginGrad = "exact"
 
     def __post_init__(self) -> None:
@@ -71,16 +73,19 @@ class SphereFace2:
         check("SphereFace2's scale", self.scale, "(0, ∞)")
         check("SphereFace2's balance", self.balance, "(0, 1)")
         check("SphereFace2's t", self.t, "[1, ∞)")
+        check("SphereFace2's weight", self.weight, "(0, ∞)")
         if self.margin_grad not in ("exact", "straight_through"):
             raise ValueError(f"margin_grad is exact or straight_through, not {self.margin_grad!r}")
 
     def positive(self, cos_theta: Array, bias: Array) -> Array:
         m, r, balance = (like(number, cos_theta) for number in (self.m, self.scale, self.balance))
-        return balance / r * jax.nn.softplus(-r * (self._spread(cos_theta) - m) - bias)
+        return like(self.weight, cos_theta) * balance / r * jax.nn.softplus(-r * (self._spread(cos_theta) - m) - bias)
 
     def negative(self, cos_theta: Array, bias: Array) -> Array:
         m, r, balance = (like(number, cos_theta) for number in (self.m, self.scale, self.balance))
-        return (1 - balance) / r * jax.nn.softplus(r * (self._spread(cos_theta) + m) + bias)
+        return (
+            like(self.weight, cos_theta) * (1 - balance) / r * jax.nn.softplus(r * (self._spread(cos_theta) + m) + bias)
+        )
 
     def initial_bias(self, num_classes: int) -> float:
         """The b at which the loss has no slope in b while all cosines are 0, as at the start in many dimensions.

@@ -48,6 +48,9 @@ def build_head(options: MarginOptions, num_classes: int, data: str, split: Split
     if options.margin == "adacos" and options.s is not None:
         raise UserError("--margin adacos has a scale that follows the training: leave out --s")
     margin = _margin(options)
+    if options.margin == "uniface" and options.s is None:
+        # Its threshold begins near ln(10·C), which s·(1 − m) must exceed; the paper's 64 learns slowly for few classes.
+        margin = dataclasses.replace(margin, scale=2 * _scale(options, num_classes, data))
     with as_user_error(ValueError):
         if options.margin in BINARY:
             binary = BinaryHead(num_classes, margin, options.subcenters, options.min_norm)

@@ -101,7 +101,8 @@ class MarginOptions:
     u_a: OptionalFloat = None
     """of --margin magface: the length of the longest; by default 110"""
     weight: OptionalFloat = None
-    """of --margin magface: the factor of the penalty for short embeddings; by default 35"""
+    """of --margin magface: the factor of the penalty for short embeddings, by default 35; of sphereface2: the factor of
+    the loss, by default 50"""
     balance: OptionalFloat = None
     """of --margin sphereface2: the share of the positive term, by default 0.7; of uniface: the factor of the negative
     ones, by default 1"""
@@ -114,8 +115,8 @@ class MarginOptions:
     subcenters: int = 1
     """directions for each class; an image belongs to the nearest one"""
     s: OptionalFloat = None
-    """the scale; by default AdaCos's √2·ln(classes − 1), 10 for tutorial, 40 for sphereface2 and 64 for uniface; adacos
-    has its own"""
+    """the scale; by default AdaCos's √2·ln(classes − 1), twice that for uniface, 10 for tutorial, 40 for sphereface2;
+    adacos has its own"""
 
     def check(self) -> None:
         """Refuses numbers outside their domain.

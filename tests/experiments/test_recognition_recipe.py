@@ -41,13 +41,21 @@ def test_twelve_losses_are_compared_and_with_one_scale_eleven():
         ({"margin": "elastic_cosface", "s": 9.0}, MarginHead(31, ElasticCosFace(), 9.0)),
         ({"margin": "adacos"}, MarginHead(31, NormFace(), AdaCos(31))),
         (
-            {"margin": "sphereface2", "m": 0.2, "balance": 0.6, "t": 2.0, "margin_grad": "straight_through"},
-            BinaryHead(31, SphereFace2(0.2, balance=0.6, t=2.0, margin_grad="straight_through")),
+            {
+                "margin": "sphereface2",
+                "m": 0.2,
+                "balance": 0.6,
+                "t": 2.0,
+                "weight": 9.0,
+                "margin_grad": "straight_through",
+            },
+            BinaryHead(31, SphereFace2(0.2, balance=0.6, t=2.0, weight=9.0, margin_grad="straight_through")),
         ),
         (
             {"margin": "uniface", "s": 30.0, "subcenters": 2, "min_norm": 1.0},
             BinaryHead(31, UniFace(scale=30.0), num_subcenters=2, min_norm=1.0),
         ),
+        ({"margin": "uniface", "m": 0.2}, BinaryHead(31, UniFace(0.2, 2 * math.sqrt(2) * math.log(30)))),
     ],
     ids=lambda value: value["margin"] if isinstance(value, dict) else "",
 )

@@ -34,9 +34,9 @@ def sphereface2(x, w, b):
         for j in range(C):
             g = spread(found[i, j], 3)
             if j == LABELS[i]:
-                terms[i] += 0.7 / 20 * np.log1p(np.exp(-20 * (g - 0.4) - b[()]))
+                terms[i] += 9 * 0.7 / 20 * np.log1p(np.exp(-20 * (g - 0.4) - b[()]))
             else:
-                terms[i] += 0.3 / 20 * np.log1p(np.exp(20 * (g + 0.4) + b[()]))
+                terms[i] += 9 * 0.3 / 20 * np.log1p(np.exp(20 * (g + 0.4) + b[()]))
     return terms
 
 
@@ -51,7 +51,10 @@ def uniface(x, w, b):
     return terms
 
 
-BINARY = {"sphereface2": (SphereFace2(scale=20.0), sphereface2), "uniface": (UniFace(0.4, 16.0, 0.7), uniface)}
+BINARY = {
+    "sphereface2": (SphereFace2(scale=20.0, weight=9.0), sphereface2),
+    "uniface": (UniFace(0.4, 16.0, 0.7), uniface),
+}
 
 
 @pytest.mark.parametrize("name", BINARY)
@@ -165,6 +168,7 @@ def test_a_state_trains_with_a_binary_head():
 def test_numbers_outside_their_domain_are_refused(unenforced):
     for make, message in (
         (lambda: SphereFace2(balance=1.0), r"SphereFace2's balance must be in \(0, 1\), not 1.0"),
+        (lambda: SphereFace2(weight=0), r"SphereFace2's weight must be in \(0, ∞\), not 0"),
         (lambda: SphereFace2(margin_grad="none"), "margin_grad is exact or straight_through, not 'none'"),
         (lambda: UniFace(scale=0), r"UniFace's scale must be in \(0, ∞\), not 0"),
         (lambda: BinaryHead(3, UniFace), r"form must be made of its class: write UniFace\(…\)"),
