@@ -38,3 +38,23 @@ def test_freed_memory_is_kept_unless_told_otherwise(tmp_path):
         pytest.skip("another C library")
     assert found[True][0] < 10 < found[False][0]
     assert found[False][1] == [f"compiled programs are kept in {tmp_path}", "freed memory is left to the C library"]
+
+
+# A program that compiles in a few milliseconds.
+ADD = """
+from experiments.run.session import prepare
+prepare()
+import jax
+print(jax.jit(lambda x: x + 1)(2))
+"""
+
+
+def test_small_programs_are_kept_too(tmp_path):
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("JAX_PERSISTENT_CACHE")}
+    environment |= {"JAX_COMPILATION_CACHE_DIR": str(tmp_path), "JAX_PLATFORMS": "cpu"}
+    kept = []
+    for _ in range(2):
+        ended = subprocess.run([sys.executable, "-c", ADD], capture_output=True, text=True, env=environment)
+        assert (ended.returncode, ended.stdout) == (0, "3\n"), ended.stderr
+        kept.append({file.name: file.stat().st_mtime_ns for file in tmp_path.glob("*-cache")})
+    assert len(kept[0]) > 0 and kept[1] == kept[0]
