@@ -168,7 +168,8 @@ ARRAYS = {
     "matrix": X[0],
     "transposed": X.transpose(2, 0, 1),
     "number": np.array(1.5, np.float64),
-    "vector": np.arange(300, dtype=np.int64),  # its length takes two bytes
+    # A length of 127 bytes is written in one byte, of 128 in two, and of 2¹⁴ in three.
+    **{f"{length} bytes": np.resize(np.arange(100, dtype=np.int8), length) for length in (127, 128, 2**14)},
     "nothing": np.zeros((0, 3), np.float32),
     "truths": np.array([[True], [False]]),
     "brief": np.asarray(jnp.arange(3, dtype=jnp.bfloat16)),
@@ -181,9 +182,10 @@ def test_a_file_has_the_bytes_of_protobufs_own_objects():
 
     graph = onnx.helper.make_graph([], "nothing", [described("a", ["N"])], [described("a", ["N"])])
     model = onnx.helper.make_model(graph, producer_name="it")
-    got = onnx.load_from_string(with_constants(model, ARRAYS))
+    content = with_constants(model, ARRAYS)
+    got = onnx.load_from_string(content)
     model.graph.initializer.extend(onnx.numpy_helper.from_array(array, name) for name, array in ARRAYS.items())
-    assert got == model
+    assert got == model and len(content) == len(model.SerializeToString())
     for tensor, array in zip(got.graph.initializer, ARRAYS.values(), strict=True):
         np.testing.assert_array_equal(onnx.numpy_helper.to_array(tensor), array, strict=True)
 
