@@ -46,7 +46,7 @@ class Form(Protocol):
 class SphereFace2:
     """w·(λ/r·log(1 + exp(−r·(g(cos θ_y) − m) − b)) + (1 − λ)/r·Σ_{j≠y} log(1 + exp(r·(g(cos θ_j) + m) + b))).
 
-    g(z) = 2·((z + 1)/2)^t − 1 spreads the cosines; λ weighs one positive against many negatives.
+    g(z) = 2·((z + 1)/2)^t − 1 spreads the cosines; λ weighs one positive against many negatives (equation 5).
 
     Wen et al., SphereFace2: Binary Classification is All You Need for Deep Face Recognition, 2022, arXiv:2108.01513,
     with the additive margin on both sides (SphereFace2-C); the paper has w = 1. The numbers are those of the authors'
