@@ -32,8 +32,9 @@ jaxtyping.install_import_hook(["jaxnets", "kernels", "experiments"], "beartype.b
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
+from experiments.run.session import M_MMAP_MAX, M_TRIM_THRESHOLD  # behind the hook
+
 C_LIBRARY = ctypes.CDLL(None) if sys.platform.startswith("linux") else None
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of its malloc.h, with these values at first: 128 KiB and 65,536
 
 collect_ignore = ["fixtures"]  # scripts, of which some need PyTorch
 
@@ -129,7 +130,7 @@ def _forget_programs():
     jax.clear_caches()
     gc.collect()
     if hasattr(C_LIBRARY, "malloc_trim"):  # glibc, which commands of the tests told to keep what is freed
-        for parameter, value in ((M_MMAP_MAX, 65_536), (M_TRIM_THRESHOLD, 128 * 2**10)):
+        for parameter, value in ((M_MMAP_MAX, 65_536), (M_TRIM_THRESHOLD, 128 * 2**10)):  # its defaults
             C_LIBRARY.mallopt(parameter, value)
         C_LIBRARY.malloc_trim(0)
 

@@ -76,7 +76,7 @@ def draw_run(variant: Variant, dataset: Dataset, angle: float | None) -> Callabl
     def of_run(folder: Folder, lines: list[Line]) -> None:
         last = folder.arrays(lines[-1]["epoch"])
         embeddings, class_weights = last["embeddings"], last["class_weights"]
-        all_weights = jnp.asarray(last.get("subcenters", class_weights))
+        all_weights = last.get("subcenters", class_weights)
         predictions = np.asarray(jax.jit(cosines)(embeddings, all_weights).argmax(axis=1))
         title, subtitle = _titles(variant, lines[-1])
         shared = {"title": title, "subtitle": subtitle}

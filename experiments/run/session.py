@@ -10,7 +10,7 @@ from experiments.run import processes
 from experiments.run.terminal import UserError, as_user_error
 
 # Names and numbers of glibc's malloc.h.
-_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 
 
 class Invocation(NamedTuple):
@@ -66,7 +66,7 @@ def keep_freed_memory() -> bool:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError):  # another C library
         return False
-    settings = ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, 2**31 - 1))
+    settings = ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, 2**31 - 1))
     kept = all(mallopt(parameter, value) == 1 for parameter, value in settings)
     if kept:
         import jax

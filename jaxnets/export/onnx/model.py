@@ -36,8 +36,8 @@ def export_onnx(program: Program) -> bytes:
 
     Raises:
       ImportError: without the package onnx, which the extra [onnx] installs.
-      NotImplementedError: for an operation that no network of this project has, named; for a
-        model of 2 GiB or more.
+      NotImplementedError: for an operation that no network of this project has, named; or for a model of 2 GiB or
+        more.
     """
     try:
         import onnx  # noqa: F401
